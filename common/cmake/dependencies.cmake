@@ -1,0 +1,30 @@
+# Finds every third-party library once. Names are Debian 12's; upstream LibTorch is taken from CMAKE_PREFIX_PATH.
+include(GNUInstallDirs)
+
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(PNG REQUIRED)
+find_package(JPEG REQUIRED)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+find_package(Torch REQUIRED)
+
+# Torch's own variables carry include directories and flags for every target of a project; ours reach only what uses it.
+add_library(millrace_torch INTERFACE)
+target_link_libraries(millrace_torch INTERFACE ${TORCH_LIBRARIES})
+target_include_directories(millrace_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+
+if(MILLRACE_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+  find_package(rapidcheck CONFIG REQUIRED)
+endif()
+if(MILLRACE_BUILD_BENCHMARKS)
+  find_package(benchmark REQUIRED)
+endif()

@@ -1,0 +1,66 @@
+# One way to declare a library, a binary and a test.
+include(GoogleTest)
+
+add_library(millrace_compile_options INTERFACE)
+target_compile_options(millrace_compile_options INTERFACE -Wall -Wextra)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  target_compile_options(millrace_compile_options INTERFACE -Wthread-safety)
+endif()
+if(MILLRACE_SANITIZE)
+  target_compile_options(millrace_compile_options INTERFACE
+    -fsanitize=${MILLRACE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(millrace_compile_options INTERFACE -fsanitize=${MILLRACE_SANITIZE})
+endif()
+
+# gRPC's and LibTorch's headers take 10 s and 30 s a source; each set is compiled once here and reused by every target
+# that names it.
+function(_millrace_pch name dependency)
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/pch_${name}.cc CONTENT "")
+  add_library(millrace_pch_${name} OBJECT ${CMAKE_CURRENT_BINARY_DIR}/pch_${name}.cc)
+  target_link_libraries(millrace_pch_${name} PRIVATE ${dependency} millrace_compile_options)
+  target_precompile_headers(millrace_pch_${name} PRIVATE ${ARGN})
+endfunction()
+_millrace_pch(torch millrace_torch <torch/torch.h> <torch/script.h>)
+_millrace_pch(grpc gRPC::grpc++ <grpcpp/grpcpp.h> <grpcpp/generic/async_generic_service.h> <google/protobuf/message.h>
+              <map> <string> <vector>)
+
+function(_millrace_target name)
+  cmake_parse_arguments(ARG "" "PCH" "SOURCES;DEPS;LABELS" ${ARGN})
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE millrace_compile_options)
+  if(ARG_PCH)
+    target_precompile_headers(${name} REUSE_FROM millrace_pch_${ARG_PCH})
+  endif()
+endfunction()
+
+# millrace_library(name SOURCES ... DEPS ... [PCH torch|grpc])
+function(millrace_library name)
+  cmake_parse_arguments(ARG "" "PCH" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  _millrace_target(${name} ${ARGN})
+endfunction()
+
+# millrace_binary(name SOURCES ... DEPS ...): installed, and left in <build>/bin
+function(millrace_binary name)
+  cmake_parse_arguments(ARG "" "PCH" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  _millrace_target(${name} ${ARGN})
+  install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endfunction()
+
+# millrace_test(name SOURCES ... DEPS ... [LABELS ...] [TIMEOUT seconds]): every case is a ctest of its own
+function(millrace_test name)
+  cmake_parse_arguments(ARG "" "PCH;TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 60)
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  _millrace_target(${name} ${ARGN})
+  target_link_libraries(${name} PRIVATE GTest::gmock GTest::gtest_main rapidcheck rapidcheck_gtest)
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()
