@@ -1,0 +1,94 @@
+#include "common/grpc_server.h"
+
+#include <chrono>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/address.h"
+#include "common/rpc_monitor.h"
+#include "common/status_macros.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+
+namespace millrace {
+namespace {
+
+// A silent peer is pinged after kKeepaliveTimeMs and given up kKeepaliveTimeoutMs later. Peers may ping as often as our
+// own channels do (grpc_channel.cc) and then some.
+constexpr int kKeepaliveTimeMs = 10'000;
+constexpr int kKeepaliveTimeoutMs = 5'000;
+constexpr int kMinPeerPingIntervalMs = 5'000;
+// Of handlers that block, each of which holds a thread. Calls beyond it get RESOURCE_EXHAUSTED.
+constexpr int kMaxThreads = 512;
+
+void EnableBuiltInServices() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  });
+}
+
+void SetChannelArguments(grpc::ServerBuilder& builder) {
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPeerPingIntervalMs);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& options,
+                                                              const std::vector<grpc::Service*>& services) {
+  MILLRACE_ASSIGN_OR_RETURN(Address address, ParseAddress(options.address));
+  if (address.is_unix() || address.port != 0) {
+    // gRPC says neither why it cannot listen, nor whether it took a Unix socket from a living server. Trying first does.
+    MILLRACE_RETURN_IF_ERROR(ListeningSocket::Bind(address).status());
+  }
+
+  EnableBuiltInServices();
+  auto monitor = std::make_shared<RpcMonitor>(options.metrics);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(RpcMonitor::MakeFactory(monitor));
+
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(address.ToString(), grpc::InsecureServerCredentials(), &port);
+  SetChannelArguments(builder);
+  builder.SetMaxReceiveMessageSize(options.max_receive_message_bytes);
+  builder.SetMaxSendMessageSize(options.max_send_message_bytes);
+  builder.SetResourceQuota(grpc::ResourceQuota("server").SetMaxThreads(kMaxThreads));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  for (grpc::Service* service : services) builder.RegisterService(service);
+
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", address.ToString()));
+  }
+  server->GetHealthCheckService()->SetServingStatus(false);
+  if (!address.is_unix()) address.port = static_cast<uint16_t>(port);
+  return std::unique_ptr<GrpcServer>(new GrpcServer(address.ToString(), std::move(monitor), std::move(server)));
+}
+
+GrpcServer::GrpcServer(std::string address, std::shared_ptr<RpcMonitor> monitor, std::unique_ptr<grpc::Server> server)
+    : address_(std::move(address)), monitor_(std::move(monitor)), server_(std::move(server)) {}
+
+GrpcServer::~GrpcServer() { Drain(absl::ZeroDuration()); }
+
+void GrpcServer::SetServing(bool serving) { server_->GetHealthCheckService()->SetServingStatus(serving); }
+
+void GrpcServer::Drain(absl::Duration grace) {
+  // For good: later calls of SetServing do nothing.
+  server_->GetHealthCheckService()->Shutdown();
+  monitor_->EndHealthWatches();
+  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+  server_->Wait();
+}
+
+}  // namespace millrace

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace grpc {
+class Server;
+class Service;
+}  // namespace grpc
+
+namespace millrace {
+
+class Metrics;
+class RpcMonitor;
+
+// What every gRPC server of the project has: health (grpc.health.v1 Check and Watch), reflection, keepalive, message
+// limits, metrics per method and code, a port of its own, and an orderly end.
+//
+// Threads: handlers run on gRPC's threads. All methods may be called from any thread.
+class GrpcServer {
+ public:
+  // One MiB of payload per message is the rule on our streams; the limit leaves room for unary calls that carry a model.
+  static constexpr int kMaxMessageBytes = 64 << 20;
+
+  struct Options {
+    std::string address;               // as ParseAddress takes it
+    Metrics* metrics = nullptr;        // must outlive the server; null: none
+    int max_receive_message_bytes = kMaxMessageBytes;
+    int max_send_message_bytes = kMaxMessageBytes;
+  };
+
+  // Listens and answers. `services` must outlive the server. Health says NOT_SERVING until SetServing(true).
+  // INVALID_ARGUMENT for a malformed address, ALREADY_EXISTS if the address is in use, PERMISSION_DENIED.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const Options& options,
+                                                           const std::vector<grpc::Service*>& services);
+
+  // Ends at once if Drain has not been called: calls in flight are cancelled, and waited for.
+  ~GrpcServer();
+  GrpcServer(const GrpcServer&) = delete;
+  GrpcServer& operator=(const GrpcServer&) = delete;
+
+  // Where to dial, with the real port.
+  const std::string& address() const { return address_; }
+
+  // What grpc.health.v1 answers for the whole server (service name ""). Watchers are told of a change.
+  void SetServing(bool serving);
+
+  // Stops accepting calls, gives those in flight `grace` to end, cancels the rest, and returns when no handler runs.
+  // Long streams should be ended by their services before this. Health watches are ended here. Second call: no effect.
+  void Drain(absl::Duration grace);
+
+ private:
+  GrpcServer(std::string address, std::shared_ptr<RpcMonitor> monitor, std::unique_ptr<grpc::Server> server);
+
+  const std::string address_;
+  const std::shared_ptr<RpcMonitor> monitor_;
+  const std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace millrace

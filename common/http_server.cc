@@ -1,0 +1,221 @@
+#include "common/http_server.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <deque>
+#include <exception>
+#include <regex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "common/address.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/mutex.h"
+#include "common/status_macros.h"
+#include "httplib.h"
+
+namespace millrace {
+namespace {
+
+constexpr time_t kKeepAliveSeconds = 2;  // an idle connection holds a thread, so not for long
+constexpr time_t kReadTimeoutSeconds = 5;
+constexpr time_t kWriteTimeoutSeconds = 5;
+constexpr size_t kWaitingConnectionsMax = 64;
+constexpr char kText[] = "text/plain; charset=utf-8";
+constexpr char kPrometheusText[] = "text/plain; version=0.0.4; charset=utf-8";
+
+// A fixed number of threads over a bounded queue of connections. A full queue holds up the accepting thread, so that
+// what follows waits in the kernel's bounded backlog.
+class BoundedTaskQueue : public httplib::TaskQueue {
+ public:
+  explicit BoundedTaskQueue(int threads) {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Run(); });
+  }
+
+  void enqueue(std::function<void()> task) override {
+    MutexLock lock(&mutex_);
+    while (tasks_.size() >= kWaitingConnectionsMax) room_.Wait(&mutex_);
+    tasks_.push_back(std::move(task));
+    work_.Signal();
+  }
+
+  // Runs what is queued, for each task closes its connection, then ends the threads.
+  void shutdown() override {
+    {
+      MutexLock lock(&mutex_);
+      ending_ = true;
+      work_.SignalAll();
+    }
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+ private:
+  void Run() {
+    while (true) {
+      std::function<void()> task;
+      {
+        MutexLock lock(&mutex_);
+        while (tasks_.empty() && !ending_) work_.Wait(&mutex_);
+        if (tasks_.empty()) return;
+        task = std::move(tasks_.front());
+        tasks_.pop_front();
+        room_.Signal();
+      }
+      task();
+    }
+  }
+
+  Mutex mutex_;
+  CondVar work_;
+  CondVar room_;
+  std::deque<std::function<void()>> tasks_ ABSL_GUARDED_BY(mutex_);
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+// cpp-httplib over a socket that we bound: with clear errors, Unix sockets, and without the SO_REUSEPORT it would set.
+class AdoptingServer : public httplib::Server {
+ public:
+  void Adopt(int listening_fd) { svr_sock_ = listening_fd; }
+};
+
+HttpRequest FromHttplib(const httplib::Request& from) {
+  HttpRequest request;
+  request.method = from.method;
+  request.path = from.path;
+  for (size_t i = 1; i < from.matches.size(); ++i) request.captures.push_back(from.matches[i].str());
+  for (const auto& [name, value] : from.params) request.query.emplace(name, value);
+  for (const auto& [name, value] : from.headers) request.headers.emplace(absl::AsciiStrToLower(name), value);
+  request.body = from.body;
+  return request;
+}
+
+void Send(httplib::Response& response, int status, const std::string& body, const std::string& content_type = kText) {
+  response.status = status;
+  response.set_content(body, content_type);
+}
+
+std::string DescribeException(const std::exception_ptr& exception) {
+  try {
+    std::rethrow_exception(exception);
+  } catch (const std::exception& error) {
+    return error.what();
+  } catch (...) {
+    return "unknown exception";
+  }
+}
+
+}  // namespace
+
+class HttpServer::Impl {
+ public:
+  explicit Impl(Options options) : options_(std::move(options)) {}
+
+  absl::Status Start(std::vector<HttpRoute> routes) {
+    Configure();
+    AddBuiltInPages();
+    for (HttpRoute& route : routes) MILLRACE_RETURN_IF_ERROR(AddRoute(std::move(route)));
+
+    MILLRACE_ASSIGN_OR_RETURN(const Address address, ParseAddress(options_.address));
+    MILLRACE_ASSIGN_OR_RETURN(ListeningSocket socket, ListeningSocket::Bind(address));
+    bound_ = socket.address();
+    address_ = bound_.ToString();
+    server_.Adopt(socket.Release());
+    thread_ = std::thread([this] { server_.listen_after_bind(); });
+    // stop() has no effect on a server that is not running yet.
+    while (!server_.is_running()) std::this_thread::yield();
+    return absl::OkStatus();
+  }
+
+  ~Impl() {
+    if (!thread_.joinable()) return;
+    server_.stop();
+    thread_.join();
+    if (bound_.is_unix()) unlink(bound_.unix_path.c_str());
+  }
+
+  const std::string& address() const { return address_; }
+
+ private:
+  void Configure() {
+    server_.new_task_queue = [threads = std::max(1, options_.threads)] { return new BoundedTaskQueue(threads); };
+    server_.set_keep_alive_timeout(kKeepAliveSeconds);
+    server_.set_read_timeout(kReadTimeoutSeconds);
+    server_.set_write_timeout(kWriteTimeoutSeconds);
+    server_.set_payload_max_length(options_.max_body_bytes);
+    server_.set_exception_handler([](const httplib::Request& request, httplib::Response& response,
+                                     std::exception_ptr exception) {
+      LogError("HTTP handler failed", {{"path", request.path}, {"error", DescribeException(exception)}});
+      Send(response, 500, "internal error\n");
+    });
+  }
+
+  void AddBuiltInPages() {
+    server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) { Send(response, 200, "ok\n"); });
+    server_.Get("/readyz", [this](const httplib::Request&, httplib::Response& response) {
+      const absl::Status ready = options_.ready ? options_.ready() : absl::OkStatus();
+      if (ready.ok()) {
+        Send(response, 200, "ready\n");
+      } else {
+        Send(response, 503, absl::StrCat("not ready: ", ready.message(), "\n"));
+      }
+    });
+    if (options_.metrics != nullptr) {
+      server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
+        Send(response, 200, options_.metrics->Render(), kPrometheusText);
+      });
+    }
+    if (options_.status_page) {
+      server_.Get("/statusz", [this](const httplib::Request&, httplib::Response& response) {
+        Send(response, 200, options_.status_page());
+      });
+    }
+  }
+
+  absl::Status AddRoute(HttpRoute route) {
+    const auto handler = [handle = std::move(route.handler)](const httplib::Request& request,
+                                                             httplib::Response& response) {
+      const HttpResponse answer = handle(FromHttplib(request));
+      Send(response, answer.status, answer.body, answer.content_type);
+    };
+    try {
+      if (route.method == "GET") {
+        server_.Get(route.pattern, handler);
+      } else if (route.method == "POST") {
+        server_.Post(route.pattern, handler);
+      } else if (route.method == "PUT") {
+        server_.Put(route.pattern, handler);
+      } else if (route.method == "DELETE") {
+        server_.Delete(route.pattern, handler);
+      } else {
+        return absl::InvalidArgumentError(absl::StrCat("no HTTP method ", route.method, " for ", route.pattern));
+      }
+    } catch (const std::regex_error& error) {
+      return absl::InvalidArgumentError(absl::StrCat("bad HTTP route ", route.pattern, ": ", error.what()));
+    }
+    return absl::OkStatus();
+  }
+
+  const Options options_;
+  AdoptingServer server_;
+  Address bound_;
+  std::string address_;
+  std::thread thread_;  // accepts connections
+};
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+HttpServer::~HttpServer() = default;
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options, std::vector<HttpRoute> routes) {
+  auto impl = std::make_unique<Impl>(std::move(options));
+  MILLRACE_RETURN_IF_ERROR(impl->Start(std::move(routes)));
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+}
+
+const std::string& HttpServer::address() const { return impl_->address(); }
+
+}  // namespace millrace

@@ -1,0 +1,136 @@
+#include "common/rpc_monitor.h"
+
+#include <string_view>
+#include <vector>
+
+#include "common/grpc_status.h"
+#include "grpcpp/server_context.h"
+
+namespace millrace {
+namespace {
+
+constexpr std::string_view kHealthWatch = "/grpc.health.v1.Health/Watch";
+// A peer may call methods that do not exist; beyond this many names they share one series.
+constexpr size_t kMethodsMax = 200;
+
+using grpc::experimental::InterceptionHookPoints;
+
+}  // namespace
+
+// One call; made when it begins, destroyed with its server context.
+class MonitoredCall : public grpc::experimental::Interceptor {
+ public:
+  MonitoredCall(std::shared_ptr<RpcMonitor> monitor, grpc::experimental::ServerRpcInfo* info)
+      : monitor_(std::move(monitor)),
+        method_(monitor_->CallStarted(info->method())),
+        context_(info->method() == kHealthWatch ? info->server_context() : nullptr) {
+    if (context_ != nullptr) monitor_->WatchStarted(context_);
+  }
+
+  ~MonitoredCall() override {
+    if (context_ != nullptr) monitor_->WatchEnded(context_);
+    End(grpc::StatusCode::CANCELLED);
+  }
+
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    // Counted before the client can see the end, so that what it reads at /metrics afterwards includes its own call.
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
+      End(methods->GetSendStatus().error_code());
+    }
+    methods->Proceed();
+  }
+
+ private:
+  void End(grpc::StatusCode code) {
+    if (ended_) return;
+    ended_ = true;
+    monitor_->CallEnded(method_, code, std::chrono::steady_clock::now() - start_);
+  }
+
+  const std::shared_ptr<RpcMonitor> monitor_;
+  RpcMonitor::Method* const method_;
+  grpc::ServerContextBase* const context_;  // of a health watch, otherwise null
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  bool ended_ = false;  // gRPC orders the status and the destruction, which are all that touch it
+};
+
+namespace {
+
+class Factory : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  explicit Factory(std::shared_ptr<RpcMonitor> monitor) : monitor_(std::move(monitor)) {}
+
+  grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override {
+    return new MonitoredCall(monitor_, info);  // gRPC owns it
+  }
+
+ private:
+  const std::shared_ptr<RpcMonitor> monitor_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> RpcMonitor::MakeFactory(
+    std::shared_ptr<RpcMonitor> monitor) {
+  return std::make_unique<Factory>(std::move(monitor));
+}
+
+RpcMonitor::Method* RpcMonitor::CallStarted(const char* name) {
+  Method* method;
+  {
+    MutexLock lock(&mutex_);
+    auto found = methods_.find(name);
+    if (found == methods_.end()) {
+      const std::string label = methods_.size() < kMethodsMax ? name : "other";
+      found = methods_.try_emplace(label).first;
+      Method& added = found->second;
+      if (metrics_ != nullptr && added.started == nullptr) {
+        const Metrics::Labels labels = {{"grpc_method", label}};
+        added.label = label;
+        added.started = &metrics_->Counter("grpc_server_started_total", "Calls begun.", labels);
+        added.seconds = &metrics_->Histogram("grpc_server_handling_seconds", "Time from begin to end of a call.",
+                                             LatencyBuckets(), labels);
+      }
+    }
+    method = &found->second;
+  }
+  if (method->started != nullptr) method->started->Increment();
+  return method;
+}
+
+void RpcMonitor::CallEnded(Method* method, grpc::StatusCode code, std::chrono::steady_clock::duration elapsed) {
+  if (metrics_ == nullptr) return;
+  const size_t index = static_cast<size_t>(code) < method->handled.size() ? code : grpc::StatusCode::UNKNOWN;
+  prometheus::Counter* handled;
+  {
+    MutexLock lock(&mutex_);
+    prometheus::Counter*& slot = method->handled[index];
+    if (slot == nullptr) {
+      slot = &metrics_->Counter("grpc_server_handled_total", "Calls ended.",
+                                {{"grpc_method", method->label}, {"grpc_code", std::string(GrpcCodeName(code))}});
+    }
+    handled = slot;
+  }
+  handled->Increment();
+  method->seconds->Observe(std::chrono::duration<double>(elapsed).count());
+}
+
+void RpcMonitor::WatchStarted(grpc::ServerContextBase* context) {
+  std::lock_guard lock(watches_mutex_);
+  watches_.insert(context);
+}
+
+void RpcMonitor::WatchEnded(grpc::ServerContextBase* context) {
+  std::lock_guard lock(watches_mutex_);
+  watches_.erase(context);
+}
+
+void RpcMonitor::EndHealthWatches() {
+  std::lock_guard lock(watches_mutex_);
+  const std::vector<grpc::ServerContextBase*> watches(watches_.begin(), watches_.end());
+  for (grpc::ServerContextBase* context : watches) {
+    if (watches_.contains(context)) context->TryCancel();
+  }
+}
+
+}  // namespace millrace

@@ -1,0 +1,208 @@
+#include "common/service_runtime.h"
+
+#include <grpc/support/log.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <map>
+#include <utility>
+
+#include "CLI/App.hpp"
+#include "CLI/Config.hpp"
+#include "CLI/Formatter.hpp"
+#include "absl/strings/str_cat.h"
+#include "common/address.h"
+#include "common/clock.h"
+#include "common/command_line.h"
+#include "common/grpc_server.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/status_macros.h"
+#include "common/version.h"
+
+namespace millrace {
+namespace {
+
+// How soon grpc.health.v1 follows a change of Ready().
+constexpr absl::Duration kHealthInterval = absl::Milliseconds(200);
+
+const std::map<std::string, LogLevel>& LogLevels() {
+  static const auto* const levels = new std::map<std::string, LogLevel>{
+      {"debug", LogLevel::kDebug}, {"info", LogLevel::kInfo}, {"warning", LogLevel::kWarning}, {"error", LogLevel::kError}};
+  return *levels;
+}
+
+// CLI11's validator protocol: the fault, or nothing.
+std::string CheckAddress(const std::string& text) {
+  const absl::Status status = text.empty() ? absl::OkStatus() : ParseAddress(text).status();
+  return std::string(status.message());
+}
+
+void LogForGrpc(gpr_log_func_args* args) {
+  switch (args->severity) {
+    case GPR_LOG_SEVERITY_DEBUG: return LogDebug("gRPC", {{"text", args->message}});
+    case GPR_LOG_SEVERITY_INFO: return LogInfo("gRPC", {{"text", args->message}});
+    case GPR_LOG_SEVERITY_ERROR: return LogError("gRPC", {{"text", args->message}});
+  }
+}
+
+void SetUpLogging(std::string_view name, const ServiceFlags& flags) {
+  const auto level = LogLevels().find(flags.log_level);
+  ConfigureLogging(name, level == LogLevels().end() ? LogLevel::kInfo : level->second,
+                   flags.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
+  gpr_set_log_function(&LogForGrpc);
+}
+
+// The page's head is the same for every service.
+std::string StatusPage(std::string_view name, absl::Time start, Service& service) {
+  const absl::Status ready = service.Ready();
+  return absl::StrCat(std::string(name), " ", std::string(Version()), ", up ",
+                      absl::FormatDuration(absl::Trunc(RealClock().Now() - start, absl::Seconds(1))), ", ",
+                      ready.ok() ? "ready" : absl::StrCat("not ready: ", ready.message()), "\n\n", service.StatusPage());
+}
+
+// One run of a service; members are destroyed in reverse order: the listeners, then what they call.
+class Runtime {
+ public:
+  Runtime(std::string_view name, const ServiceFlags& flags)
+      : name_(name), flags_(flags), metrics_(name), context_(metrics_, signals_) {}
+
+  absl::Status Run(const ServiceFactory& make_service) {
+    MILLRACE_ASSIGN_OR_RETURN(service_, make_service(context_));
+    MILLRACE_RETURN_IF_ERROR(StartListeners());
+    MILLRACE_RETURN_IF_ERROR(service_->Started(addresses_));
+    UpdateHealth();
+    Announce();
+    const int signal = WaitForEnd();
+    Drain(signal);
+    return context_.stop_reason();
+  }
+
+ private:
+  absl::Status Ready() {
+    if (draining_) return absl::UnavailableError("shutting down");
+    return service_->Ready();
+  }
+
+  absl::Status StartListeners() {
+    if (!flags_.listen.empty()) {
+      MILLRACE_ASSIGN_OR_RETURN(
+          grpc_, GrpcServer::Start({.address = flags_.listen, .metrics = &metrics_}, service_->GrpcServices()));
+      addresses_.grpc = grpc_->address();
+    }
+    if (!flags_.http_listen.empty()) {
+      HttpServer::Options options{.address = flags_.http_listen, .metrics = &metrics_};
+      options.ready = [this] { return Ready(); };
+      options.status_page = [this] { return StatusPage(name_, start_, *service_); };
+      MILLRACE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options), service_->HttpRoutes()));
+      addresses_.http = http_->address();
+    }
+    return absl::OkStatus();
+  }
+
+  void Announce() {
+    const auto shown = [](const std::string& address) { return address.empty() ? "-" : address.c_str(); };
+    std::printf("LISTENING grpc=%s http=%s\n", shown(addresses_.grpc), shown(addresses_.http));
+    std::fflush(stdout);
+    LogInfo("started", {{"version", Version()},
+                        {"grpc", addresses_.grpc},
+                        {"http", addresses_.http},
+                        {"seconds", absl::ToDoubleSeconds(RealClock().Now() - start_)}});
+  }
+
+  void UpdateHealth() {
+    const bool ready = Ready().ok();
+    if (grpc_ != nullptr && ready != serving_) grpc_->SetServing(ready);
+    serving_ = ready;
+  }
+
+  int WaitForEnd() {
+    int signal;
+    while ((signal = signals_.WaitFor(kHealthInterval)) < 0) UpdateHealth();
+    return signal;
+  }
+
+  void Drain(int signal) {
+    LogInfo("draining", {{"reason", signal == 0 ? "own request" : signal == SIGINT ? "SIGINT" : "SIGTERM"}});
+    draining_ = true;
+    signals_.LetInterruptKill();
+    const absl::Duration grace = absl::Milliseconds(flags_.drain_grace_ms);
+    if (grpc_ != nullptr) grpc_->SetServing(false);
+    service_->Drain(grace);
+    if (grpc_ != nullptr) grpc_->Drain(grace);
+    http_.reset();
+    grpc_.reset();
+    service_.reset();
+    LogInfo("stopped");
+  }
+
+  const std::string name_;
+  const ServiceFlags flags_;
+  const absl::Time start_ = RealClock().Now();
+  ShutdownSignals signals_;
+  Metrics metrics_;
+  ServiceContext context_;
+  ListenAddresses addresses_;
+  bool serving_ = false;  // what gRPC health says; main thread only
+  std::atomic<bool> draining_ = false;
+  std::unique_ptr<Service> service_;
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<HttpServer> http_;
+};
+
+}  // namespace
+
+void AddServiceFlags(CLI::App& app, ServiceFlags& flags) {
+  const CLI::Validator address(CheckAddress, "HOST:PORT|unix:PATH", "address");
+  if (!flags.listen.empty()) {
+    app.add_option("--listen", flags.listen, "Where to answer gRPC; port 0 lets the system choose")
+        ->capture_default_str()
+        ->check(address);
+  }
+  app.add_option("--http-listen", flags.http_listen, "Where to answer /metrics, /healthz, /readyz and /statusz")
+      ->capture_default_str()
+      ->check(address);
+  app.add_option("--log-level", flags.log_level, "Least level of log lines on stderr")
+      ->capture_default_str()
+      ->check(CLI::IsMember(LogLevels()));
+  app.add_option("--log-format", flags.log_format, "Format of log lines")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"text", "json"}));
+  app.add_option("--drain-grace-ms", flags.drain_grace_ms, "Time for calls in flight to end after SIGTERM")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 600'000));
+}
+
+void ServiceContext::RequestStop(absl::Status why) {
+  {
+    MutexLock lock(&mutex_);
+    if (stop_requested_) return;
+    stop_requested_ = true;
+    stop_reason_ = std::move(why);
+  }
+  signals_.Request();
+}
+
+absl::Status ServiceContext::stop_reason() const {
+  MutexLock lock(&mutex_);
+  return stop_reason_;
+}
+
+int RunService(std::string_view name, const ServiceFlags& flags, const ServiceFactory& make_service) {
+  SetUpLogging(name, flags);
+  absl::Status status;
+  try {
+    Runtime runtime(name, flags);
+    status = runtime.Run(make_service);
+  } catch (const std::exception& error) {
+    status = absl::InternalError(error.what());
+  }
+  if (!status.ok()) {
+    LogError(std::string(status.message()), {{"code", absl::StatusCodeToString(status.code())}});
+  }
+  return ExitCodeFor(status);
+}
+
+}  // namespace millrace

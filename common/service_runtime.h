@@ -1,0 +1,104 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/http_server.h"
+#include "common/mutex.h"
+#include "common/shutdown.h"
+
+namespace CLI {
+class App;
+}
+namespace grpc {
+class Service;
+}
+
+namespace millrace {
+
+class Metrics;
+
+// The flags that every service has. What a field holds when AddServiceFlags is called is the flag's default.
+struct ServiceFlags {
+  std::string listen;       // gRPC; empty when AddServiceFlags is called: the service has no --listen
+  std::string http_listen;  // HTTP; may be set empty to have none
+  std::string log_level = "info";
+  std::string log_format = "text";
+  int drain_grace_ms = 5000;
+};
+
+// Adds --listen, --http-listen, --log-level, --log-format and --drain-grace-ms. `flags` must outlive the parsing.
+void AddServiceFlags(CLI::App& app, ServiceFlags& flags);
+
+// The addresses a service listens on, with real ports; empty where there is no listener.
+struct ListenAddresses {
+  std::string grpc;
+  std::string http;
+};
+
+// What a service gets from the process that runs it. Outlives the service. Any thread.
+class ServiceContext {
+ public:
+  ServiceContext(Metrics& metrics, ShutdownSignals& signals) : metrics_(metrics), signals_(signals) {}
+
+  Metrics& metrics() { return metrics_; }
+
+  // Ends the process in an orderly way, as SIGTERM would. Not OK: `why` is logged and its code becomes the exit code.
+  // The first call counts.
+  void RequestStop(absl::Status why);
+
+  // The first reason given to RequestStop; OK if there was none.
+  absl::Status stop_reason() const;
+
+ private:
+  Metrics& metrics_;
+  ShutdownSignals& signals_;
+  mutable Mutex mutex_;
+  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status stop_reason_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One service, as RunService drives it:
+//   constructed -> listeners answer -> Started -> ... SIGTERM, SIGINT or RequestStop ... -> Drain -> gRPC drained ->
+//   listeners closed -> destroyed
+// Calls can arrive before Started and during Drain.
+class Service {
+ public:
+  virtual ~Service() = default;
+
+  // Registered with the gRPC server; owned by the service. Not called if there is no --listen.
+  virtual std::vector<grpc::Service*> GrpcServices() { return {}; }
+  // Pages besides the built-in ones.
+  virtual std::vector<HttpRoute> HttpRoutes() { return {}; }
+  // OK once the service can do its work, else what is missing: /readyz and grpc.health.v1. Any thread; called often.
+  virtual absl::Status Ready() { return absl::OkStatus(); }
+  // What the service does and waits for. Any thread.
+  virtual std::string StatusPage() = 0;
+  // The listeners are up: start the threads that wait for peers. Returns soon; an error ends the process.
+  virtual absl::Status Started(const ListenAddresses& addresses) {
+    (void)addresses;
+    return absl::OkStatus();
+  }
+  // End long streams and threads within `grace`. New work is refused.
+  virtual void Drain(absl::Duration grace) { (void)grace; }
+};
+
+// Makes the service. It may take the time that loading takes, but must not wait for peers: signals are not looked at
+// until it returns. An error ends the process with its exit code.
+using ServiceFactory = std::function<absl::StatusOr<std::unique_ptr<Service>>(ServiceContext&)>;
+
+// The life of a service process, from parsed flags to exit code; what main returns. Sets up logging and signals, makes
+// the service, opens the listeners, prints one line
+//   LISTENING grpc=ADDRESS http=ADDRESS
+// to stdout ("-" for an absent listener), keeps gRPC health in step with Ready(), waits, drains. A SIGINT during the
+// drain ends the process at once. Call first thing after parsing, before any thread is started.
+int RunService(std::string_view name, const ServiceFlags& flags, const ServiceFactory& make_service);
+
+}  // namespace millrace
