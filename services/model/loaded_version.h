@@ -1,0 +1,33 @@
+// A model version in memory: what answers, and the account of what it answered.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "services/model/model_metrics.h"
+#include "services/model/predictor.h"
+
+namespace millrace {
+
+// Any thread. Shared by the serving table and the requests under way; the last of them hands it to the janitor.
+class LoadedVersion {
+ public:
+  LoadedVersion(std::unique_ptr<const Predictor> predictor, std::unique_ptr<VersionSeries> series)
+      : predictor_(std::move(predictor)), series_(std::move(series)) {}
+
+  const ModelInfo& info() const { return predictor_->info(); }
+  const Predictor& predictor() const { return *predictor_; }
+  VersionSeries& series() const { return *series_; }
+
+  uint64_t requests() const { return requests_.load(std::memory_order_relaxed); }
+  void CountRequest() const { requests_.fetch_add(1, std::memory_order_relaxed); }
+
+ private:
+  const std::unique_ptr<const Predictor> predictor_;
+  const std::unique_ptr<VersionSeries> series_;
+  mutable std::atomic<uint64_t> requests_{0};
+};
+
+}  // namespace millrace

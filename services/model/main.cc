@@ -1,0 +1,44 @@
+#include <cstdint>
+#include <string>
+
+#include "CLI/App.hpp"
+#include "CLI/Config.hpp"
+#include "CLI/Formatter.hpp"
+#include "common/allocator.h"
+#include "common/clock.h"
+#include "common/command_line.h"
+#include "common/model/runtime.h"
+#include "common/service_runtime.h"
+#include "services/model/cpu_quota.h"
+#include "services/model/model_server.h"
+
+int main(int argc, char** argv) {
+  millrace::ServiceFlags flags{.listen = "127.0.0.1:8500", .http_listen = "127.0.0.1:8501"};
+  std::string repository;
+  int64_t poll_interval_ms = 500;
+  int max_in_flight = 128;
+  double drain_seconds = 2;
+  CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
+  app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
+      ->required();
+  app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository")
+      ->capture_default_str();
+  app.add_option("--max-in-flight", max_in_flight, "Requests in flight beyond which new ones get RESOURCE_EXHAUSTED")
+      ->capture_default_str();
+  app.add_option("--drain-seconds", drain_seconds,
+                 "After SIGTERM: seconds in which requests are still answered though /readyz already says no")
+      ->capture_default_str();
+  millrace::AddServiceFlags(app, flags);
+  if (std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
+
+  millrace::TuneAllocator();
+  return millrace::RunService("millrace-model", flags, [&](millrace::ServiceContext& context) {
+    millrace::ConfigureTorch(1);
+    return millrace::ModelServer::Create({.repository = repository,
+                                          .poll_interval = absl::Milliseconds(poll_interval_ms),
+                                          .executors = millrace::UsableProcessors(),
+                                          .in_flight_max = max_in_flight,
+                                          .drain_delay = absl::Seconds(drain_seconds)},
+                                         millrace::ServableLoader(), context.metrics(), millrace::RealClock());
+  });
+}

@@ -1,0 +1,76 @@
+#include "services/model/model_server.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/log.h"
+
+namespace millrace {
+
+absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options, LoadVersion load, Metrics& metrics,
+                                                                 const Clock& clock) {
+  if (options.repository.empty()) return absl::InvalidArgumentError("--repository is empty");
+  if (options.poll_interval <= absl::ZeroDuration() || options.poll_interval > absl::Hours(1)) {
+    return absl::InvalidArgumentError("--poll-interval-ms must be in [1, 3600000]");
+  }
+  if (options.drain_delay < absl::ZeroDuration() || options.drain_delay > absl::Hours(1)) {
+    return absl::InvalidArgumentError("--drain-seconds must be in [0, 3600]");
+  }
+  if (options.executors < 1 || options.in_flight_max < options.executors) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-in-flight must be at least the number of executors, ",
+                                                   options.executors));
+  }
+  const absl::Status repository = ListRepository(options.repository).status();
+  if (absl::IsFailedPrecondition(repository)) return repository;
+  return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), std::move(load), metrics, clock));
+}
+
+ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, const Clock& clock)
+    : options_(std::move(options)),
+      metrics_(ModelMetrics::Create(metrics)),
+      engine_(options_.executors, options_.in_flight_max, metrics_),
+      service_(table_, engine_),
+      loader_({.repository = options_.repository, .poll_interval = options_.poll_interval}, std::move(load), table_,
+              metrics_, clock) {}
+
+absl::Status ModelServer::Ready() {
+  if (draining_) return absl::UnavailableError("draining");
+  if (!table_.serves_any()) {
+    return absl::UnavailableError(absl::StrCat("no model version serves yet from ", options_.repository.string()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelServer::Started(const ListenAddresses&) {
+  LogInfo("answering", {{"executors", options_.executors},
+                        {"in_flight_max", options_.in_flight_max},
+                        {"repository", options_.repository.string()}});
+  loader_.Start();
+  return absl::OkStatus();
+}
+
+void ModelServer::Drain(absl::Duration) {
+  draining_ = true;
+  std::this_thread::sleep_for(absl::ToChronoMilliseconds(options_.drain_delay));
+  loader_.Stop();
+}
+
+std::string ModelServer::StatusPage() {
+  const absl::Status repository = loader_.repository_status();
+  std::string page = absl::StrCat(
+      "repository:  ", options_.repository.string(), repository.ok() ? "" : absl::StrCat(" (", repository.message(), ")"),
+      "\npolled:      every ", absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.gate().in_flight(),
+      " of ", options_.in_flight_max, ", ", options_.executors, " at once\n\n");
+  absl::StrAppendFormat(&page, "%-16s %12s %-8s %9s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY", "REQUESTS",
+                        "REASON");
+  for (const VersionReport& report : table_.Report()) {
+    absl::StrAppendFormat(&page, "%-16s %12d %-8s %9s %12d  %s\n", report.model, report.version, StateName(report.state),
+                          report.accuracy > 0 ? absl::StrFormat("%.2f%%", 100 * report.accuracy) : "-", report.requests,
+                          report.reason);
+  }
+  return page;
+}
+
+}  // namespace millrace

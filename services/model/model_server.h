@@ -1,0 +1,60 @@
+// The model service whole: repository watched, versions verified and swapped in, requests answered.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/service_runtime.h"
+#include "services/model/inference_engine.h"
+#include "services/model/predict_service.h"
+#include "services/model/predictor.h"
+#include "services/model/serving_table.h"
+#include "services/model/version_loader.h"
+
+namespace millrace {
+
+class ModelServer : public Service {
+ public:
+  struct Options {
+    std::filesystem::path repository;
+    absl::Duration poll_interval = absl::Milliseconds(500);  // (0, 1 h]
+    int executors = 1;       // forward passes at once
+    int in_flight_max = 128;
+    // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
+    absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]
+  };
+
+  // A repository that is not there yet is waited for. FAILED_PRECONDITION if its path is not a directory; INVALID_ARGUMENT for
+  // an option out of range.
+  static absl::StatusOr<std::unique_ptr<ModelServer>> Create(Options options, LoadVersion load, Metrics& metrics,
+                                                             const Clock& clock);
+
+  std::vector<grpc::Service*> GrpcServices() override { return {&service_}; }
+  // OK while at least one verified version serves and no drain has begun. A push never changes it back.
+  absl::Status Ready() override;
+  // Models that serve.
+  std::vector<std::string> HealthNames() override { return table_.serving_models(); }
+  std::string StatusPage() override;
+  absl::Status Started(const ListenAddresses& addresses) override;
+  void Drain(absl::Duration grace) override;
+
+ private:
+  ModelServer(Options options, LoadVersion load, Metrics& metrics, const Clock& clock);
+
+  const Options options_;
+  const std::shared_ptr<ModelMetrics> metrics_;
+  std::atomic<bool> draining_{false};
+  ServingTable table_;
+  InferenceEngine engine_;
+  PredictService service_;
+  VersionLoader loader_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,55 @@
+// What the model service asks of a loaded model version, and how it gets one. The network behind it stays out of sight, so
+// that everything above can be tested with a fake.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "services/model/image.h"
+
+namespace millrace {
+
+// What a version says about itself.
+struct ModelInfo {
+  std::string model;
+  uint64_t version = 0;
+  uint64_t step = 0;        // training step
+  std::string digest;       // SHA-256 of model.pt, lower-case hexadecimal
+  double accuracy = 0;      // [0, 1]: test, else validation; 0 if neither is known
+  ImageShape input;         // of one row
+  uint32_t classes = 0;
+};
+
+// A verified, warm model version. Immutable; any number of threads at once.
+class Predictor {
+ public:
+  virtual ~Predictor() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  // images: uint8 [rows, channels, height, width]; returns probabilities [rows, classes]. INVALID_ARGUMENT if the sizes do
+  // not match, INTERNAL if the forward pass fails.
+  virtual absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const = 0;
+};
+
+struct LoadResult {
+  std::unique_ptr<const Predictor> predictor;  // set exactly if status is OK
+  absl::Status status;
+  // Why the version must not be served, a word from a small fixed set (it labels a metric). Empty if the error says nothing
+  // about the version (storage unreachable, out of memory): worth another try.
+  std::string refusal;
+};
+
+// Verifies, loads and warms the version in a directory; may take seconds. Called by one thread at a time.
+using LoadVersion = std::function<LoadResult(const std::string& version_directory)>;
+
+// The real one: common/model/servable.h. Call ConfigureTorch before it is used.
+LoadVersion ServableLoader();
+
+}  // namespace millrace

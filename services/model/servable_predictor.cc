@@ -1,0 +1,53 @@
+#include <optional>
+#include <utility>
+
+#include "common/model/servable.h"
+#include "services/model/predictor.h"
+
+namespace millrace {
+namespace {
+
+double AccuracyOf(const ServableManifest& manifest) {
+  if (manifest.test) return manifest.test->accuracy();
+  if (manifest.validation) return manifest.validation->accuracy();
+  return 0;
+}
+
+class ServablePredictor : public Predictor {
+ public:
+  explicit ServablePredictor(std::shared_ptr<const ServableModel> servable) : servable_(std::move(servable)) {
+    const ServableManifest& manifest = servable_->manifest();
+    info_ = {.model = manifest.model,
+             .version = manifest.version,
+             .step = manifest.version,
+             .digest = std::string(manifest.model_sha256()),
+             .accuracy = AccuracyOf(manifest),
+             .input = {.channels = manifest.channels, .height = manifest.height, .width = manifest.width},
+             .classes = manifest.classes};
+  }
+
+  const ModelInfo& info() const override { return info_; }
+
+  absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const override {
+    return servable_->Predict(images, rows);
+  }
+
+ private:
+  const std::shared_ptr<const ServableModel> servable_;
+  ModelInfo info_;
+};
+
+}  // namespace
+
+LoadVersion ServableLoader() {
+  return [](const std::string& version_directory) -> LoadResult {
+    absl::StatusOr<std::shared_ptr<const ServableModel>> servable = ServableModel::Load(version_directory);
+    if (servable.ok()) return {.predictor = std::make_unique<ServablePredictor>(*std::move(servable)), .status = {}, .refusal = {}};
+    const std::optional<RefusalReason> reason = RefusalReasonOf(servable.status());
+    return {.predictor = nullptr,
+            .status = servable.status(),
+            .refusal = reason ? std::string(RefusalReasonName(*reason)) : std::string()};
+  };
+}
+
+}  // namespace millrace

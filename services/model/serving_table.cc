@@ -1,0 +1,144 @@
+#include "services/model/serving_table.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace millrace {
+
+std::string_view StateName(VersionReport::State state) {
+  switch (state) {
+    case VersionReport::State::kLoading:
+      return "LOADING";
+    case VersionReport::State::kServing:
+      return "SERVING";
+    case VersionReport::State::kRetired:
+      return "RETIRED";
+    case VersionReport::State::kRefused:
+      return "REFUSED";
+  }
+  return "UNKNOWN";
+}
+
+absl::StatusOr<std::shared_ptr<const LoadedVersion>> ServingTable::Find(std::string_view name, uint64_t version) const {
+  MutexLock lock(&mutex_);
+  auto found = models_.end();
+  if (name.empty()) {
+    size_t serving = 0;
+    for (auto model = models_.begin(); model != models_.end(); ++model) {
+      if (model->second.serving == nullptr) continue;
+      ++serving;
+      found = model;
+    }
+    name = kDefaultModel;
+    if (serving != 1) found = models_.find(name);
+  } else {
+    found = models_.find(name);
+  }
+  if (found == models_.end() || found->second.serving == nullptr) {
+    return NothingServes(name, found == models_.end() ? nullptr : &found->second);
+  }
+  const std::shared_ptr<const LoadedVersion>& active = found->second.serving;
+  if (version != 0 && version != active->info().version) {
+    return absl::NotFoundError(absl::StrCat("version ", version, " of model ", found->first, " is not loaded; version ",
+                                            active->info().version, " serves"));
+  }
+  return active;
+}
+
+absl::Status ServingTable::NothingServes(std::string_view name, const Model* model) const {
+  if (model != nullptr) {
+    const bool refused = !model->candidates.empty() && !model->candidates.rbegin()->second.reason.empty();
+    return absl::UnavailableError(absl::StrCat(
+        "no version of model ", name, " serves yet",
+        refused ? absl::StrCat("; version ", model->candidates.rbegin()->first, " was refused: ",
+                               model->candidates.rbegin()->second.reason)
+                : ""));
+  }
+  const std::string serving = Serving();
+  if (serving.empty()) return absl::UnavailableError("no model has been loaded yet");
+  return absl::NotFoundError(absl::StrCat("there is no model ", name, "; serving: ", serving));
+}
+
+std::string ServingTable::Serving() const {
+  std::string names;
+  for (const auto& [name, model] : models_) {
+    if (model.serving != nullptr) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+  }
+  return names;
+}
+
+void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
+  MutexLock lock(&mutex_);
+  Model& model = models_[version->info().model];
+  model.candidates.erase(version->info().version);
+  if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
+  std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
+  model.serving = std::move(version);
+}
+
+void ServingTable::SetLoading(const std::string& model, uint64_t version) {
+  MutexLock lock(&mutex_);
+  models_[model].candidates[version] = {.model = model, .version = version, .state = VersionReport::State::kLoading};
+}
+
+void ServingTable::SetRefused(const std::string& model, uint64_t version, const std::string& reason) {
+  MutexLock lock(&mutex_);
+  auto& candidates = models_[model].candidates;
+  candidates[version] = {
+      .model = model, .version = version, .state = VersionReport::State::kRefused, .reason = reason};
+  if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
+}
+
+void ServingTable::Forget(const std::string& model, uint64_t version) {
+  MutexLock lock(&mutex_);
+  if (const auto found = models_.find(model); found != models_.end()) found->second.candidates.erase(version);
+}
+
+bool ServingTable::serves_any() const {
+  MutexLock lock(&mutex_);
+  return std::any_of(models_.begin(), models_.end(), [](const auto& model) { return model.second.serving != nullptr; });
+}
+
+std::vector<std::string> ServingTable::serving_models() const {
+  MutexLock lock(&mutex_);
+  std::vector<std::string> names;
+  for (const auto& [name, model] : models_) {
+    if (model.serving != nullptr) names.push_back(name);
+  }
+  return names;
+}
+
+std::vector<VersionReport> ServingTable::Report() const {
+  // Declared first, so that a reference that turns out to be the last one goes after the lock.
+  std::vector<std::shared_ptr<const LoadedVersion>> alive;
+  std::vector<VersionReport> reports;
+  const auto add = [&](const LoadedVersion& version, VersionReport::State state) {
+    reports.push_back({.model = version.info().model,
+                       .version = version.info().version,
+                       .state = state,
+                       .reason = {},
+                       .accuracy = version.info().accuracy,
+                       .requests = version.requests()});
+  };
+  MutexLock lock(&mutex_);
+  for (const auto& [name, model] : models_) {
+    const auto first = static_cast<std::ptrdiff_t>(reports.size());
+    if (model.serving != nullptr) add(*model.serving, VersionReport::State::kServing);
+    for (const auto& [version, retired] : model.retired) {
+      if (std::shared_ptr<const LoadedVersion> loaded = retired.lock()) {
+        add(*loaded, VersionReport::State::kRetired);
+        alive.push_back(std::move(loaded));
+      }
+    }
+    for (const auto& [version, report] : model.candidates) reports.push_back(report);
+    std::sort(reports.begin() + first, reports.end(),
+              [](const VersionReport& a, const VersionReport& b) { return a.version > b.version; });
+  }
+  return reports;
+}
+
+}  // namespace millrace

@@ -1,0 +1,155 @@
+#include "services/model/version_loader.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+
+namespace millrace {
+
+VersionLoader::VersionLoader(Options options, LoadVersion load, ServingTable& table,
+                             std::shared_ptr<ModelMetrics> metrics, const Clock& clock)
+    : options_(std::move(options)), load_(std::move(load)), table_(table), metrics_(std::move(metrics)), clock_(clock) {}
+
+VersionLoader::~VersionLoader() { Stop(); }
+
+void VersionLoader::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
+
+void VersionLoader::Stop() {
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    stopped_.SignalAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status VersionLoader::repository_status() const {
+  MutexLock lock(&mutex_);
+  return repository_status_;
+}
+
+void VersionLoader::Run() {
+  for (;;) {
+    const bool tried = PollOnce();
+    MutexLock lock(&mutex_);
+    if (!stop_ && !tried) stopped_.WaitWithTimeout(&mutex_, options_.poll_interval);
+    if (stop_) return;
+  }
+}
+
+bool VersionLoader::PollOnce() {
+  absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
+  if (!listing.ok()) {
+    NoteRepository(listing.status());
+    return false;
+  }
+  NoteRepository(listing->faults.empty() ? absl::OkStatus() : listing->faults.front());
+  const std::vector<ModelState> states = Snapshot(*listing);
+  const std::optional<LoadAction> action = NextLoad(states, clock_.Now());
+  if (!action) return false;
+  models_[action->model].last_turn = ++turns_;
+  Load(*action);
+  return true;
+}
+
+// Logs changes only: an outage of an hour is two lines.
+void VersionLoader::NoteRepository(const absl::Status& status) {
+  metrics_->SetRepositoryReadable(status.ok());
+  MutexLock lock(&mutex_);
+  if (status == repository_status_) return;
+  if (status.ok()) {
+    LogInfo("watching the repository", {{"repository", options_.repository.string()}});
+  } else if (absl::IsNotFound(status)) {
+    LogInfo("waiting for the repository", {{"repository", options_.repository.string()}});
+  } else {
+    LogWarning("cannot read the repository; what serves goes on serving", {{"error", status}});
+  }
+  repository_status_ = status;
+}
+
+std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing) {
+  std::vector<ModelState> states;
+  for (const auto& [name, versions] : listing.models) {
+    Model& model = models_[name];
+    // Failures of versions that are gone, or that a newer one has overtaken, are of no further interest.
+    std::erase_if(model.failed, [&](const auto& failed) {
+      const bool there = std::any_of(versions.begin(), versions.end(),
+                                     [&](const AvailableVersion& version) { return version.version == failed.first; });
+      if (!there) table_.Forget(name, failed.first);
+      return !there;
+    });
+    states.push_back({.model = name,
+                      .available = versions,
+                      .serving = model.serving,
+                      .failed = model.failed,
+                      .last_turn = model.last_turn});
+  }
+  return states;
+}
+
+void VersionLoader::Load(const LoadAction& action) {
+  const uint64_t version = action.version.version;
+  table_.SetLoading(action.model, version);
+  const absl::Time start = clock_.Now();
+  LoadResult result = load_(VersionDirectory(options_.repository, action.model, version).string());
+  if (result.status.ok()) {
+    const ModelInfo& info = result.predictor->info();
+    if (info.model != action.model || info.version != version) {
+      result.status = absl::FailedPreconditionError(
+          absl::StrCat("misplaced: its manifest says model ", info.model, " version ", info.version));
+      result.refusal = "misplaced";
+    }
+  }
+  if (result.status.ok()) {
+    Accept(action, std::move(result.predictor), clock_.Now() - start);
+  } else {
+    Refuse(action, result);
+  }
+}
+
+void VersionLoader::Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Duration took) {
+  const uint64_t version = action.version.version;
+  Model& model = models_[action.model];
+  const uint64_t before = std::exchange(model.serving, version);
+  model.failed.erase(version);
+
+  std::shared_ptr<const LoadedVersion> loaded = janitor_.Adopt(
+      std::make_unique<const LoadedVersion>(std::move(predictor), metrics_->AddVersion(action.model, version)));
+  const ModelInfo& info = loaded->info();
+  metrics_->CountLoad(action.model, "loaded", "");
+  metrics_->ObserveLoadTime(action.model, took);
+  metrics_->SetActive(action.model, version, info.step);
+  table_.Publish(loaded);
+  LogInfo("serving a new version", {{"model", action.model},
+                                    {"version", version},
+                                    {"before", before},
+                                    {"accuracy", info.accuracy},
+                                    {"digest", info.digest},
+                                    {"load_time", took}});
+}
+
+void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
+  const uint64_t version = action.version.version;
+  Model& model = models_[action.model];
+  const auto earlier = model.failed.find(version);
+  const bool same = earlier != model.failed.end() && earlier->second.identity == action.version.identity;
+  FailedLoad failed{.identity = action.version.identity, .attempts = same ? earlier->second.attempts + 1 : 1};
+  const bool refused = !result.refusal.empty();
+  failed.retry_at = refused ? absl::InfiniteFuture() : clock_.Now() + RetryDelay(failed.attempts);
+  model.failed[version] = failed;
+
+  metrics_->CountLoad(action.model, refused ? "refused" : "failed", result.refusal);
+  table_.SetRefused(action.model, version, std::string(result.status.message()));
+  LogError(refused ? "refused a version" : "could not load a version, will try again",
+           {{"model", action.model},
+            {"version", version},
+            {"reason", result.refusal},
+            {"error", result.status},
+            {"serving", model.serving}});
+}
+
+}  // namespace millrace

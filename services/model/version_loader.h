@@ -1,0 +1,88 @@
+// Keeps the serving table up to date with the repository.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "services/model/janitor.h"
+#include "services/model/model_metrics.h"
+#include "services/model/predictor.h"
+#include "services/model/repository.h"
+#include "services/model/serving_table.h"
+#include "services/model/version_policy.h"
+
+namespace millrace {
+
+// Polls the repository, asks the version policy, loads off to the side, publishes or refuses. A failure of the storage is
+// logged and waited out; what serves goes on serving.
+//
+// Threads: everything happens on one thread between Start and Stop, or on the caller's in PollOnce; never both at once.
+class VersionLoader {
+ public:
+  struct Options {
+    std::filesystem::path repository;
+    absl::Duration poll_interval;
+  };
+
+  // The references must outlive the loader; `load` is called on the loader's thread.
+  VersionLoader(Options options, LoadVersion load, ServingTable& table, std::shared_ptr<ModelMetrics> metrics,
+                const Clock& clock);
+  // Stops.
+  ~VersionLoader();
+  VersionLoader(const VersionLoader&) = delete;
+  VersionLoader& operator=(const VersionLoader&) = delete;
+
+  void Start();
+  // Returns when a load under way has ended.
+  void Stop();
+
+  // Looks at the repository once and tries to load at most one version. True if it tried: there may be more to do.
+  bool PollOnce();
+
+  // How the last look at the repository went.
+  absl::Status repository_status() const;
+
+ private:
+  struct Model {
+    uint64_t serving = 0;
+    uint64_t last_turn = 0;
+    std::map<uint64_t, FailedLoad> failed;
+  };
+
+  void Run();
+  void NoteRepository(const absl::Status& status);
+  std::vector<ModelState> Snapshot(const RepositoryListing& listing);
+  void Load(const LoadAction& action);
+  void Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Duration took);
+  void Refuse(const LoadAction& action, const LoadResult& result);
+
+  const Options options_;
+  const LoadVersion load_;
+  ServingTable& table_;
+  const std::shared_ptr<ModelMetrics> metrics_;
+  const Clock& clock_;
+
+  // Of the loader's thread.
+  std::map<std::string, Model> models_;
+  uint64_t turns_ = 0;
+
+  mutable Mutex mutex_;
+  CondVar stopped_;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status repository_status_ ABSL_GUARDED_BY(mutex_) = absl::UnknownError("the repository has not been read yet");
+
+  Janitor janitor_;
+  std::thread thread_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,43 @@
+#include "services/model/version_policy.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace millrace {
+namespace {
+
+constexpr absl::Duration kRetryDelayMax = absl::Minutes(1);
+
+const AvailableVersion* BestCandidate(const ModelState& model, absl::Time now) {
+  for (auto version = model.available.rbegin(); version != model.available.rend(); ++version) {
+    if (version->version <= model.serving) return nullptr;
+    const auto failed = model.failed.find(version->version);
+    if (failed == model.failed.end() || failed->second.identity != version->identity || failed->second.retry_at <= now) {
+      return &*version;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::optional<LoadAction> NextLoad(std::span<const ModelState> models, absl::Time now) {
+  const ModelState* chosen = nullptr;
+  const AvailableVersion* candidate = nullptr;
+  const auto rank = [](const ModelState& model) { return std::make_tuple(model.serving != 0, model.last_turn); };
+  for (const ModelState& model : models) {
+    const AvailableVersion* best = BestCandidate(model, now);
+    if (best == nullptr || (chosen != nullptr && rank(*chosen) <= rank(model))) continue;
+    chosen = &model;
+    candidate = best;
+  }
+  if (chosen == nullptr) return std::nullopt;
+  return LoadAction{.model = chosen->model, .version = *candidate};
+}
+
+absl::Duration RetryDelay(int attempts) {
+  const int doublings = std::clamp(attempts - 1, 0, 10);
+  return std::min(absl::Seconds(1) * (1 << doublings), kRetryDelayMax);
+}
+
+}  // namespace millrace
