@@ -83,6 +83,10 @@ GrpcServer::~GrpcServer() { Drain(absl::ZeroDuration()); }
 
 void GrpcServer::SetServing(bool serving) { server_->GetHealthCheckService()->SetServingStatus(serving); }
 
+void GrpcServer::AddServing(const std::string& name) {
+  server_->GetHealthCheckService()->SetServingStatus(name, true);
+}
+
 void GrpcServer::Drain(absl::Duration grace) {
   // For good: later calls of SetServing do nothing.
   server_->GetHealthCheckService()->Shutdown();

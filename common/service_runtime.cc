@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "CLI/App.hpp"
@@ -116,6 +117,10 @@ class Runtime {
     const bool ready = Ready().ok();
     if (grpc_ != nullptr && ready != serving_) grpc_->SetServing(ready);
     serving_ = ready;
+    if (grpc_ == nullptr || !ready) return;
+    for (const std::string& name : service_->HealthNames()) {
+      if (health_names_.insert(name).second) grpc_->AddServing(name);
+    }
   }
 
   int WaitForEnd() {
@@ -145,7 +150,9 @@ class Runtime {
   Metrics metrics_;
   ServiceContext context_;
   ListenAddresses addresses_;
-  bool serving_ = false;  // what gRPC health says; main thread only
+  // What gRPC health says; main thread only.
+  bool serving_ = false;
+  std::set<std::string> health_names_;
   std::atomic<bool> draining_ = false;
   std::unique_ptr<Service> service_;
   std::unique_ptr<GrpcServer> grpc_;

@@ -79,6 +79,8 @@ class Service {
   virtual std::vector<HttpRoute> HttpRoutes() { return {}; }
   // OK once the service can do its work, else what is missing: /readyz and grpc.health.v1. Any thread; called often.
   virtual absl::Status Ready() { return absl::OkStatus(); }
+  // Names besides "" that grpc.health.v1 answers SERVING for while the service is ready. The list may grow, never shrink.
+  virtual std::vector<std::string> HealthNames() { return {}; }
   // What the service does and waits for. Any thread.
   virtual std::string StatusPage() = 0;
   // The listeners are up: start the threads that wait for peers. Returns soon; an error ends the process.
