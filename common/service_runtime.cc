@@ -1,6 +1,8 @@
 #include "common/service_runtime.h"
 
 #include <grpc/support/log.h>
+#include <sys/prctl.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
@@ -54,6 +56,15 @@ void SetUpLogging(std::string_view name, const ServiceFlags& flags) {
   ConfigureLogging(name, level == LogLevels().end() ? LogLevel::kInfo : level->second,
                    flags.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   gpr_set_log_function(&LogForGrpc);
+}
+
+// The kernel kills this process when the thread that started it ends, however that happens: no orphans.
+absl::Status EndWithParent(int parent_pid) {
+  if (parent_pid == 0) return absl::OkStatus();
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // It may have ended before the kernel was told.
+  if (getppid() == parent_pid) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat("process ", parent_pid, ", named by --parent-pid, is not the parent"));
 }
 
 // The page's head is the same for every service.
@@ -180,6 +191,8 @@ void AddServiceFlags(CLI::App& app, ServiceFlags& flags) {
   app.add_option("--drain-grace-ms", flags.drain_grace_ms, "Time for calls in flight to end after SIGTERM")
       ->capture_default_str()
       ->check(CLI::Range(0, 600'000));
+  app.add_option("--parent-pid", flags.parent_pid, "Be killed when this process, which must be the parent, ends")
+      ->check(CLI::Range(1, 1 << 22));
 }
 
 void ServiceContext::RequestStop(absl::Status why) {
@@ -199,10 +212,9 @@ absl::Status ServiceContext::stop_reason() const {
 
 int RunService(std::string_view name, const ServiceFlags& flags, const ServiceFactory& make_service) {
   SetUpLogging(name, flags);
-  absl::Status status;
+  absl::Status status = EndWithParent(flags.parent_pid);
   try {
-    Runtime runtime(name, flags);
-    status = runtime.Run(make_service);
+    if (status.ok()) status = Runtime(name, flags).Run(make_service);
   } catch (const std::exception& error) {
     status = absl::InternalError(error.what());
   }

@@ -32,9 +32,10 @@ struct ServiceFlags {
   std::string log_level = "info";
   std::string log_format = "text";
   int drain_grace_ms = 5000;
+  int parent_pid = 0;  // not 0: the process that started this one and without which it must not go on
 };
 
-// Adds --listen, --http-listen, --log-level, --log-format and --drain-grace-ms. `flags` must outlive the parsing.
+// Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms and --parent-pid. `flags` must outlive the parsing.
 void AddServiceFlags(CLI::App& app, ServiceFlags& flags);
 
 // The addresses a service listens on, with real ports; empty where there is no listener.
