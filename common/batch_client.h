@@ -1,0 +1,139 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/batch_key.h"
+#include "common/mutex.h"
+#include "millrace/v1/data.pb.h"
+
+namespace grpc {
+class Channel;
+}
+
+namespace millrace {
+
+// Asks the data service at `address` what its dataset is, again and again until it answers: it may not have been started
+// yet. Before each wait (at most 2 s) `keep_waiting` is told what is waited for; it returns false to give up (CANCELLED).
+// DEADLINE_EXCEEDED after `timeout`, with the last reason; what the service itself refuses (INVALID_ARGUMENT for too many
+// validation samples, say) is returned at once.
+absl::StatusOr<v1::DatasetInfo> DescribeDataset(const std::string& address, const v1::DescribeDatasetRequest& request,
+                                                absl::Duration timeout,
+                                                const std::function<bool(std::string_view waiting_for)>& keep_waiting = {});
+
+// Gets batches from the data service: ask ahead, fetch when needed. One stream; when it breaks, the client opens another
+// with back-off and asks again for what has not come, so a restart of the service shows as a delay and nothing else.
+//
+//   BatchClient client({.address = "127.0.0.1:7100", .plan = plan, .image_bytes = 784});
+//   client.Request(keys);                                         // returns at once
+//   absl::StatusOr<v1::Batch> batch = client.Get(keys[0], absl::Seconds(1));
+//
+// Threads: all methods may be called from any thread; nothing but Get waits. The client has one thread of its own, which
+// keeps the stream open, and works on gRPC's threads otherwise.
+class BatchClient {
+ public:
+  struct Options {
+    std::string address;         // as MakeChannel takes it
+    // Its fingerprint should be set: a service with another dataset is then refused.
+    v1::BatchPlan plan;
+    uint64_t image_bytes = 0;    // channels * height * width: what a batch must have per sample. 0: any
+  };
+
+  // Asked for and not yet fetched or forgotten; bounds the memory that batches take.
+  static constexpr size_t kKeysMax = 1024;
+
+  struct Stats {
+    uint64_t batches = 0;   // received intact, wanted or not
+    uint64_t bytes = 0;     // of their images and labels
+    uint64_t connects = 0;  // streams opened
+    uint64_t corrupt = 0;   // batches whose checksum or shape was wrong; they are asked for again
+  };
+
+  explicit BatchClient(Options options);
+  // Gets of other threads must have returned.
+  ~BatchClient();
+  BatchClient(const BatchClient&) = delete;
+  BatchClient& operator=(const BatchClient&) = delete;
+
+  // Asks for batches; they come in the order in which they are asked for. Keys that are asked for already are skipped.
+  // RESOURCE_EXHAUSTED if there would be more than kKeysMax; nothing is asked for then.
+  absl::Status Request(std::span<const BatchKey> keys);
+
+  // Waits for a batch that was asked for, and hands it over: it must be asked for again to be got again.
+  // DEADLINE_EXCEEDED after `timeout`: the message says what is waited for, and the call may be repeated.
+  // FAILED_PRECONDITION if the key was not asked for. A permanent refusal by the service (another dataset, a key that
+  // does not exist, DATA_LOSS when batches keep arriving damaged) ends every present and later Get with that error.
+  absl::StatusOr<v1::Batch> Get(const BatchKey& key, absl::Duration timeout);
+
+  // These will not be fetched.
+  void Forget(std::span<const BatchKey> keys);
+
+  // "the data service at 127.0.0.1:7100 (not connected: connection refused)".
+  std::string DescribeService() const;
+
+  Stats stats() const;
+
+ private:
+  class Session;
+
+  enum class State { kToAsk, kAsked, kArrived };
+  struct Entry {
+    uint64_t sequence = 0;  // of asking
+    State state = State::kToAsk;
+    absl::Time requested;
+    v1::Batch batch;        // once kArrived
+  };
+
+  void Run();
+  // Called by the session on gRPC's threads.
+  absl::Status Check(const v1::Batch& batch) const;
+  void Deliver(v1::Batch batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Puts what has not arrived in line to be asked for, in its old order.
+  void AskAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes what the next message should ask for, as far as the service's limit on credits allows.
+  std::optional<v1::BatchRange> NextRange() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::string DescribeServiceLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+
+  mutable Mutex mutex_;
+  CondVar changed_;  // a batch arrived, the stream ended, or the client is to stop
+  std::map<BatchKey, Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::deque<BatchKey> to_ask_ ABSL_GUARDED_BY(mutex_);  // those in kToAsk, in the order of asking
+  uint64_t next_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // asked for on this stream and not received, forgotten ones included
+  Session* session_ ABSL_GUARDED_BY(mutex_) = nullptr;  // the open stream, if there is one
+  bool answered_ ABSL_GUARDED_BY(mutex_) = false;       // this stream has brought a batch
+  absl::Status last_error_ ABSL_GUARDED_BY(mutex_);     // of the stream before
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);        // permanent
+  int corrupt_in_a_row_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  Stats stats_ ABSL_GUARDED_BY(mutex_);
+
+  std::thread thread_;  // last: it uses everything above
+};
+
+// Takes from the front of `keys` a range that one request can name: runs of slots of one step, repeated over
+// consecutive steps. At most `batches_max` (>= 1) batches; `keys` is not empty. Pure; public for its test.
+v1::BatchRange TakeRange(std::deque<BatchKey>& keys, uint64_t batches_max);
+
+// Gets steps [0, steps) of the validation or test split in order, with some of them asked for ahead, and calls `use` on
+// each; stops at its first error. `timeout` is for each batch.
+absl::Status ForEachBatch(BatchClient& client, v1::Split split, uint64_t steps, absl::Duration timeout,
+                          absl::FunctionRef<absl::Status(const v1::Batch&)> use);
+
+}  // namespace millrace

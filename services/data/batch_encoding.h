@@ -1,0 +1,17 @@
+#pragma once
+
+#include "common/batch_key.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "services/data/batches.h"
+#include "services/data/dataset.h"
+
+namespace millrace {
+
+// What a batch's message holds besides image and label bytes, at most.
+inline constexpr uint64_t kBatchOverheadBytes = 128;
+
+// The serialized millrace.v1.Batch of `samples`, which index into `source`. Rows are copied once, from the dataset
+// straight to their place in the message. Pure.
+grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, const Samples& source);
+
+}  // namespace millrace

@@ -1,0 +1,143 @@
+#include "services/data/data_service.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/grpc_status.h"
+#include "services/data/batch_stream.h"
+#include "services/data/batches.h"
+
+namespace millrace {
+namespace {
+
+absl::Status Draining() { return absl::UnavailableError("the data service is shutting down"); }
+
+// One DescribeDataset call, which may have to wait for the dataset. Owns itself until it is done.
+class DescribeCall final : public grpc::ServerUnaryReactor {
+ public:
+  static std::shared_ptr<DescribeCall> Create(const v1::DescribeDatasetRequest& request, v1::DatasetInfo& response) {
+    std::shared_ptr<DescribeCall> call(new DescribeCall(request, response));
+    call->self_ = call;
+    return call;
+  }
+
+  void Answer(const absl::StatusOr<std::shared_ptr<const Dataset>>& dataset) {
+    MutexLock lock(&mutex_);
+    if (answered_) return;
+    if (!dataset.ok()) return AnswerWith(dataset.status());
+    absl::StatusOr<v1::DatasetInfo> info = Describe(**dataset, request_);
+    if (info.ok()) response_ = *std::move(info);
+    AnswerWith(info.status());
+  }
+
+ private:
+  DescribeCall(const v1::DescribeDatasetRequest& request, v1::DatasetInfo& response)
+      : request_(request), response_(response) {}
+
+  void AnswerWith(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    answered_ = true;
+    Finish(ToGrpcStatus(status));
+  }
+  void OnCancel() override {
+    MutexLock lock(&mutex_);
+    if (!answered_) AnswerWith(absl::CancelledError("the client has cancelled"));
+  }
+  void OnDone() override { self_.reset(); }
+
+  const v1::DescribeDatasetRequest request_;
+  v1::DatasetInfo& response_;  // gRPC's, until OnDone
+  std::shared_ptr<DescribeCall> self_;
+  Mutex mutex_;
+  bool answered_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+void DataService::SetDataset(std::shared_ptr<const Dataset> dataset) {
+  std::vector<Waiter> waiters;
+  {
+    MutexLock lock(&mutex_);
+    dataset_ = dataset;
+    waiters.swap(waiters_);
+  }
+  for (const Waiter& waiter : waiters) waiter(dataset);
+}
+
+std::shared_ptr<const Dataset> DataService::dataset() const {
+  MutexLock lock(&mutex_);
+  return dataset_;
+}
+
+void DataService::Drain() {
+  std::vector<Waiter> waiters;
+  std::vector<std::shared_ptr<BatchStream>> streams;
+  {
+    MutexLock lock(&mutex_);
+    draining_ = true;
+    waiters.swap(waiters_);
+    for (const auto& [_, stream] : streams_) streams.push_back(stream);
+  }
+  for (const Waiter& waiter : waiters) waiter(Draining());
+  for (const auto& stream : streams) stream->End(Draining());
+}
+
+std::string DataService::StreamsText() const {
+  MutexLock lock(&mutex_);
+  std::string text = absl::StrCat("batch streams: ", streams_.size(), "\n");
+  for (const auto& [_, stream] : streams_) absl::StrAppend(&text, "  ", stream->Describe(), "\n");
+  return text;
+}
+
+void DataService::WhenLoaded(Waiter waiter) {
+  absl::StatusOr<std::shared_ptr<const Dataset>> outcome = Draining();
+  {
+    MutexLock lock(&mutex_);
+    if (!draining_) {
+      if (dataset_ == nullptr) {
+        waiters_.push_back(std::move(waiter));
+        return;
+      }
+      outcome = dataset_;
+    }
+  }
+  waiter(outcome);
+}
+
+grpc::ServerUnaryReactor* DataService::DescribeDataset(grpc::CallbackServerContext* /*context*/,
+                                                       const v1::DescribeDatasetRequest* request,
+                                                       v1::DatasetInfo* response) {
+  const std::shared_ptr<DescribeCall> call = DescribeCall::Create(*request, *response);
+  WhenLoaded([call = std::weak_ptr(call)](const auto& dataset) {
+    if (const auto waiting = call.lock()) waiting->Answer(dataset);
+  });
+  return call.get();
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DataService::StreamBatches(
+    grpc::CallbackServerContext* context) {
+  auto stream = std::make_shared<BatchStream>(context->peer(), metrics_, [this](BatchStream* closed) { Remove(closed); });
+  {
+    MutexLock lock(&mutex_);
+    streams_.emplace(stream.get(), stream);
+  }
+  WhenLoaded([stream = std::weak_ptr(stream)](const auto& dataset) {
+    const auto waiting = stream.lock();
+    if (waiting == nullptr) return;
+    if (dataset.ok()) {
+      waiting->Begin(*dataset);
+    } else {
+      waiting->End(dataset.status());
+    }
+  });
+  return stream.get();
+}
+
+void DataService::Remove(BatchStream* stream) {
+  std::shared_ptr<BatchStream> removed;  // destroyed after the lock is given back
+  MutexLock lock(&mutex_);
+  const auto found = streams_.find(stream);
+  removed = std::move(found->second);
+  streams_.erase(found);
+}
+
+}  // namespace millrace

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+
+#include "absl/status/status.h"
+#include "common/batch_key.h"
+#include "millrace/v1/data.pb.h"
+
+namespace millrace {
+
+// Batches that one stream has been asked for and has not sent yet, in order. Every batch is a credit: the bound on them
+// bounds what a stream can make the service remember, and ranges are kept as ranges. Not thread-safe.
+class RequestQueue {
+ public:
+  static constexpr uint64_t kOutstandingMax = 1024;
+
+  // `range` exists under the stream's plan. RESOURCE_EXHAUSTED if it takes the stream over its limit; nothing is added
+  // then.
+  absl::Status Add(const v1::BatchRange& range);
+
+  bool empty() const { return ranges_.empty(); }
+  // The next batch to send; not empty. The credit stays taken until Sent().
+  BatchKey Pop();
+  // One popped batch has left.
+  void Sent() { --outstanding_; }
+
+  // Batches asked for and not sent.
+  uint64_t outstanding() const { return outstanding_; }
+
+ private:
+  std::deque<v1::BatchRange> ranges_;  // what is left of each; none is empty
+  uint32_t next_slot_ = 0;             // within the first range's step
+  uint64_t outstanding_ = 0;
+};
+
+}  // namespace millrace
