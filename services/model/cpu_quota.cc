@@ -6,7 +6,6 @@
 #include <cmath>
 #include <fstream>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -33,8 +32,8 @@ std::optional<double> QuotaV1(const fs::path& directory) {
   return quota / period;
 }
 
-// `path` is the process's cgroup as /proc says it. Inside a container it may name a directory of the host that is not mounted
-// here; its parents, up to the mount point, are looked at all the same.
+// `path` is the process's cgroup as /proc says it. Inside a container it may name a directory of the host that is not
+// mounted here; its parents, up to the mount point, are looked at all the same.
 template <typename ReadQuota>
 std::optional<double> Tightest(const fs::path& mount, const fs::path& path, ReadQuota read_quota) {
   std::optional<double> tightest;
@@ -57,7 +56,7 @@ std::optional<double> CgroupCpuQuota(const fs::path& proc, const fs::path& cgrou
     if (parts[1].empty()) {
       quota = Tightest(cgroup, parts[2], QuotaV2);
     } else {
-      const std::vector<std::string_view> controllers = absl::StrSplit(parts[1], ',');
+      const std::vector<std::string> controllers = absl::StrSplit(parts[1], ',');
       if (std::find(controllers.begin(), controllers.end(), "cpu") == controllers.end()) continue;
       quota = Tightest(cgroup / "cpu", parts[2], QuotaV1);
     }
@@ -69,8 +68,9 @@ std::optional<double> CgroupCpuQuota(const fs::path& proc, const fs::path& cgrou
 int UsableProcessors() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
-  int processors = sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask)
-                                                                  : static_cast<int>(std::thread::hardware_concurrency());
+  int processors = sched_getaffinity(0, sizeof(mask), &mask) == 0
+                       ? CPU_COUNT(&mask)
+                       : static_cast<int>(std::thread::hardware_concurrency());
   if (std::optional<double> quota = CgroupCpuQuota()) processors = std::min<int>(processors, std::ceil(*quota));
   return std::max(processors, 1);
 }

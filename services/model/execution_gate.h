@@ -11,8 +11,8 @@
 
 namespace millrace {
 
-// Up to `executors` permits are out at a time; further callers wait their turn, first come first served, as long as permits
-// and waiters together are at most `in_flight_max`. Any thread.
+// Up to `executors` permits are out at a time; further callers wait their turn, first come first served, as long as
+// permits and waiters together are at most `in_flight_max`. Any thread.
 class ExecutionGate {
  public:
   // Both at least 1.

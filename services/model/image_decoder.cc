@@ -22,8 +22,8 @@ absl::StatusOr<Image> DecodeImage(std::span<const uint8_t> encoded, uint32_t cha
   }
   if (encoded.empty()) return absl::InvalidArgumentError("the image is empty");
   if (encoded.size() > kEncodedImageBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("the image has ", encoded.size(), " bytes, over the limit of ",
-                                                   kEncodedImageBytesMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the image has ", encoded.size(), " bytes, over the limit of ", kEncodedImageBytesMax));
   }
   if (IsPng(encoded)) return DecodePng(encoded, channels);
   if (IsJpeg(encoded)) return DecodeJpeg(encoded, channels);

@@ -13,9 +13,10 @@ namespace millrace {
 namespace {
 
 constexpr ImageShape kMnistShape{.channels = 1, .height = 28, .width = 28};
-constexpr uint32_t kMnistBox = 20;        // pixels; the ink's longer side
-constexpr uint8_t kContrastMin = 24;      // grey levels between ground and ink below which there is no drawing
-constexpr float kInkMin = 255 * 0.15f;    // what counts as ink, after contrast is stretched: over paper grain and JPEG noise
+constexpr uint32_t kMnistBox = 20;    // pixels; the ink's longer side
+constexpr uint8_t kContrastMin = 24;  // grey levels between ground and ink below which there is no drawing
+constexpr float kInkMin =
+    255 * 0.15f;  // what counts as ink, after contrast is stretched: over paper grain and JPEG noise
 
 // One plane of samples, rows from top to bottom.
 struct Plane {
@@ -35,7 +36,8 @@ struct Taps {
   std::vector<float> weights;  // sum 1
 };
 
-// Shrinking averages over the area that an output sample covers; enlarging interpolates linearly between sample centres.
+// Shrinking averages over the area that an output sample covers; enlarging interpolates linearly between sample
+// centres.
 std::vector<Taps> MakeTaps(uint32_t in, uint32_t out) {
   std::vector<Taps> taps(out);
   const double scale = static_cast<double>(in) / out;
@@ -65,7 +67,8 @@ Plane Resize(const Plane& in, uint32_t width, uint32_t height) {
   for (uint32_t y = 0; y < in.height; ++y) {
     for (uint32_t x = 0; x < width; ++x) {
       float sum = 0;
-      for (uint32_t k = 0; k < columns[x].weights.size(); ++k) sum += columns[x].weights[k] * in.at(columns[x].first + k, y);
+      for (uint32_t k = 0; k < columns[x].weights.size(); ++k)
+        sum += columns[x].weights[k] * in.at(columns[x].first + k, y);
       wide.at(x, y) = sum;
     }
   }
@@ -110,7 +113,8 @@ struct Box {
   uint32_t height() const { return bottom - top; }
 };
 
-// `level(x, y)` of the whole picture as ink in [0, 255]; the box of what is above kInkMin. Never empty: some pixel is 255.
+// `level(x, y)` of the whole picture as ink in [0, 255]; the box of what is above kInkMin. Never empty: some pixel is
+// 255.
 template <typename Level>
 Box FindInk(const Image& grey, Level level) {
   Box box{grey.width, grey.height, 0, 0};
@@ -126,7 +130,8 @@ Box FindInk(const Image& grey, Level level) {
   return box;
 }
 
-// Where a drawing of `extent` samples along one axis begins in the field, for its centre of mass to be the field's centre.
+// Where a drawing of `extent` samples along one axis begins in the field, for its centre of mass to be the field's
+// centre.
 uint32_t PlaceByMass(double centre_of_mass, uint32_t extent, uint32_t field) {
   const double start = std::round(field / 2.0 - centre_of_mass);
   return static_cast<uint32_t>(std::clamp<double>(start, 0, field - extent));

@@ -1,6 +1,6 @@
-// From a picture of any size to one row of a model's input, the way MNIST was made from NIST's scans: grey, light ink on a
-// black ground, the ink's bounding box scaled into 20 x 20 with its aspect kept, placed in 28 x 28 so that its centre of mass
-// is the field's centre (http://yann.lecun.com/exdb/mnist).
+// From a picture of any size to one row of a model's input, the way MNIST was made from NIST's scans: grey, light ink
+// on a black ground, the ink's bounding box scaled into 20 x 20 with its aspect kept, placed in 28 x 28 so that its
+// centre of mass is the field's centre (http://yann.lecun.com/exdb/mnist).
 #pragma once
 
 #include <cstdint>

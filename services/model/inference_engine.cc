@@ -26,9 +26,9 @@ absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request
   }
   const uint64_t expected = info.input.bytes() * request.rows;
   if (request.input.size() != expected) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "model ", info.model, " takes uint8 [rows, ", info.input.channels, ", ", info.input.height, ", ",
-        info.input.width, "]: ", expected, " bytes for rows = ", request.rows, ", got ", request.input.size()));
+    return absl::InvalidArgumentError(absl::StrCat("model ", info.model, " takes uint8 [rows, ", info.input.channels,
+                                                   ", ", info.input.height, ", ", info.input.width, "]: ", expected,
+                                                   " bytes for rows = ", request.rows, ", got ", request.input.size()));
   }
   return absl::OkStatus();
 }

@@ -1,6 +1,6 @@
-// From what a client sent for one version to its probabilities. The place where requests meet the processors: today each
-// runs its own forward pass on its caller's thread, which is the quickest answer for one; whoever gathers several into a
-// batch does it behind Infer.
+// From what a client sent for one version to its probabilities. The place where requests meet the processors: today
+// each runs its own forward pass on its caller's thread, which is the quickest answer for one; whoever gathers several
+// into a batch does it behind Infer.
 #pragma once
 
 #include <cstdint>
@@ -24,17 +24,17 @@ struct InferenceRequest {
     kImage,  // one PNG or JPEG
   };
   Kind kind = Kind::kRaw;
-  std::span<const uint8_t> input;    // the caller's, for the length of the call
-  uint32_t rows = 1;                 // of raw
-  absl::Duration wait_max = absl::InfiniteDuration();  // until the client's deadline
+  std::span<const uint8_t> input;                          // the caller's, for the length of the call
+  uint32_t rows = 1;                                       // of raw
+  absl::Duration wait_max = absl::InfiniteDuration();      // until the client's deadline
   std::function<bool()> cancelled = [] { return false; };  // whether nobody waits for the answer any more; cheap
 };
 
 struct InferenceResult {
   std::vector<float> probabilities;  // [rows, classes]
   uint32_t rows = 0;
-  absl::Duration queue;              // waiting for an executor
-  absl::Duration compute;            // in the forward pass
+  absl::Duration queue;    // waiting for an executor
+  absl::Duration compute;  // in the forward pass
 };
 
 // Any thread.
@@ -45,9 +45,9 @@ class InferenceEngine {
   // executors: forward passes at once; in_flight_max: those and the ones that wait.
   InferenceEngine(int executors, int in_flight_max, std::shared_ptr<ModelMetrics> metrics);
 
-  // INVALID_ARGUMENT that names the model and the bytes it expects, or the image's fault; RESOURCE_EXHAUSTED when too many
-  // requests are in flight; DEADLINE_EXCEEDED or CANCELLED if the client stopped waiting before the forward pass began (it is
-  // not begun then); INTERNAL if the forward pass fails. Counts the request in the version's series.
+  // INVALID_ARGUMENT that names the model and the bytes it expects, or the image's fault; RESOURCE_EXHAUSTED when too
+  // many requests are in flight; DEADLINE_EXCEEDED or CANCELLED if the client stopped waiting before the forward pass
+  // began (it is not begun then); INTERNAL if the forward pass fails. Counts the request in the version's series.
   absl::StatusOr<InferenceResult> Infer(const LoadedVersion& version, const InferenceRequest& request);
 
   const ExecutionGate& gate() const { return gate_; }

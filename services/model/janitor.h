@@ -19,8 +19,9 @@ class Janitor {
   // The object is handed to the janitor's thread when its last reference goes.
   template <typename T>
   std::shared_ptr<T> Adopt(std::unique_ptr<T> object) {
-    return std::shared_ptr<T>(object.release(),
-                              [queue = queue_](T* dead) { Discard(*queue, std::shared_ptr<const void>(dead, [dead](const void*) { delete dead; })); });
+    return std::shared_ptr<T>(object.release(), [queue = queue_](T* dead) {
+      Discard(*queue, std::shared_ptr<const void>(dead, [dead](const void*) { delete dead; }));
+    });
   }
 
  private:

@@ -14,8 +14,9 @@ namespace {
 // A progressive file may hold any number of scans, each of which walks the whole picture; honest ones hold about ten.
 constexpr int kScansMax = 100;
 
-// libjpeg reports errors by calling error_exit, which must not return: it jumps back to the setjmp of the function below that
-// called into libjpeg. Those functions and everything here are plain data, so a jump passes over no destructor.
+// libjpeg reports errors by calling error_exit, which must not return: it jumps back to the setjmp of the function
+// below that called into libjpeg. Those functions and everything here are plain data, so a jump passes over no
+// destructor.
 struct Session {
   jpeg_decompress_struct decoder;
   jpeg_error_mgr errors;

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "CLI/App.hpp"
@@ -22,21 +24,25 @@ int main(int argc, char** argv) {
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
       ->required();
   app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(1, 3'600'000));
   app.add_option("--max-in-flight", max_in_flight, "Requests in flight beyond which new ones get RESOURCE_EXHAUSTED")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(1, 100'000));
   app.add_option("--drain-seconds", drain_seconds,
                  "After SIGTERM: seconds in which requests are still answered though /readyz already says no")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 3600.0));
   millrace::AddServiceFlags(app, flags);
   if (std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
 
   millrace::TuneAllocator();
   return millrace::RunService("millrace-model", flags, [&](millrace::ServiceContext& context) {
     millrace::ConfigureTorch(1);
+    const int executors = std::min(millrace::UsableProcessors(), max_in_flight);
     return millrace::ModelServer::Create({.repository = repository,
                                           .poll_interval = absl::Milliseconds(poll_interval_ms),
-                                          .executors = millrace::UsableProcessors(),
+                                          .executors = executors,
                                           .in_flight_max = max_in_flight,
                                           .drain_delay = absl::Seconds(drain_seconds)},
                                          millrace::ServableLoader(), context.metrics(), millrace::RealClock());

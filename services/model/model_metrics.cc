@@ -8,7 +8,8 @@
 namespace millrace {
 namespace {
 
-// The registry owns families and lives with the process's Metrics; holding it keeps them valid for versions that go last.
+// The registry owns families and lives with the process's Metrics; holding it keeps them valid for versions that go
+// last.
 template <typename Builder>
 auto& Register(Builder builder, prometheus::Registry& registry, const char* name, const char* help) {
   return builder.Name(name).Help(help).Register(registry);

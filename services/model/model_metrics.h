@@ -1,5 +1,5 @@
-// The model service's own series. Those of a version are removed with it, so that a service which loads a version a minute
-// does not grow without end.
+// The model service's own series. Those of a version are removed with it, so that a service which loads a version a
+// minute does not grow without end.
 #pragma once
 
 #include <array>
@@ -16,8 +16,8 @@ namespace millrace {
 
 class VersionSeries;
 
-//   millrace_model_loads_total{model,result,reason}          result: loaded, refused, failed; reason: of a refusal, else ""
-//   millrace_model_load_seconds{model}                       of versions that were loaded
+//   millrace_model_loads_total{model,result,reason}          result: loaded, refused, failed; reason: of a refusal,
+//   else "" millrace_model_load_seconds{model}                       of versions that were loaded
 //   millrace_model_active_version{model}, millrace_model_active_step{model}
 //   millrace_model_repository_readable                       0 or 1
 //   millrace_model_requests_in_flight                        admitted: waiting or running

@@ -19,8 +19,8 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
     return absl::InvalidArgumentError("--drain-seconds must be in [0, 3600]");
   }
   if (options.executors < 1 || options.in_flight_max < options.executors) {
-    return absl::InvalidArgumentError(absl::StrCat("--max-in-flight must be at least the number of executors, ",
-                                                   options.executors));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-in-flight must be at least the number of executors, ", options.executors));
   }
   const absl::Status repository = ListRepository(options.repository).status();
   if (absl::IsFailedPrecondition(repository)) return repository;
@@ -59,16 +59,17 @@ void ModelServer::Drain(absl::Duration) {
 
 std::string ModelServer::StatusPage() {
   const absl::Status repository = loader_.repository_status();
-  std::string page = absl::StrCat(
-      "repository:  ", options_.repository.string(), repository.ok() ? "" : absl::StrCat(" (", repository.message(), ")"),
-      "\npolled:      every ", absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.gate().in_flight(),
-      " of ", options_.in_flight_max, ", ", options_.executors, " at once\n\n");
+  std::string page =
+      absl::StrCat("repository:  ", options_.repository.string(),
+                   repository.ok() ? "" : absl::StrCat(" (", repository.message(), ")"), "\npolled:      every ",
+                   absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.gate().in_flight(), " of ",
+                   options_.in_flight_max, ", ", options_.executors, " at once\n\n");
   absl::StrAppendFormat(&page, "%-16s %12s %-8s %9s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY", "REQUESTS",
                         "REASON");
   for (const VersionReport& report : table_.Report()) {
-    absl::StrAppendFormat(&page, "%-16s %12d %-8s %9s %12d  %s\n", report.model, report.version, StateName(report.state),
-                          report.accuracy > 0 ? absl::StrFormat("%.2f%%", 100 * report.accuracy) : "-", report.requests,
-                          report.reason);
+    absl::StrAppendFormat(
+        &page, "%-16s %12d %-8s %9s %12d  %s\n", report.model, report.version, StateName(report.state),
+        report.accuracy > 0 ? absl::StrFormat("%.2f%%", 100 * report.accuracy) : "-", report.requests, report.reason);
   }
   return page;
 }

@@ -25,14 +25,14 @@ class ModelServer : public Service {
   struct Options {
     std::filesystem::path repository;
     absl::Duration poll_interval = absl::Milliseconds(500);  // (0, 1 h]
-    int executors = 1;       // forward passes at once
+    int executors = 1;                                       // forward passes at once
     int in_flight_max = 128;
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
     absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]
   };
 
-  // A repository that is not there yet is waited for. FAILED_PRECONDITION if its path is not a directory; INVALID_ARGUMENT for
-  // an option out of range.
+  // A repository that is not there yet is waited for. FAILED_PRECONDITION if its path is not a directory;
+  // INVALID_ARGUMENT for an option out of range.
   static absl::StatusOr<std::unique_ptr<ModelServer>> Create(Options options, LoadVersion load, Metrics& metrics,
                                                              const Clock& clock);
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "services/model/image_codecs.h"
 
 namespace millrace {
@@ -19,10 +20,10 @@ uint32_t BigEndian32(const uint8_t* p) {
   return uint32_t{p[0]} << 24 | uint32_t{p[1]} << 16 | uint32_t{p[2]} << 8 | p[3];
 }
 
-absl::Status Corrupt(std::string_view what) { return absl::InvalidArgumentError(absl::StrCat("corrupt PNG: ", what)); }
+absl::Status Corrupt(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("corrupt PNG: ", what)); }
 
-// libpng reads no further than the last row and forgives much; this walk sees every byte up to IEND, so that a torn file is
-// refused wherever it is torn. Chunks and their checksums: PNG specification (W3C, 2003), section 5.
+// libpng reads no further than the last row and forgives much; this walk sees every byte up to IEND, so that a torn
+// file is refused wherever it is torn. Chunks and their checksums: PNG specification (W3C, 2003), section 5.
 absl::Status CheckChunks(std::span<const uint8_t> encoded) {
   size_t at = sizeof(kSignature);
   for (bool first = true;; first = false) {
@@ -34,7 +35,8 @@ absl::Status CheckChunks(std::span<const uint8_t> encoded) {
       return Corrupt(absl::StrCat("checksum mismatch in the chunk at byte ", at));
     }
     if (first) {
-      if (std::memcmp(type, "IHDR", 4) != 0 || length != kHeaderBytes) return Corrupt("it does not start with a header");
+      if (std::memcmp(type, "IHDR", 4) != 0 || length != kHeaderBytes)
+        return Corrupt("it does not start with a header");
       if (absl::Status sides = CheckImageSides(BigEndian32(type + 4), BigEndian32(type + 8)); !sides.ok()) return sides;
     }
     if (std::memcmp(type, "IEND", 4) == 0) return absl::OkStatus();
@@ -45,7 +47,8 @@ absl::Status CheckChunks(std::span<const uint8_t> encoded) {
 // ITU-R BT.601, the weights of JPEG's luma, in 1/256.
 uint8_t Luma(const uint8_t* rgb) { return static_cast<uint8_t>((77 * rgb[0] + 150 * rgb[1] + 29 * rgb[2] + 128) >> 8); }
 
-// Whether what is drawn (pixels weighted by their alpha) is light on the whole, so that it needs a black ground to be seen.
+// Whether what is drawn (pixels weighted by their alpha) is light on the whole, so that it needs a black ground to be
+// seen.
 bool DrawingIsLight(std::span<const uint8_t> rgba) {
   uint64_t light = 0;
   uint64_t weight = 0;
@@ -63,7 +66,8 @@ std::vector<uint8_t> Flatten(std::span<const uint8_t> rgba, bool has_alpha, uint
   for (size_t i = 0; i < rgba.size(); i += 4) {
     uint8_t rgb[3];
     const uint32_t alpha = rgba[i + 3];
-    for (int c = 0; c < 3; ++c) rgb[c] = static_cast<uint8_t>((rgba[i + c] * alpha + ground * (255 - alpha) + 127) / 255);
+    for (int c = 0; c < 3; ++c)
+      rgb[c] = static_cast<uint8_t>((rgba[i + c] * alpha + ground * (255 - alpha) + 127) / 255);
     if (channels == 1) {
       *out++ = Luma(rgb);
     } else {

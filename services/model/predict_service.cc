@@ -80,7 +80,8 @@ v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
 
 grpc::Status PredictService::Predict(grpc::ServerContext* context, const v1::PredictRequest* request,
                                      v1::PredictResponse* response) {
-  const absl::StatusOr<std::shared_ptr<const LoadedVersion>> version = table_.Find(request->model(), request->version());
+  const absl::StatusOr<std::shared_ptr<const LoadedVersion>> version =
+      table_.Find(request->model(), request->version());
   if (!version.ok()) return ToGrpcStatus(version.status());
   const absl::StatusOr<InferenceRequest> inference = ToInferenceRequest(*request, *context);
   if (!inference.ok()) return ToGrpcStatus(inference.status());

@@ -1,5 +1,5 @@
-// What the model service asks of a loaded model version, and how it gets one. The network behind it stays out of sight, so
-// that everything above can be tested with a fake.
+// What the model service asks of a loaded model version, and how it gets one. The network behind it stays out of sight,
+// so that everything above can be tested with a fake.
 #pragma once
 
 #include <cstddef>
@@ -20,10 +20,10 @@ namespace millrace {
 struct ModelInfo {
   std::string model;
   uint64_t version = 0;
-  uint64_t step = 0;        // training step
-  std::string digest;       // SHA-256 of model.pt, lower-case hexadecimal
-  double accuracy = 0;      // [0, 1]: test, else validation; 0 if neither is known
-  ImageShape input;         // of one row
+  uint64_t step = 0;    // training step
+  std::string digest;   // SHA-256 of model.pt, lower-case hexadecimal
+  double accuracy = 0;  // [0, 1]: test, else validation; 0 if neither is known
+  ImageShape input;     // of one row
   uint32_t classes = 0;
 };
 
@@ -33,16 +33,16 @@ class Predictor {
   virtual ~Predictor() = default;
 
   virtual const ModelInfo& info() const = 0;
-  // images: uint8 [rows, channels, height, width]; returns probabilities [rows, classes]. INVALID_ARGUMENT if the sizes do
-  // not match, INTERNAL if the forward pass fails.
+  // images: uint8 [rows, channels, height, width]; returns probabilities [rows, classes]. INVALID_ARGUMENT if the sizes
+  // do not match, INTERNAL if the forward pass fails.
   virtual absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const = 0;
 };
 
 struct LoadResult {
   std::unique_ptr<const Predictor> predictor;  // set exactly if status is OK
   absl::Status status;
-  // Why the version must not be served, a word from a small fixed set (it labels a metric). Empty if the error says nothing
-  // about the version (storage unreachable, out of memory): worth another try.
+  // Why the version must not be served, a word from a small fixed set (it labels a metric). Empty if the error says
+  // nothing about the version (storage unreachable, out of memory): worth another try.
   std::string refusal;
 };
 

@@ -9,12 +9,13 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/ascii.h"
 #include "common/hashing.h"
 #include "common/model/manifest.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 
 namespace millrace {
 namespace {
@@ -35,13 +36,14 @@ bool IsModelName(std::string_view name) {
 
 std::optional<uint64_t> VersionNumber(std::string_view name) {
   uint64_t version = 0;
-  if (name.empty() || name[0] == '0' || !std::all_of(name.begin(), name.end(), absl::ascii_isdigit)) return std::nullopt;
-  if (!absl::SimpleAtoi(name, &version)) return std::nullopt;
+  if (name.empty() || name[0] == '0' || !std::all_of(name.begin(), name.end(), absl::ascii_isdigit))
+    return std::nullopt;
+  if (!absl::SimpleAtoi(ToAbsl(name), &version)) return std::nullopt;
   return version;
 }
 
-// Calls `visit` with each entry's path. Errors in the middle of a listing count: a listing that is cut short looks like one
-// from which versions have vanished.
+// Calls `visit` with each entry's path. Errors in the middle of a listing count: a listing that is cut short looks like
+// one from which versions have vanished.
 template <typename Visit>
 absl::Status ForEachEntry(const fs::path& directory, Visit visit) {
   std::error_code error;

@@ -15,8 +15,8 @@ namespace millrace {
 // A complete version: its manifest is there, which exporters write last.
 struct AvailableVersion {
   uint64_t version = 0;
-  // Changes whenever a file of the version is replaced, resized or written to, so that a version that was refused is looked at
-  // again when, and only when, something about it is new.
+  // Changes whenever a file of the version is replaced, resized or written to, so that a version that was refused is
+  // looked at again when, and only when, something about it is new.
   uint64_t identity = 0;
 
   friend bool operator==(const AvailableVersion&, const AvailableVersion&) = default;
@@ -27,10 +27,10 @@ struct RepositoryListing {
   std::vector<absl::Status> faults;  // models that could not be read; they are absent from `models`
 };
 
-// Reads directory entries only, no file's contents. Passed over in silence: names that start with '.' (exports in progress),
-// model names of anything but letters, digits, '_', '-' and '.', version names that are not a number in plain decimal from 1
-// (so "007" and "latest" too), directories without a manifest. NOT_FOUND if there is no such directory (yet),
-// FAILED_PRECONDITION if it is not a directory, another code if it cannot be read.
+// Reads directory entries only, no file's contents. Passed over in silence: names that start with '.' (exports in
+// progress), model names of anything but letters, digits, '_', '-' and '.', version names that are not a number in
+// plain decimal from 1 (so "007" and "latest" too), directories without a manifest. NOT_FOUND if there is no such
+// directory (yet), FAILED_PRECONDITION if it is not a directory, another code if it cannot be read.
 absl::StatusOr<RepositoryListing> ListRepository(const std::filesystem::path& root);
 
 std::filesystem::path VersionDirectory(const std::filesystem::path& root, const std::string& model, uint64_t version);

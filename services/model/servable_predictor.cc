@@ -42,7 +42,8 @@ class ServablePredictor : public Predictor {
 LoadVersion ServableLoader() {
   return [](const std::string& version_directory) -> LoadResult {
     absl::StatusOr<std::shared_ptr<const ServableModel>> servable = ServableModel::Load(version_directory);
-    if (servable.ok()) return {.predictor = std::make_unique<ServablePredictor>(*std::move(servable)), .status = {}, .refusal = {}};
+    if (servable.ok())
+      return {.predictor = std::make_unique<ServablePredictor>(*std::move(servable)), .status = {}, .refusal = {}};
     const std::optional<RefusalReason> reason = RefusalReasonOf(servable.status());
     return {.predictor = nullptr,
             .status = servable.status(),

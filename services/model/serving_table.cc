@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/strings.h"
 
 namespace millrace {
 
@@ -52,15 +53,15 @@ absl::StatusOr<std::shared_ptr<const LoadedVersion>> ServingTable::Find(std::str
 absl::Status ServingTable::NothingServes(std::string_view name, const Model* model) const {
   if (model != nullptr) {
     const bool refused = !model->candidates.empty() && !model->candidates.rbegin()->second.reason.empty();
-    return absl::UnavailableError(absl::StrCat(
-        "no version of model ", name, " serves yet",
-        refused ? absl::StrCat("; version ", model->candidates.rbegin()->first, " was refused: ",
-                               model->candidates.rbegin()->second.reason)
-                : ""));
+    return absl::UnavailableError(
+        absl::StrCat("no version of model ", ToAbsl(name), " serves yet",
+                     refused ? absl::StrCat("; version ", model->candidates.rbegin()->first,
+                                            " was refused: ", model->candidates.rbegin()->second.reason)
+                             : ""));
   }
   const std::string serving = Serving();
   if (serving.empty()) return absl::UnavailableError("no model has been loaded yet");
-  return absl::NotFoundError(absl::StrCat("there is no model ", name, "; serving: ", serving));
+  return absl::NotFoundError(absl::StrCat("there is no model ", ToAbsl(name), "; serving: ", serving));
 }
 
 std::string ServingTable::Serving() const {
@@ -82,14 +83,14 @@ void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
 
 void ServingTable::SetLoading(const std::string& model, uint64_t version) {
   MutexLock lock(&mutex_);
-  models_[model].candidates[version] = {.model = model, .version = version, .state = VersionReport::State::kLoading};
+  models_[model].candidates[version] = {
+      .model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
 }
 
 void ServingTable::SetRefused(const std::string& model, uint64_t version, const std::string& reason) {
   MutexLock lock(&mutex_);
   auto& candidates = models_[model].candidates;
-  candidates[version] = {
-      .model = model, .version = version, .state = VersionReport::State::kRefused, .reason = reason};
+  candidates[version] = {.model = model, .version = version, .state = VersionReport::State::kRefused, .reason = reason};
   if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
 }
 

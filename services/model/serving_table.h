@@ -22,28 +22,28 @@ struct VersionReport {
   std::string model;
   uint64_t version = 0;
   State state = State::kLoading;
-  std::string reason;      // of a refusal
-  double accuracy = 0;     // [0, 1]; 0 if not known
-  uint64_t requests = 0;   // for which this version was chosen, whatever became of them
+  std::string reason;     // of a refusal
+  double accuracy = 0;    // [0, 1]; 0 if not known
+  uint64_t requests = 0;  // for which this version was chosen, whatever became of them
 };
 std::string_view StateName(VersionReport::State state);  // "LOADING" ...
 
-// Any thread. One mutex, held for a look-up and a reference count (tens of nanoseconds beside a forward pass of a hundred
-// microseconds). Not std::atomic<std::shared_ptr>: in libstdc++ 12 that is a spin lock too, and one that ThreadSanitizer
-// cannot see.
+// Any thread. One mutex, held for a look-up and a reference count (tens of nanoseconds beside a forward pass of a
+// hundred microseconds). Not std::atomic<std::shared_ptr>: in libstdc++ 12 that is a spin lock too, and one that
+// ThreadSanitizer cannot see.
 class ServingTable {
  public:
   // What a request that names no model means if several serve.
   static constexpr std::string_view kDefaultModel = "mnist";
   static constexpr size_t kReportsPerModelMax = 32;  // of refused versions; the newest stay
 
-  // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one that
-  // serves. UNAVAILABLE if nothing serves yet, or nothing of this model, which is known to the repository; NOT_FOUND for a
-  // model or version that is not there.
+  // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
+  // that serves. UNAVAILABLE if nothing serves yet, or nothing of this model, which is known to the repository;
+  // NOT_FOUND for a model or version that is not there.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(std::string_view model, uint64_t version) const;
 
-  // From now on `version` answers for its model; the one before is retired, and unloaded with its last request. Precondition:
-  // it is newer than the one that serves.
+  // From now on `version` answers for its model; the one before is retired, and unloaded with its last request.
+  // Precondition: it is newer than the one that serves.
   void Publish(std::shared_ptr<const LoadedVersion> version);
 
   void SetLoading(const std::string& model, uint64_t version);

@@ -1,5 +1,7 @@
 #include "services/model/version_loader.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -10,7 +12,11 @@ namespace millrace {
 
 VersionLoader::VersionLoader(Options options, LoadVersion load, ServingTable& table,
                              std::shared_ptr<ModelMetrics> metrics, const Clock& clock)
-    : options_(std::move(options)), load_(std::move(load)), table_(table), metrics_(std::move(metrics)), clock_(clock) {}
+    : options_(std::move(options)),
+      load_(std::move(load)),
+      table_(table),
+      metrics_(std::move(metrics)),
+      clock_(clock) {}
 
 VersionLoader::~VersionLoader() { Stop(); }
 
@@ -137,19 +143,19 @@ void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
   Model& model = models_[action.model];
   const auto earlier = model.failed.find(version);
   const bool same = earlier != model.failed.end() && earlier->second.identity == action.version.identity;
-  FailedLoad failed{.identity = action.version.identity, .attempts = same ? earlier->second.attempts + 1 : 1};
+  const int attempts = same ? earlier->second.attempts + 1 : 1;
   const bool refused = !result.refusal.empty();
-  failed.retry_at = refused ? absl::InfiniteFuture() : clock_.Now() + RetryDelay(failed.attempts);
-  model.failed[version] = failed;
+  model.failed[version] = {.identity = action.version.identity,
+                           .retry_at = refused ? absl::InfiniteFuture() : clock_.Now() + RetryDelay(attempts),
+                           .attempts = attempts};
 
   metrics_->CountLoad(action.model, refused ? "refused" : "failed", result.refusal);
   table_.SetRefused(action.model, version, std::string(result.status.message()));
-  LogError(refused ? "refused a version" : "could not load a version, will try again",
-           {{"model", action.model},
-            {"version", version},
-            {"reason", result.refusal},
-            {"error", result.status},
-            {"serving", model.serving}});
+  LogError(refused ? "refused a version" : "could not load a version, will try again", {{"model", action.model},
+                                                                                        {"version", version},
+                                                                                        {"reason", result.refusal},
+                                                                                        {"error", result.status},
+                                                                                        {"serving", model.serving}});
 }
 
 }  // namespace millrace

@@ -23,8 +23,8 @@
 
 namespace millrace {
 
-// Polls the repository, asks the version policy, loads off to the side, publishes or refuses. A failure of the storage is
-// logged and waited out; what serves goes on serving.
+// Polls the repository, asks the version policy, loads off to the side, publishes or refuses. A failure of the storage
+// is logged and waited out; what serves goes on serving.
 //
 // Threads: everything happens on one thread between Start and Stop, or on the caller's in PollOnce; never both at once.
 class VersionLoader {

@@ -12,7 +12,8 @@ const AvailableVersion* BestCandidate(const ModelState& model, absl::Time now) {
   for (auto version = model.available.rbegin(); version != model.available.rend(); ++version) {
     if (version->version <= model.serving) return nullptr;
     const auto failed = model.failed.find(version->version);
-    if (failed == model.failed.end() || failed->second.identity != version->identity || failed->second.retry_at <= now) {
+    if (failed == model.failed.end() || failed->second.identity != version->identity ||
+        failed->second.retry_at <= now) {
       return &*version;
     }
   }

@@ -1,9 +1,9 @@
 // Which version to load next: a pure function of what is there, what serves and what has failed.
 //
 // Rules: the newest version that is newer than the one that serves; never an older one, so versions never go backwards;
-// a version that was refused is not tried again until its files change, and meanwhile the next newest has its turn; one that
-// could not be read for reasons of the storage is tried again when its time has come. What is missing from the repository
-// (versions cleaned up, storage lost) never makes anything happen: nothing is unloaded without a successor.
+// a version that was refused is not tried again until its files change, and meanwhile the next newest has its turn; one
+// that could not be read for reasons of the storage is tried again when its time has come. What is missing from the
+// repository (versions cleaned up, storage lost) never makes anything happen: nothing is unloaded without a successor.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ namespace millrace {
 
 // The last attempt to load a version, which failed.
 struct FailedLoad {
-  uint64_t identity = 0;   // AvailableVersion::identity of what was tried
-  absl::Time retry_at;     // InfiniteFuture: refused, only a changed identity helps
+  uint64_t identity = 0;  // AvailableVersion::identity of what was tried
+  absl::Time retry_at;    // InfiniteFuture: refused, only a changed identity helps
   int attempts = 1;
 };
 
@@ -40,8 +40,8 @@ struct LoadAction {
   friend bool operator==(const LoadAction&, const LoadAction&) = default;
 };
 
-// Nothing if every model is up to date. Models that serve nothing come first, then those whose last turn is longest past, so
-// that one busy model cannot keep the others from theirs.
+// Nothing if every model is up to date. Models that serve nothing come first, then those whose last turn is longest
+// past, so that one busy model cannot keep the others from theirs.
 std::optional<LoadAction> NextLoad(std::span<const ModelState> models, absl::Time now);
 
 // The wait before a failed attempt that says nothing about the version is repeated: 1 s, doubled up to 1 min.

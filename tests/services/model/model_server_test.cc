@@ -1,0 +1,80 @@
+#include "services/model/model_server.h"
+
+#include <fstream>
+#include <memory>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/services/model/fake_model.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class ModelServerTest : public ::testing::Test {
+ protected:
+  ModelServer::Options Options() {
+    return {.repository = root_ / "models",
+            .poll_interval = absl::Milliseconds(1),
+            .executors = 1,
+            .in_flight_max = 4,
+            .drain_delay = absl::ZeroDuration()};
+  }
+  absl::StatusOr<std::unique_ptr<ModelServer>> Create(const ModelServer::Options& options) {
+    return ModelServer::Create(options, FakeLoader(), metrics_, RealClock());
+  }
+
+  const TemporaryDirectory root_;
+  Metrics metrics_{"test"};
+};
+
+TEST_F(ModelServerTest, ReadyFromTheFirstGoodVersionUntilTheDrain) {
+  auto server = *Create(Options());
+  ASSERT_THAT(server->Started({}), IsOk());
+  EXPECT_THAT(server->Ready(), StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_TRUE(server->HealthNames().empty());
+  PublishFake(root_ / "models", "mnist", 1, "bad");
+  while (server->StatusPage().find("REFUSED") == std::string::npos) std::this_thread::yield();
+  EXPECT_THAT(server->Ready(), StatusIs(absl::StatusCode::kUnavailable));
+  PublishFake(root_ / "models", "mnist", 2);
+  while (!server->Ready().ok()) std::this_thread::yield();
+  EXPECT_THAT(server->HealthNames(), ElementsAre("mnist"));
+
+  // Neither a bad push, nor a good one, nor lost storage makes it unready.
+  PublishFake(root_ / "models", "mnist", 3, "bad");
+  while (server->StatusPage().find("3 REFUSED") == std::string::npos) EXPECT_THAT(server->Ready(), IsOk());
+  PublishFake(root_ / "models", "mnist", 4);
+  while (server->StatusPage().find("4 SERVING") == std::string::npos) EXPECT_THAT(server->Ready(), IsOk());
+  std::filesystem::rename(root_ / "models", root_ / "away");
+  while (server->StatusPage().find("does not exist") == std::string::npos) EXPECT_THAT(server->Ready(), IsOk());
+
+  server->Drain(absl::Seconds(1));
+  EXPECT_THAT(server->Ready(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));
+}
+
+TEST_F(ModelServerTest, ImpossibleOptionsAreRefused) {
+  std::ofstream(root_ / "file") << "x";
+  ModelServer::Options options = Options();
+  options.repository = root_ / "file";
+  EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("is not a directory")));
+  options = Options();
+  options.repository.clear();
+  EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--repository")));
+  options = Options();
+  options.poll_interval = absl::ZeroDuration();
+  EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--poll-interval-ms")));
+  options = Options();
+  options.in_flight_max = 0;
+  EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--max-in-flight")));
+  options = Options();
+  options.drain_delay = -absl::Seconds(1);
+  EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--drain-seconds")));
+}
+
+}  // namespace
+}  // namespace millrace

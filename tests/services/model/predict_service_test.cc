@@ -1,0 +1,220 @@
+// The service over real gRPC, with fake models: what clients see while versions come and go.
+#include "services/model/predict_service.h"
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/grpc_channel.h"
+#include "common/grpc_server.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/model/version_loader.h"
+#include "tests/services/model/fake_model.h"
+#include "tests/services/model/test_images.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+
+class PredictServiceTest : public ::testing::Test {
+ protected:
+  PredictServiceTest() {
+    auto server =
+        GrpcServer::Start({.address = "unix:" + (root_ / "socket").string(), .metrics = &metrics_}, {&service_});
+    EXPECT_THAT(server, IsOk());
+    server_ = *std::move(server);
+    stub_ = v1::ModelService::NewStub(MakeChannel(server_->address()));
+  }
+
+  void Publish(uint64_t version, const std::string& word = "good") {
+    PublishFake(root_ / "models", "mnist", version, word);
+  }
+  void PublishAndLoad(uint64_t version, const std::string& word = "good") {
+    Publish(version, word);
+    loader_.PollOnce();
+  }
+
+  grpc::Status Predict(const v1::PredictRequest& request, v1::PredictResponse* response,
+                       absl::Duration timeout = absl::Seconds(20)) {
+    grpc::ClientContext context;
+    SetDeadline(context, timeout);
+    return stub_->Predict(&context, request, response);
+  }
+  grpc::Status Predict(const v1::PredictRequest& request) {
+    v1::PredictResponse response;
+    return Predict(request, &response);
+  }
+  static v1::PredictRequest Raw(uint32_t rows = 1) {
+    v1::PredictRequest request;
+    request.set_model("mnist");
+    request.set_raw(std::string(kFakeShape.bytes() * rows, 'x'));
+    request.set_rows(rows);
+    return request;
+  }
+
+  const TemporaryDirectory root_;
+  std::atomic<bool> blocked_ = false;
+  std::atomic<int> forward_passes_ = 0;
+  Metrics metrics_{"test"};
+  std::shared_ptr<ModelMetrics> model_metrics_ = ModelMetrics::Create(metrics_);
+  ServingTable table_;
+  InferenceEngine engine_{2, 16, model_metrics_};
+  PredictService service_{table_, engine_};
+  VersionLoader loader_{{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
+                        FakeLoader([this] {
+                          ++forward_passes_;
+                          while (blocked_) std::this_thread::yield();
+                        }),
+                        table_,
+                        model_metrics_,
+                        RealClock()};
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<v1::ModelService::Stub> stub_;
+};
+
+TEST_F(PredictServiceTest, AnswersCarryTheirProvenance) {
+  PublishAndLoad(7);
+  v1::PredictResponse response;
+  ASSERT_TRUE(Predict(Raw(2), &response).ok());
+  EXPECT_EQ(response.model(), "mnist");
+  EXPECT_EQ(response.version(), 7u);
+  EXPECT_EQ(response.step(), 7u);
+  EXPECT_EQ(response.digest(), "digest-7");
+  ASSERT_EQ(response.predictions_size(), 2);
+  EXPECT_EQ(response.predictions(1).label(), 7 % kFakeClasses);
+  EXPECT_EQ(response.predictions(1).probabilities_size(), static_cast<int>(kFakeClasses));
+}
+
+TEST_F(PredictServiceTest, RowsAndModelMayBeLeftOutAndImagesSent) {
+  PublishAndLoad(7);
+  v1::PredictRequest request = Raw();
+  request.clear_model();
+  request.clear_rows();
+  EXPECT_TRUE(Predict(request).ok());
+  const Bytes samples = Draw(20, 20, [](uint32_t x, uint32_t) { return static_cast<int>(x) * 10; });
+  for (const Bytes& image :
+       {EncodePng(20, 20, PNG_FORMAT_GRAY, samples.data()), EncodeJpeg(20, 20, 1, samples.data())}) {
+    request.set_encoded_image(image.data(), image.size());
+    v1::PredictResponse response;
+    EXPECT_TRUE(Predict(request, &response).ok());
+    EXPECT_EQ(response.predictions_size(), 1);
+  }
+}
+
+TEST_F(PredictServiceTest, EveryFaultHasItsCode) {
+  EXPECT_EQ(Predict(Raw()).error_code(), grpc::StatusCode::UNAVAILABLE);
+  PublishAndLoad(7);
+  v1::PredictRequest request = Raw();
+  request.set_model("other");
+  EXPECT_EQ(Predict(request).error_code(), grpc::StatusCode::NOT_FOUND);
+  request = Raw();
+  request.set_version(6);
+  EXPECT_EQ(Predict(request).error_code(), grpc::StatusCode::NOT_FOUND);
+  request.set_version(7);
+  EXPECT_TRUE(Predict(request).ok());
+  request.set_rows(5);
+  const grpc::Status wrong_size = Predict(request);
+  EXPECT_EQ(wrong_size.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(wrong_size.error_message(), HasSubstr("30 bytes for rows = 5, got 6"));
+  request = Raw();
+  request.clear_input();
+  EXPECT_EQ(Predict(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_encoded_image("not an image");
+  EXPECT_EQ(Predict(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(PredictServiceTest, ExpiredRequestsInTheQueueAreNotComputedAndAFullQueueRefuses) {
+  PublishAndLoad(7);
+  blocked_ = true;
+  std::vector<std::thread> clients;
+  const auto ask = [&](absl::Duration timeout, grpc::StatusCode expected) {
+    clients.emplace_back([this, timeout, expected] {
+      v1::PredictResponse response;
+      EXPECT_EQ(Predict(Raw(), &response, timeout).error_code(), expected);
+    });
+  };
+  ask(absl::Seconds(20), grpc::StatusCode::OK);
+  ask(absl::Seconds(20), grpc::StatusCode::OK);
+  while (forward_passes_ < 2) std::this_thread::yield();
+  ask(absl::Milliseconds(50), grpc::StatusCode::DEADLINE_EXCEEDED);
+  clients.back().join();
+  clients.pop_back();
+  while (engine_.gate().in_flight() > 2) std::this_thread::yield();
+  for (int i = 0; i < 14; ++i) ask(absl::Seconds(20), grpc::StatusCode::OK);
+  while (engine_.gate().in_flight() < 16) std::this_thread::yield();
+  EXPECT_EQ(Predict(Raw()).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(forward_passes_, 2);
+  blocked_ = false;
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(forward_passes_, 16);
+}
+
+TEST_F(PredictServiceTest, ListModelsTellsStateAndReason) {
+  PublishAndLoad(7);
+  PublishAndLoad(8, "bad");
+  EXPECT_TRUE(Predict(Raw()).ok());
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(20));
+  v1::ListModelsResponse response;
+  ASSERT_TRUE(stub_->ListModels(&context, {}, &response).ok());
+  ASSERT_EQ(response.versions_size(), 2);
+  EXPECT_EQ(response.versions(0).version(), 8u);
+  EXPECT_EQ(response.versions(0).state(), v1::ModelVersionStatus::STATE_REFUSED);
+  EXPECT_EQ(response.versions(0).reason(), "digest: model.pt differs");
+  EXPECT_EQ(response.versions(1).state(), v1::ModelVersionStatus::STATE_SERVING);
+  EXPECT_EQ(response.versions(1).requests(), 1u);
+  EXPECT_EQ(response.versions(1).accuracy(), 0.5);
+}
+
+// Must-hold 4: 8 clients without pause, 20 versions, no failed request, no version that was not published, none
+// backwards.
+TEST_F(PredictServiceTest, TwentyVersionsArePublishedUnderLoadWithoutAFailure) {
+  constexpr int kClients = 8;
+  constexpr uint64_t kVersions = 20;
+  PublishAndLoad(1);
+  loader_.Start();
+  std::atomic<bool> done = false;
+  std::atomic<int> answers = 0;
+  std::atomic<int> reached_last = 0;
+  std::vector<std::thread> clients;
+  for (int c = 0; c < kClients; ++c) {
+    clients.emplace_back([&] {
+      const auto stub = v1::ModelService::NewStub(MakeChannel(server_->address()));
+      uint64_t newest = 0;
+      while (!done || newest < kVersions) {
+        grpc::ClientContext context;
+        SetDeadline(context, absl::Seconds(20));
+        v1::PredictResponse response;
+        const grpc::Status status = stub->Predict(&context, Raw(), &response);
+        ASSERT_TRUE(status.ok()) << status.error_message();
+        ASSERT_GE(response.version(), newest);
+        ASSERT_LE(response.version(), kVersions);
+        ASSERT_EQ(response.digest(), absl::StrCat("digest-", response.version()));
+        ASSERT_EQ(response.predictions(0).label(), response.version() % kFakeClasses);
+        newest = response.version();
+        ++answers;
+      }
+      ++reached_last;
+    });
+  }
+  for (uint64_t version = 2; version <= kVersions; ++version) {
+    Publish(version);
+    const int answers_before = answers;
+    while (answers < answers_before + 2 * kClients) std::this_thread::yield();
+    // Every other push is seen before the next, so that swaps really happen between the requests.
+    while (version % 2 == 0 && (*table_.Find("mnist", 0))->info().version < version) std::this_thread::yield();
+  }
+  done = true;
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(reached_last, kClients);
+  loader_.Stop();
+}
+
+}  // namespace
+}  // namespace millrace

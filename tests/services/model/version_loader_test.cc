@@ -1,0 +1,165 @@
+#include "services/model/version_loader.h"
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/services/model/fake_model.h"
+#include "tests/testing/fake_clock.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class VersionLoaderTest : public ::testing::Test {
+ protected:
+  VersionLoaderTest() {
+    loader_ = std::make_unique<VersionLoader>(
+        VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
+        [this](const std::string& directory) {
+          ++loads_;
+          return FakeLoader()(directory);
+        },
+        table_, ModelMetrics::Create(metrics_), clock_);
+  }
+
+  void Publish(uint64_t version, const std::string& word = "good") {
+    PublishFake(root_ / "models", "mnist", version, word);
+  }
+  void PollAll() {
+    while (loader_->PollOnce()) {
+    }
+  }
+  uint64_t Serving(const std::string& model = "mnist") {
+    const auto found = table_.Find(model, 0);
+    return found.ok() ? (*found)->info().version : 0;
+  }
+
+  const TemporaryDirectory root_;
+  FakeClock clock_;
+  Metrics metrics_{"test"};
+  ServingTable table_;
+  int loads_ = 0;
+  std::unique_ptr<VersionLoader> loader_;
+};
+
+TEST_F(VersionLoaderTest, WaitsForARepositoryThenServesTheNewest) {
+  PollAll();
+  EXPECT_THAT(loader_->repository_status(), StatusIs(absl::StatusCode::kNotFound));
+  Publish(1);
+  Publish(2);
+  PollAll();
+  EXPECT_THAT(loader_->repository_status(), IsOk());
+  EXPECT_EQ(Serving(), 2u);
+  EXPECT_EQ(loads_, 1);
+  PollAll();
+  EXPECT_EQ(loads_, 1);
+}
+
+TEST_F(VersionLoaderTest, ARefusedVersionLeavesTheOldOneServingAndSaysWhy) {
+  Publish(1);
+  PollAll();
+  Publish(2, "bad");
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kRefused);
+  EXPECT_EQ(table_.Report()[0].reason, "digest: model.pt differs");
+  const std::string text = metrics_.Render();
+  EXPECT_THAT(text, HasSubstr("millrace_model_loads_total{model=\"mnist\",reason=\"digest\",result=\"refused\"} 1"));
+  EXPECT_THAT(text, HasSubstr("millrace_model_loads_total{model=\"mnist\",reason=\"\",result=\"loaded\"} 1"));
+  EXPECT_THAT(text, HasSubstr("millrace_model_active_version{model=\"mnist\"} 1"));
+
+  // Time alone does not bring it back; other files do.
+  clock_.Advance(absl::Hours(24));
+  PollAll();
+  EXPECT_EQ(loads_, 2);
+  Publish(2);
+  PollAll();
+  EXPECT_EQ(Serving(), 2u);
+  EXPECT_EQ(table_.Report().size(), 1u);
+}
+
+TEST_F(VersionLoaderTest, ARefusedVersionThatIsRemovedIsForgotten) {
+  Publish(1);
+  Publish(2, "bad");
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(table_.Report().size(), 2u);
+  std::filesystem::remove_all(root_ / "models/mnist/2");
+  PollAll();
+  EXPECT_EQ(table_.Report().size(), 1u);
+}
+
+TEST_F(VersionLoaderTest, WhatIsNotTheVersionsFaultIsTriedAgainLater) {
+  Publish(1);
+  PollAll();
+  Publish(2, "away");
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(loads_, 2);
+  clock_.Advance(absl::Seconds(1));
+  PollAll();
+  EXPECT_EQ(loads_, 3);
+  clock_.Advance(absl::Seconds(1));
+  PollAll();
+  EXPECT_EQ(loads_, 3);  // the second wait is longer
+  EXPECT_THAT(metrics_.Render(),
+              HasSubstr("millrace_model_loads_total{model=\"mnist\",reason=\"\",result=\"failed\"} 2"));
+}
+
+TEST_F(VersionLoaderTest, AVersionInAnothersDirectoryIsRefused) {
+  Publish(1, "misplaced");
+  PollAll();
+  EXPECT_EQ(Serving(), 0u);
+  EXPECT_THAT(table_.Report()[0].reason, HasSubstr("misplaced"));
+}
+
+TEST_F(VersionLoaderTest, AnOutageOfTheStorageUnloadsNothing) {
+  Publish(1);
+  Publish(3);
+  PollAll();
+  std::filesystem::rename(root_ / "models", root_ / "away");
+  PollAll();
+  EXPECT_EQ(Serving(), 3u);
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_repository_readable 0"));
+  std::ofstream(root_ / "models") << "not a directory";
+  PollAll();
+  EXPECT_EQ(Serving(), 3u);
+  std::filesystem::remove(root_ / "models");
+  std::filesystem::create_directories(root_ / "models/mnist");  // back, but empty
+  PollAll();
+  EXPECT_EQ(Serving(), 3u);
+  Publish(2);  // older than what serves
+  PollAll();
+  EXPECT_EQ(Serving(), 3u);
+  Publish(4);
+  PollAll();
+  EXPECT_EQ(Serving(), 4u);
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_repository_readable 1"));
+}
+
+TEST_F(VersionLoaderTest, SeveralModelsEachHaveTheirTurn) {
+  for (const char* model : {"a", "b", "c"}) PublishFake(root_ / "models", model, 7);
+  EXPECT_TRUE(loader_->PollOnce());
+  EXPECT_TRUE(loader_->PollOnce());
+  EXPECT_TRUE(loader_->PollOnce());
+  EXPECT_FALSE(loader_->PollOnce());
+  for (const char* model : {"a", "b", "c"}) EXPECT_EQ(Serving(model), 7u);
+}
+
+TEST_F(VersionLoaderTest, RunsOnAThreadOfItsOwnAndStops) {
+  loader_->Start();
+  Publish(1);
+  while (Serving() != 1) std::this_thread::yield();
+  loader_->Stop();
+  loader_->Stop();
+}
+
+}  // namespace
+}  // namespace millrace
