@@ -1,0 +1,73 @@
+// manifest.json of a servable version: what it is, what it promises, and what its files must be. Pure data and JSON; no
+// LibTorch.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "millrace/v1/job.pb.h"
+
+namespace millrace {
+
+inline constexpr int kManifestFormat = 1;
+inline constexpr char kManifestFile[] = "manifest.json";
+inline constexpr char kModelFile[] = "model.pt";
+inline constexpr char kInputName[] = "INPUT__0";    // Triton's positional names for TorchScript
+inline constexpr char kOutputName[] = "OUTPUT__0";
+
+struct ManifestFile {
+  std::string name;     // inside the version directory
+  uint64_t bytes = 0;
+  std::string sha256;   // lower-case hexadecimal
+};
+
+// The probabilities the exporter got for GoldenImages(): every reader must get them too, within kGoldenTolerance.
+struct GoldenPredictions {
+  uint32_t images = 0;
+  std::vector<float> probabilities;  // [images, classes]
+};
+inline constexpr uint32_t kGoldenImageCount = 4;
+// Absolute, on a probability. Other instruction sets and fused kernels move the last digits; a damaged network moves the first.
+inline constexpr float kGoldenTolerance = 1e-3f;
+
+struct ServableManifest {
+  std::string model;
+  uint64_t version = 0;                 // = training step
+  uint64_t epoch = 0;                   // completed epochs
+  std::string architecture;
+  uint32_t channels = 0;
+  uint32_t height = 0;                  // pixels
+  uint32_t width = 0;                   // pixels
+  uint32_t classes = 0;
+  uint64_t parameter_count = 0;
+  std::string weights_sha256;           // of the flat parameter vector
+  std::optional<v1::Evaluation> validation;
+  std::optional<v1::Evaluation> test;
+  // The fingerprint: what the bits of the weights depend on.
+  uint64_t seed = 0;
+  std::string dataset_fingerprint;
+  std::string torch_version;
+  std::string cpu_capability;
+  GoldenPredictions golden;
+  std::vector<ManifestFile> files;
+
+  // bytes per image
+  uint64_t image_size() const { return uint64_t{channels} * height * width; }
+  // SHA-256 of model.pt; empty if the manifest names none.
+  std::string_view model_sha256() const;
+};
+
+std::string ManifestToJson(const ServableManifest& manifest);
+
+// Strict: INVALID_ARGUMENT that names the field for anything missing, of the wrong type or out of range, and for a format
+// other than kManifestFormat.
+absl::StatusOr<ServableManifest> ManifestFromJson(std::string_view json);
+
+// kGoldenImageCount images, uint8 [images, channels, height, width], the same in every process: Philox noise.
+std::vector<uint8_t> GoldenImages(uint32_t channels, uint32_t height, uint32_t width);
+
+}  // namespace millrace

@@ -1,0 +1,243 @@
+#include "common/model/servable.h"
+
+#include <torch/script.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/files.h"
+#include "common/hashing.h"
+#include "common/model/network.h"
+#include "common/model/runtime.h"
+#include "common/model/torch_status.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace millrace {
+namespace {
+
+constexpr size_t kMaxManifestBytes = size_t{16} << 20;
+constexpr uint64_t kMaxFileBytes = uint64_t{4} << 30;
+constexpr char kRefusalPayload[] = "millrace.dev/refusal";
+
+absl::Status Refuse(RefusalReason reason, std::string_view message) {
+  absl::Status status =
+      absl::FailedPreconditionError(absl::StrCat(ToAbsl(RefusalReasonName(reason)), ": ", ToAbsl(message)));
+  status.SetPayload(kRefusalPayload, absl::Cord(std::to_string(static_cast<int>(reason))));
+  return status;
+}
+
+// Reads a file that the manifest lists and checks size and digest. The same bytes are then used: nobody can change them
+// between check and use.
+absl::StatusOr<std::string> ReadVerified(const std::string& directory, const ManifestFile& file) {
+  if (file.bytes > kMaxFileBytes) {
+    return Refuse(RefusalReason::kFormat, absl::StrCat(file.name, " of ", file.bytes, " bytes is over the limit of ",
+                                                       kMaxFileBytes));
+  }
+  absl::StatusOr<std::string> bytes = ReadFile(absl::StrCat(directory, "/", file.name), file.bytes);
+  if (absl::IsNotFound(bytes.status())) return Refuse(RefusalReason::kTorn, absl::StrCat(file.name, " is missing"));
+  if (absl::IsOutOfRange(bytes.status())) {
+    return Refuse(RefusalReason::kTorn, absl::StrCat(file.name, " is longer than the ", file.bytes,
+                                                     " bytes of the manifest"));
+  }
+  MILLRACE_RETURN_IF_ERROR(bytes.status());
+  if (bytes->size() != file.bytes) {
+    return Refuse(RefusalReason::kTorn,
+                  absl::StrFormat("%s has %u bytes, the manifest says %u", file.name, bytes->size(), file.bytes));
+  }
+  const std::string digest = Sha256Hex(*bytes);
+  if (digest != file.sha256) {
+    return Refuse(RefusalReason::kDigest,
+                  absl::StrFormat("%s has SHA-256 %s, the manifest says %s", file.name, digest, file.sha256));
+  }
+  return bytes;
+}
+
+absl::Status CheckFinite(const torch::jit::Module& module) {
+  for (const auto& parameter : module.named_parameters()) {
+    if (parameter.value.is_floating_point() && !torch::isfinite(parameter.value).all().item<bool>()) {
+      return Refuse(RefusalReason::kNotFinite, absl::StrCat(parameter.name, " holds a NaN or an infinity"));
+    }
+  }
+  for (const auto& buffer : module.named_buffers()) {
+    if (buffer.value.is_floating_point() && !torch::isfinite(buffer.value).all().item<bool>()) {
+      return Refuse(RefusalReason::kNotFinite, absl::StrCat(buffer.name, " holds a NaN or an infinity"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The digest of the weights as training knows them, recomputed from the tensors of the module.
+absl::Status CheckWeights(const torch::jit::Module& module, const ServableManifest& manifest) {
+  Sha256 digest;
+  uint64_t count = 0;
+  for (const auto& [name, value] : TrainableParameters(module)) {
+    if (value.scalar_type() != torch::kFloat32) {
+      return Refuse(RefusalReason::kSignature, absl::StrCat("parameter ", name, " is not float32"));
+    }
+    const at::Tensor flat = value.detach().contiguous();
+    digest.Update(std::as_bytes(std::span<const float>(flat.data_ptr<float>(), flat.numel())));
+    count += flat.numel();
+  }
+  if (count != manifest.parameter_count) {
+    return Refuse(RefusalReason::kSignature, absl::StrFormat("the module has %u parameters, the manifest says %u",
+                                                             count, manifest.parameter_count));
+  }
+  if (digest.FinishHex() != manifest.weights_sha256) {
+    return Refuse(RefusalReason::kDigest, "the module's weights are not those of the manifest");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckOutput(const at::Tensor& output, int64_t rows, const ServableManifest& manifest) {
+  if (output.scalar_type() == torch::kFloat32 && output.dim() == 2 && output.size(0) == rows &&
+      output.size(1) == manifest.classes) {
+    return absl::OkStatus();
+  }
+  std::ostringstream shape;
+  shape << toString(output.scalar_type()) << " " << output.sizes();
+  return Refuse(RefusalReason::kSignature,
+                absl::StrFormat("%d images give %s instead of Float [%d, %u]", rows, shape.str(), rows,
+                                manifest.classes));
+}
+
+}  // namespace
+
+struct ServableModel::State {
+  ServableManifest manifest;
+  torch::jit::Module module;
+
+  at::Tensor Forward(const at::Tensor& pixels) const {
+    // Module::forward is not const; the frozen graph has no state to change.
+    return const_cast<torch::jit::Module&>(module).forward({pixels}).toTensor();
+  }
+
+  at::Tensor Pixels(std::span<const uint8_t> images, size_t rows) const {
+    return torch::from_blob(const_cast<uint8_t*>(images.data()),
+                            {static_cast<int64_t>(rows), int64_t{manifest.channels}, int64_t{manifest.height},
+                             int64_t{manifest.width}},
+                            torch::kUInt8);
+  }
+
+  // The manifest's own images must give the manifest's own answers, from both kinds of input.
+  absl::Status CheckGolden() const {
+    const std::vector<uint8_t> images = GoldenImages(manifest.channels, manifest.height, manifest.width);
+    const at::Tensor pixels = Pixels(images, kGoldenImageCount);
+    for (const at::Tensor& input : {pixels, pixels.to(torch::kFloat32)}) {
+      at::Tensor output;
+      try {
+        output = Forward(input);
+      } catch (const std::exception& error) {
+        return Refuse(RefusalReason::kSignature, absl::StrCat("the module does not take ",
+                                                              toString(input.scalar_type()), " images: ",
+                                                              FirstLine(error.what())));
+      }
+      MILLRACE_RETURN_IF_ERROR(CheckOutput(output, kGoldenImageCount, manifest));
+      output = output.contiguous();
+      const float* values = output.data_ptr<float>();
+      for (size_t i = 0; i < manifest.golden.probabilities.size(); ++i) {
+        // Written so that a NaN fails.
+        if (!(std::abs(values[i] - manifest.golden.probabilities[i]) <= kGoldenTolerance)) {
+          return Refuse(RefusalReason::kGolden,
+                        absl::StrFormat("image %u class %u has probability %g, the manifest says %g",
+                                        i / manifest.classes, i % manifest.classes, values[i],
+                                        manifest.golden.probabilities[i]));
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+};
+
+std::string_view RefusalReasonName(RefusalReason reason) {
+  switch (reason) {
+    case RefusalReason::kTorn:
+      return "torn";
+    case RefusalReason::kDigest:
+      return "digest";
+    case RefusalReason::kFormat:
+      return "format";
+    case RefusalReason::kSignature:
+      return "signature";
+    case RefusalReason::kNotFinite:
+      return "not_finite";
+    case RefusalReason::kGolden:
+      return "golden";
+  }
+  return "unknown";
+}
+
+std::optional<RefusalReason> RefusalReasonOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kRefusalPayload);
+  if (!payload.has_value()) return std::nullopt;
+  return static_cast<RefusalReason>(std::stoi(std::string(*payload)));
+}
+
+absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const std::string& version_directory,
+                                                                         size_t max_warm_batch) {
+  ConfigureTorchThread();
+  MILLRACE_ASSIGN_OR_RETURN(const std::string json,
+                            ReadFile(absl::StrCat(version_directory, "/", kManifestFile), kMaxManifestBytes));
+  absl::StatusOr<ServableManifest> manifest = ManifestFromJson(json);
+  if (!manifest.ok()) return Refuse(RefusalReason::kFormat, ToStd(manifest.status().message()));
+  if (manifest->golden.images != kGoldenImageCount) {
+    return Refuse(RefusalReason::kFormat, "the manifest has another number of golden images");
+  }
+  std::string model;
+  for (const ManifestFile& file : manifest->files) {
+    MILLRACE_ASSIGN_OR_RETURN(std::string bytes, ReadVerified(version_directory, file));
+    if (file.name == kModelFile) model = std::move(bytes);
+  }
+
+  auto state = std::make_unique<State>();
+  state->manifest = *std::move(manifest);
+  MILLRACE_RETURN_IF_ERROR(CatchTorch("loading the model", [&]() -> absl::Status {
+    std::istringstream stream(std::move(model));
+    try {
+      state->module = torch::jit::load(stream, torch::kCPU);
+    } catch (const std::exception& error) {
+      return Refuse(RefusalReason::kSignature, absl::StrCat(kModelFile, " is not a TorchScript module: ",
+                                                            FirstLine(error.what())));
+    }
+    torch::InferenceMode inference;
+    MILLRACE_RETURN_IF_ERROR(CheckFinite(state->module));
+    MILLRACE_RETURN_IF_ERROR(CheckWeights(state->module, state->manifest));
+    MILLRACE_RETURN_IF_ERROR(state->CheckGolden());
+    state->module.eval();
+    state->module = torch::jit::optimize_for_inference(state->module);  // freezes first
+    MILLRACE_RETURN_IF_ERROR(state->CheckGolden());
+    for (size_t rows = 1; rows <= max_warm_batch; rows *= 2) {
+      std::vector<uint8_t> images(rows * state->manifest.image_size());
+      state->Forward(state->Pixels(images, rows));
+    }
+    return absl::OkStatus();
+  }));
+  return std::shared_ptr<const ServableModel>(new ServableModel(std::move(state)));
+}
+
+ServableModel::ServableModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ServableModel::~ServableModel() = default;
+
+const ServableManifest& ServableModel::manifest() const { return state_->manifest; }
+
+absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const uint8_t> images, size_t rows) const {
+  if (rows == 0 || images.size() / rows != state_->manifest.image_size() ||
+      images.size() % rows != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(images.size(), " bytes are not ", rows, " images of ",
+                                                   state_->manifest.image_size(), " bytes"));
+  }
+  ConfigureTorchThread();
+  return CatchTorch("predicting", [&]() -> absl::StatusOr<std::vector<float>> {
+    torch::InferenceMode inference;
+    const at::Tensor output = state_->Forward(state_->Pixels(images, rows)).contiguous();
+    const float* values = output.data_ptr<float>();
+    return std::vector<float>(values, values + output.numel());
+  });
+}
+
+}  // namespace millrace

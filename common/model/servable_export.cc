@@ -1,0 +1,159 @@
+#include <cmath>
+#include <cstring>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/files.h"
+#include "common/hashing.h"
+#include "common/model/network.h"
+#include "common/model/runtime.h"
+#include "common/model/servable.h"
+#include "common/model/torch_status.h"
+#include "common/status_macros.h"
+
+namespace millrace {
+namespace {
+
+constexpr size_t kMaxManifestBytes = size_t{16} << 20;
+
+absl::Status CheckOptions(const ExportOptions& options) {
+  // The name becomes a directory.
+  if (options.model_name.empty() || options.model_name.front() == '.' ||
+      options.model_name.find('/') != std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("model name \"", options.model_name, "\" is not a plain name"));
+  }
+  if (options.version == 0) return absl::InvalidArgumentError("a model version is at least 1");
+  for (size_t i = 0; i < options.parameters.size(); ++i) {
+    if (!std::isfinite(options.parameters[i])) {
+      return absl::FailedPreconditionError(absl::StrFormat("version %u of %s is not exported: weight %u is %f",
+                                                           options.version, options.model_name, i,
+                                                           options.parameters[i]));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Triton's view of the model. It reads the one above the version directories; the one inside is the version's record.
+std::string TritonConfig(const ExportOptions& options) {
+  return absl::StrFormat(
+      "name: \"%s\"\n"
+      "platform: \"pytorch_libtorch\"\n"
+      "max_batch_size: 1024\n"
+      "input [{ name: \"%s\" data_type: TYPE_UINT8 dims: [ %u, %u, %u ] }]\n"
+      "output [{ name: \"%s\" data_type: TYPE_FP32 dims: [ %u ] }]\n",
+      options.model_name, kInputName, options.network.channels(), options.network.height(), options.network.width(),
+      kOutputName, options.network.classes());
+}
+
+// The module with its weights as plain tensors of their own, ready to be saved.
+absl::StatusOr<Network> NetworkWithWeights(const ExportOptions& options) {
+  MILLRACE_ASSIGN_OR_RETURN(Network network, BuildNetwork(options.network));
+  if (network.table.size() != options.parameters.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("network has ", network.table.size(), " parameters, got ",
+                                                   options.parameters.size()));
+  }
+  for (size_t i = 0; i < network.parameters.size(); ++i) {
+    const ParameterInfo& info = network.table.parameters()[i];
+    at::Tensor weights = torch::empty(info.shape, torch::kFloat32);
+    std::memcpy(weights.data_ptr<float>(), options.parameters.data() + info.offset, info.size * sizeof(float));
+    network.parameters[i].set_data(weights);
+  }
+  network.module.eval();
+  return network;
+}
+
+GoldenPredictions PredictGolden(const ExportOptions& options, torch::jit::Module& module) {
+  const v1::NetworkSpec& spec = options.network;
+  std::vector<uint8_t> images = GoldenImages(spec.channels(), spec.height(), spec.width());
+  const at::Tensor input =
+      torch::from_blob(images.data(),
+                       {int64_t{kGoldenImageCount}, int64_t{spec.channels()}, int64_t{spec.height()},
+                        int64_t{spec.width()}},
+                       torch::kUInt8);
+  torch::InferenceMode inference;
+  const at::Tensor output = module.forward({input}).toTensor().contiguous();
+  const float* values = output.data_ptr<float>();
+  return {kGoldenImageCount, std::vector<float>(values, values + output.numel())};
+}
+
+absl::Status WriteListed(const std::string& directory, const char* name, const std::string& contents,
+                         ServableManifest& manifest) {
+  MILLRACE_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(directory, "/", name), contents));
+  manifest.files.push_back({name, contents.size(), Sha256Hex(contents)});
+  return absl::OkStatus();
+}
+
+absl::Status WriteVersion(const ExportOptions& options, const std::string& directory, ServableManifest manifest) {
+  MILLRACE_ASSIGN_OR_RETURN(Network network, NetworkWithWeights(options));
+  std::ostringstream model;
+  MILLRACE_RETURN_IF_ERROR(CatchTorch("exporting the model", [&]() -> absl::Status {
+    manifest.golden = PredictGolden(options, network.module);
+    network.module.save(model);
+    return absl::OkStatus();
+  }));
+  MILLRACE_RETURN_IF_ERROR(WriteListed(directory, kModelFile, std::move(model).str(), manifest));
+  MILLRACE_RETURN_IF_ERROR(WriteListed(directory, "config.pbtxt", TritonConfig(options), manifest));
+  return WriteFileAtomically(absl::StrCat(directory, "/", kManifestFile), ManifestToJson(manifest));
+}
+
+// OK and true: this version is there with these weights. NOT_FOUND is no error here.
+absl::StatusOr<bool> IsThere(const std::string& directory, const std::string& weights_sha256) {
+  absl::StatusOr<std::string> json = ReadFile(absl::StrCat(directory, "/", kManifestFile), kMaxManifestBytes);
+  if (absl::IsNotFound(json.status())) return false;
+  MILLRACE_RETURN_IF_ERROR(json.status());
+  absl::StatusOr<ServableManifest> manifest = ManifestFromJson(*json);
+  if (manifest.ok() && manifest->weights_sha256 == weights_sha256) return true;
+  return absl::AlreadyExistsError(absl::StrCat(
+      directory, " holds ",
+      manifest.ok() ? absl::StrCat("other weights (", manifest->weights_sha256, ")")
+                    : absl::StrCat("a version that cannot be read (", manifest.status().message(), ")"),
+      "; this job's are ", weights_sha256));
+}
+
+}  // namespace
+
+std::string WeightsSha256(std::span<const float> parameters) { return Sha256Hex(std::as_bytes(parameters)); }
+
+absl::StatusOr<ExportedServable> ExportServable(const ExportOptions& options) {
+  MILLRACE_RETURN_IF_ERROR(CheckOptions(options));
+  ConfigureTorchThread();
+  const std::string parent = absl::StrCat(options.repository, "/", options.model_name);
+  ExportedServable exported{.directory = absl::StrCat(parent, "/", options.version),
+                            .weights_sha256 = WeightsSha256(options.parameters)};
+  MILLRACE_ASSIGN_OR_RETURN(exported.already_there, IsThere(exported.directory, exported.weights_sha256));
+  if (exported.already_there) return exported;
+
+  const ServableManifest manifest{.model = options.model_name,
+                                  .version = options.version,
+                                  .epoch = options.epoch,
+                                  .architecture = options.network.architecture(),
+                                  .channels = options.network.channels(),
+                                  .height = options.network.height(),
+                                  .width = options.network.width(),
+                                  .classes = options.network.classes(),
+                                  .parameter_count = options.parameters.size(),
+                                  .weights_sha256 = exported.weights_sha256,
+                                  .validation = options.validation,
+                                  .test = options.test,
+                                  .seed = options.seed,
+                                  .dataset_fingerprint = options.dataset_fingerprint,
+                                  .torch_version = TorchVersion(),
+                                  .cpu_capability = CpuCapability(),
+                                  .golden = {},  // these two by WriteVersion
+                                  .files = {}};
+  const std::string temporary = absl::StrCat(parent, "/.", options.version, ".tmp");
+  MILLRACE_RETURN_IF_ERROR(RemoveTree(temporary));  // of an exporter that died
+  MILLRACE_RETURN_IF_ERROR(MakeDirectories(temporary));
+  absl::Status status = WriteVersion(options, temporary, manifest);
+  if (status.ok()) status = WriteFileAtomically(absl::StrCat(parent, "/config.pbtxt"), TritonConfig(options));
+  if (status.ok()) status = RenameDurably(temporary, exported.directory);
+  if (!status.ok()) {
+    RemoveTree(temporary).IgnoreError();  // the first error is the one to report
+    return status;
+  }
+  return exported;
+}
+
+}  // namespace millrace

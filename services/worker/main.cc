@@ -1,0 +1,38 @@
+// millrace-worker: maps flags to options and runs the service.
+#include <memory>
+#include <optional>
+
+#include "CLI/CLI.hpp"
+#include "common/allocator.h"
+#include "common/command_line.h"
+#include "common/model/runtime.h"
+#include "common/service_runtime.h"
+#include "services/worker/worker.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Computes gradients and evaluations for a training job, on leases from its coordinator.");
+  millrace::Worker::Options options;
+  millrace::ServiceFlags flags{.listen = "", .http_listen = "127.0.0.1:7301"};
+  int threads = 1;
+  int coordinator_timeout_ms = 60000;
+  app.add_option("--coordinator", options.coordinator, "Address of the coordinator (parameter-server shard 0)")
+      ->required();
+  app.add_option("--name", options.name, "This worker's name, unique among the job's live workers")->required();
+  app.add_option("--threads", threads, "Threads of one gradient; other than 1 gives other bits")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  app.add_option("--coordinator-timeout-ms", coordinator_timeout_ms, "Exit 1 after the coordinator was absent this long")
+      ->check(CLI::Range(1, 86400000))
+      ->capture_default_str();
+  millrace::AddServiceFlags(app, flags);
+  if (const std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
+  options.coordinator_timeout = absl::Milliseconds(coordinator_timeout_ms);
+
+  millrace::TuneAllocator();
+  millrace::ConfigureTorch(threads);
+  return millrace::RunService(
+      "millrace-worker", flags,
+      [&](millrace::ServiceContext& context) -> absl::StatusOr<std::unique_ptr<millrace::Service>> {
+        return std::make_unique<millrace::Worker>(options, &context);
+      });
+}

@@ -1,0 +1,129 @@
+#include "services/worker/parameter_client.h"
+
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/grpc_channel.h"
+#include "common/status_macros.h"
+
+namespace millrace {
+namespace {
+
+// How often a wait looks around: at the coordinator's messages, at stalls, at its own line.
+constexpr std::chrono::milliseconds kPoll(200);
+
+absl::Status CheckShards(const ParameterClient::Options& options) {
+  uint64_t next = 0;
+  for (const v1::ShardInfo& shard : options.shards) {
+    if (shard.begin() != next || shard.end() <= shard.begin()) break;
+    next = shard.end();
+  }
+  if (options.shards.empty() || next != options.parameters.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("the coordinator's ", options.shards.size(),
+                                                   " shards do not cover the network's ", options.parameters.size(),
+                                                   " parameters"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ParameterClient>> ParameterClient::Create(Options options,
+                                                                         const WorkerMetrics* metrics) {
+  MILLRACE_RETURN_IF_ERROR(CheckShards(options));
+  return std::unique_ptr<ParameterClient>(new ParameterClient(options, metrics));
+}
+
+ParameterClient::ParameterClient(const Options& options, const WorkerMetrics* metrics) {
+  v1::OpenExchange hello;
+  hello.set_run_id(options.run_id);
+  hello.set_worker(options.worker);
+  hello.set_incarnation(options.incarnation);
+  for (const v1::ShardInfo& shard : options.shards) {
+    exchanges_.push_back(std::make_unique<ShardExchange>(
+        ShardExchange::Options{.shard = shard,
+                               .hello = hello,
+                               .parameters = options.parameters.subspan(shard.begin(), shard.end() - shard.begin()),
+                               .stall_timeout = options.stall_timeout},
+        MakeChannel(shard.address()), &queue_, metrics));
+  }
+}
+
+ParameterClient::~ParameterClient() {
+  // Cancelled streams end at once, but their last events point into the exchanges, and ending a stream takes the queue.
+  void* tag = nullptr;
+  bool ok = false;
+  for (auto& exchange : exchanges_) {
+    exchange->Close();
+    while (!exchange->closed() && queue_.Next(&tag, &ok)) {
+      ShardExchange::Handle(static_cast<ShardExchange::Event*>(tag), ok);
+    }
+  }
+  queue_.Shutdown();
+  while (queue_.Next(&tag, &ok)) {
+  }
+}
+
+absl::Status ParameterClient::PollUntil(absl::FunctionRef<bool()> done, absl::FunctionRef<std::string()> what,
+                                        WaitCallback wait) {
+  absl::Time next_look = absl::InfinitePast();  // also at once: the line must name a wait from its beginning
+  while (!done()) {
+    const absl::Time now = absl::Now();
+    if (now >= next_look) {
+      next_look = now + absl::FromChrono(kPoll);
+      for (auto& exchange : exchanges_) {
+        exchange->Tick(now);
+        MILLRACE_RETURN_IF_ERROR(exchange->refusal());
+      }
+      MILLRACE_RETURN_IF_ERROR(wait(what()));
+    }
+    void* tag = nullptr;
+    bool ok = false;
+    const auto event = queue_.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kPoll);
+    if (event == grpc::CompletionQueue::GOT_EVENT) ShardExchange::Handle(static_cast<ShardExchange::Event*>(tag), ok);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ParameterLink::Weights> ParameterClient::AwaitVersion(uint64_t version, WaitCallback wait) {
+  const auto moved_past = [&] {
+    for (const auto& exchange : exchanges_) {
+      if (exchange->newest_version() > version) return true;
+    }
+    return false;
+  };
+  const auto lagging = [&]() -> const ShardExchange* {
+    for (const auto& exchange : exchanges_) {
+      if (exchange->version() != version) return exchange.get();
+    }
+    return nullptr;
+  };
+  MILLRACE_RETURN_IF_ERROR(PollUntil([&] { return lagging() == nullptr || moved_past(); },
+                                     [&] { return absl::StrCat("weights ", version, " from ", lagging()->Describe()); },
+                                     wait));
+  return moved_past() ? Weights::kMovedPast : Weights::kReady;
+}
+
+absl::Status ParameterClient::Push(const GradientPush& push, WaitCallback wait) {
+  for (auto& exchange : exchanges_) exchange->StartPush(push);
+  const auto owing = [&]() -> const ShardExchange* {
+    for (const auto& exchange : exchanges_) {
+      if (!exchange->push_done()) return exchange.get();
+    }
+    return nullptr;
+  };
+  absl::Status status = PollUntil([&] { return owing() == nullptr; },
+                                  [&] {
+                                    return absl::StrCat("the acknowledgement of step ", push.step, " slots [",
+                                                        push.slots.begin, ", ", push.slots.end, ") by ",
+                                                        owing()->Describe());
+                                  },
+                                  wait);
+  if (!status.ok()) {
+    for (auto& exchange : exchanges_) exchange->AbandonPush();
+  }
+  return status;
+}
+
+}  // namespace millrace

@@ -1,0 +1,102 @@
+// One worker's exchange with one shard: pushes gradient pieces straight from the gradient's memory, receives weights
+// straight into the flat parameter vector, and opens the stream again when it breaks. Driven by ParameterClient.
+//
+// A stream that ends with a transient error is opened again with back-off; a push that was not acknowledged starts over
+// (the shard ignores what it holds already), and the shard sends its current weights from the beginning. A refusal
+// (another run, a broken protocol) is final.
+//
+// Threads: the one thread that polls the completion queue.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/backoff.h"
+#include "common/tensor/wire.h"
+#include "grpcpp/completion_queue.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "millrace/v1/coordinator.pb.h"
+#include "services/worker/ports.h"
+#include "services/worker/worker_metrics.h"
+
+namespace millrace {
+
+class ShardExchange {
+ public:
+  struct Options {
+    v1::ShardInfo shard;
+    v1::OpenExchange hello;
+    std::span<float> parameters;  // the shard's range of the flat vector
+    absl::Duration stall_timeout; // without a sign of progress while something is owed: the stream is broken
+  };
+
+  ShardExchange(Options options, std::shared_ptr<grpc::Channel> channel, grpc::CompletionQueue* queue,
+                const WorkerMetrics* metrics);
+  ~ShardExchange();
+  ShardExchange(const ShardExchange&) = delete;
+  ShardExchange& operator=(const ShardExchange&) = delete;
+
+  // An event of this exchange's streams, as the completion queue gave it.
+  struct Event;
+  static void Handle(Event* event, bool ok);
+
+  // Opens the stream if it is closed and the back-off is over; breaks one that has stalled. Call at least once a second.
+  void Tick(absl::Time now);
+  // Breaks the stream for good; its last events still come.
+  void Close();
+  bool closed() const { return call_ == nullptr; }
+
+  // Why the shard refused; OK as long as it has not.
+  const absl::Status& refusal() const { return refusal_; }
+
+  // The version that the range holds, whole; nullopt before the first and while a newer one is arriving.
+  std::optional<uint64_t> version() const { return version_; }
+  // The newest version of which a piece has arrived; 0 before the first.
+  uint64_t newest_version() const { return newest_version_; }
+
+  void StartPush(const GradientPush& push);
+  bool push_done() const { return !push_.has_value(); }
+  void AbandonPush() { push_.reset(); }
+
+  // "shard 0 at 127.0.0.1:7200", with the last error while the stream is down.
+  std::string Describe() const;
+
+ private:
+  struct Call;
+
+  void Open(absl::Time now);
+  void OnEvent(Event* event, bool ok);
+  void OnMessage(const grpc::ByteBuffer& message);
+  absl::Status Receive(const WeightsChunkView& chunk);
+  void Acknowledge(const v1::PushAck& ack);
+  void WriteNext();
+  void OnEnd(const grpc::Status& status);
+  void Break(absl::Status why);
+
+  const Options options_;
+  grpc::GenericStub stub_;
+  grpc::CompletionQueue* const queue_;
+  const WorkerMetrics& metrics_;
+  Backoff backoff_;
+
+  std::unique_ptr<Call> call_;   // the open stream
+  bool closing_ = false;
+  absl::Time next_open_ = absl::InfinitePast();
+  absl::Time progress_ = absl::InfinitePast();  // when the last event came, or the last duty began
+  absl::Status refusal_;
+  absl::Status last_error_;
+
+  std::optional<uint64_t> version_;
+  uint64_t newest_version_ = 0;
+  uint64_t incoming_offset_ = 0;  // elements of newest_version_ received; 0 if none is under way
+
+  std::optional<GradientPush> push_;
+  uint64_t push_offset_ = 0;      // elements of the range written on this stream
+};
+
+}  // namespace millrace

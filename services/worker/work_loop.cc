@@ -1,0 +1,272 @@
+#include "services/worker/work_loop.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/random.h"
+#include "common/status_macros.h"
+
+namespace millrace {
+namespace {
+
+constexpr absl::Duration kLeasePoll = absl::Milliseconds(200);
+// The coordinator keeps a worker in two leases; more than this is not a coordinator.
+constexpr size_t kMaxPendingLeases = 64;
+constexpr char kInterrupted[] = "the wait for weights was interrupted";
+
+// Weights of version v+1 exist only when everything at version v is done, and a version is evaluated before it is
+// trained on.
+bool ComesFirst(const v1::Lease& a, const v1::Lease& b) {
+  const auto rank = [](const v1::Lease& lease) {
+    return std::tuple(lease.version(), lease.kind() == v1::Lease::KIND_TRAIN, lease.id());
+  };
+  return rank(a) < rank(b);
+}
+
+v1::Split SplitOf(v1::Lease::Kind kind) {
+  switch (kind) {
+    case v1::Lease::KIND_VALIDATION:
+      return v1::SPLIT_VALIDATION;
+    case v1::Lease::KIND_TEST:
+      return v1::SPLIT_TEST;
+    default:
+      return v1::SPLIT_TRAIN;
+  }
+}
+
+std::string Describe(const v1::Lease& lease) {
+  switch (lease.kind()) {
+    case v1::Lease::KIND_TRAIN:
+      return absl::StrFormat("slots [%u, %u) of step %u", lease.begin(), lease.end(), lease.version());
+    case v1::Lease::KIND_VALIDATION:
+      return absl::StrFormat("validation batches [%u, %u) of version %u", lease.begin(), lease.end(), lease.version());
+    default:
+      return absl::StrFormat("test batches [%u, %u) of version %u", lease.begin(), lease.end(), lease.version());
+  }
+}
+
+// Dropout and its like must depend on what is computed, never on who computes it or when.
+uint64_t NoiseSeed(uint64_t seed, uint64_t step, uint32_t slot) {
+  constexpr uint32_t kNoiseStream = 0x6e6f6973;  // apart from every other use of the job's seed
+  const std::array<uint32_t, 4> bits =
+      Philox4x32({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), slot, kNoiseStream},
+                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return uint64_t{bits[1]} << 32 | bits[0];
+}
+
+std::span<const uint8_t> Bytes(const std::string& bytes) {
+  return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
+}
+
+}  // namespace
+
+// Adds the time of its scope to a sum, in seconds.
+class WorkLoop::Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum), begin_(std::chrono::steady_clock::now()) {}
+  ~Stopwatch() { sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+
+ private:
+  double& sum_;
+  const std::chrono::steady_clock::time_point begin_;
+};
+
+WorkLoop::WorkLoop(const v1::JobPlan& plan, const Parts& parts)
+    : plan_(plan), parts_(parts), sum_(parts.replica->table().size()) {}
+
+absl::StatusOr<WorkLoop::End> WorkLoop::Run() {
+  absl::StatusOr<End> end = RunUntilEnd();
+  for (const v1::Lease& lease : pending_) parts_.batches->Forget(UnitsOf(lease));
+  pending_.clear();
+  return end;
+}
+
+absl::StatusOr<WorkLoop::End> WorkLoop::RunUntilEnd() {
+  while (true) {
+    if (stopped_) return absl::CancelledError("the worker was stopped");
+    if (draining_) {
+      DeclineAll("the worker is draining");
+      parts_.leases->Leave();
+      return End::kDrained;
+    }
+    if (pending_.empty()) parts_.activity->WaitingFor("a lease");
+    MILLRACE_ASSIGN_OR_RETURN(const bool any, TakeEvents(pending_.empty() ? kLeasePoll : absl::ZeroDuration()));
+    (void)any;
+    if (finished_) return End::kFinished;
+    if (pending_.empty()) continue;
+
+    const v1::Lease lease = pending_.front();
+    outranked_ = false;
+    absl::Status status = Process(lease);
+    // Leases that came meanwhile may stand before or behind it now.
+    const auto same = [&](const v1::Lease& other) { return other.id() == lease.id(); };
+    if (!status.ok()) {
+      const bool interrupted = absl::IsCancelled(status) && status.message() == kInterrupted;
+      if (!interrupted) return status;
+      if (finished_) return End::kFinished;
+      continue;  // it stays pending: a drain declines it, an older lease goes first
+    }
+    pending_.erase(std::find_if(pending_.begin(), pending_.end(), same));
+  }
+}
+
+absl::StatusOr<bool> WorkLoop::TakeEvents(absl::Duration timeout) {
+  bool any = false;
+  while (true) {
+    MILLRACE_ASSIGN_OR_RETURN(std::optional<LeaseLink::Event> event,
+                              parts_.leases->Next(any ? absl::ZeroDuration() : timeout));
+    if (!event.has_value()) return any;
+    any = true;
+    if (const auto* finish = std::get_if<v1::Finish>(&*event)) {
+      if (finish->failed()) return absl::AbortedError(absl::StrCat("the job failed: ", finish->reason()));
+      finished_ = true;
+      return any;
+    }
+    MILLRACE_RETURN_IF_ERROR(Accept(std::get<v1::Lease>(*event)));
+  }
+}
+
+absl::Status WorkLoop::Accept(const v1::Lease& lease) {
+  const bool train = lease.kind() == v1::Lease::KIND_TRAIN;
+  const bool known = train || lease.kind() == v1::Lease::KIND_VALIDATION || lease.kind() == v1::Lease::KIND_TEST;
+  const bool sound = known && lease.begin() < lease.end() && lease.id() != 0 &&
+                     (!train || IsSlotNode({lease.begin(), lease.end()}, plan_.spec().slots()));
+  if (!sound || pending_.size() >= kMaxPendingLeases) {
+    return absl::InternalError(absl::StrCat("the coordinator sent a lease that makes no sense (", Describe(lease),
+                                            ", ", pending_.size(), " pending)"));
+  }
+  // Asked for now, so that the batches travel while an earlier lease is computed and pushed.
+  parts_.batches->Prefetch(UnitsOf(lease));
+  const auto place = std::upper_bound(pending_.begin(), pending_.end(), lease, ComesFirst);
+  if (place == pending_.begin()) outranked_ = true;
+  pending_.insert(place, lease);
+  return absl::OkStatus();
+}
+
+std::vector<BatchKey> WorkLoop::UnitsOf(const v1::Lease& lease) const {
+  std::vector<BatchKey> units;
+  units.reserve(lease.end() - lease.begin());
+  for (uint32_t i = lease.begin(); i < lease.end(); ++i) {
+    if (lease.kind() == v1::Lease::KIND_TRAIN) {
+      units.push_back({v1::SPLIT_TRAIN, lease.version() / plan_.steps_per_epoch(),
+                       lease.version() % plan_.steps_per_epoch(), i});
+    } else {
+      units.push_back({SplitOf(lease.kind()), 0, i, 0});
+    }
+  }
+  return units;
+}
+
+void WorkLoop::Decline(const v1::Lease& lease, std::string_view reason) {
+  parts_.batches->Forget(UnitsOf(lease));
+  parts_.leases->Decline(lease.id(), reason);
+  parts_.metrics->declined_leases.Increment();
+}
+
+void WorkLoop::DeclineAll(std::string_view reason) {
+  for (const v1::Lease& lease : pending_) Decline(lease, reason);
+  pending_.clear();
+}
+
+absl::Status WorkLoop::Process(const v1::Lease& lease) {
+  Times times;
+  {
+    Stopwatch watch(times.weights);
+    MILLRACE_ASSIGN_OR_RETURN(const ParameterLink::Weights weights, AwaitWeights(lease));
+    if (weights == ParameterLink::Weights::kMovedPast) {
+      Decline(lease, "the weights have moved past its version");
+      return absl::OkStatus();
+    }
+  }
+  parts_.metrics->version.Set(static_cast<double>(lease.version()));
+  const bool train = lease.kind() == v1::Lease::KIND_TRAIN;
+  if (train) sum_.Begin(plan_.spec().slots());
+  v1::Report report;
+  report.set_lease_id(lease.id());
+  uint64_t step_samples = 0, samples = 0;
+  for (const BatchKey& unit : UnitsOf(lease)) {
+    v1::Batch batch;
+    {
+      Stopwatch watch(times.data);
+      MILLRACE_ASSIGN_OR_RETURN(batch, parts_.batches->Get(unit, [this](std::string_view what) {
+        return Waiting(what, /*interruptible=*/false);
+      }));
+    }
+    Stopwatch watch(times.compute);
+    parts_.activity->Doing(absl::StrCat("computing ", Describe(lease)));
+    samples += batch.samples();
+    MILLRACE_RETURN_IF_ERROR(ComputeUnit(lease, unit, std::move(batch), report, step_samples));
+  }
+  // The next lease has often arrived by now; its batches can travel during the push.
+  MILLRACE_RETURN_IF_ERROR(TakeEvents(absl::ZeroDuration()).status());
+  if (train) {
+    Stopwatch watch(times.push);
+    MILLRACE_RETURN_IF_ERROR(PushGradient(lease, step_samples));
+  }
+  report.set_data_wait_seconds(times.data);
+  report.set_weights_wait_seconds(times.weights);
+  report.set_compute_seconds(times.compute);
+  report.set_push_seconds(times.push);
+  parts_.leases->Report(report);
+
+  parts_.metrics->finished_leases.Increment();
+  parts_.metrics->Samples(lease.kind()).Increment(static_cast<double>(samples));
+  if (train) {
+    parts_.metrics->data_seconds.Observe(times.data);
+    parts_.metrics->weights_seconds.Observe(times.weights);
+    parts_.metrics->compute_seconds.Observe(times.compute);
+    parts_.metrics->push_seconds.Observe(times.push);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ParameterLink::Weights> WorkLoop::AwaitWeights(const v1::Lease& lease) {
+  return parts_.parameters->AwaitVersion(
+      lease.version(), [this](std::string_view what) { return Waiting(what, /*interruptible=*/true); });
+}
+
+absl::Status WorkLoop::ComputeUnit(const v1::Lease& lease, const BatchKey& unit, v1::Batch batch, v1::Report& report,
+                                   uint64_t& step_samples) {
+  v1::UnitResult& result = *report.add_results();
+  BatchResult computed;
+  if (lease.kind() == v1::Lease::KIND_TRAIN) {
+    step_samples = batch.step_samples();
+    MILLRACE_ASSIGN_OR_RETURN(computed, parts_.replica->ComputeGradient(
+                                            Bytes(batch.images()), Bytes(batch.labels()),
+                                            NoiseSeed(plan_.spec().seed(), lease.version(), unit.slot)));
+    result.set_unit(unit.slot);
+    result.set_checksum(sum_.Add(unit.slot, parts_.replica->gradient()));
+  } else {
+    MILLRACE_ASSIGN_OR_RETURN(computed, parts_.replica->Evaluate(Bytes(batch.images()), Bytes(batch.labels())));
+    result.set_unit(static_cast<uint32_t>(unit.step));
+  }
+  result.set_samples(computed.samples);
+  result.set_loss_sum(computed.loss_sum);
+  result.set_correct(computed.correct);
+  return absl::OkStatus();
+}
+
+absl::Status WorkLoop::PushGradient(const v1::Lease& lease, uint64_t step_samples) {
+  const GradientPush push{.step = lease.version(),
+                          .slots = {lease.begin(), lease.end()},
+                          .samples = step_samples,
+                          .gradient = sum_.Finish()};
+  return parts_.parameters->Push(
+      push, [this](std::string_view what) { return Waiting(what, /*interruptible=*/false); });
+}
+
+absl::Status WorkLoop::Waiting(std::string_view what, bool interruptible) {
+  parts_.activity->WaitingFor(what);
+  if (stopped_) return absl::CancelledError("the worker was stopped");
+  // Also notices a failed job or a lost coordinator, which ends any wait.
+  MILLRACE_RETURN_IF_ERROR(TakeEvents(absl::ZeroDuration()).status());
+  if (finished_ || (interruptible && (draining_ || outranked_))) return absl::CancelledError(kInterrupted);
+  return absl::OkStatus();
+}
+
+}  // namespace millrace
