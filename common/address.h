@@ -11,9 +11,9 @@ namespace millrace {
 
 // Where a service listens: `HOST:PORT` (`[HOST]:PORT` for IPv6; port 0 lets the system choose) or `unix:/path`.
 struct Address {
-  std::string host;        // empty for a Unix socket
+  std::string host;  // empty for a Unix socket
   uint16_t port = 0;
-  std::string unix_path;   // empty for TCP
+  std::string unix_path;  // empty for TCP
 
   bool is_unix() const { return !unix_path.empty(); }
   // In the form that Parse takes and gRPC dials.

@@ -12,12 +12,13 @@ namespace millrace {
 
 // The exit codes of every program of the project.
 inline constexpr int kExitOk = 0;
-inline constexpr int kExitFailure = 1;             // a port in use, a full disk, a peer that failed
-inline constexpr int kExitUsage = 64;              // EX_USAGE: unknown or malformed flags
-inline constexpr int kExitBadConfiguration = 78;   // EX_CONFIG: missing data, unreadable file, impossible job
+inline constexpr int kExitFailure = 1;            // a port in use, a full disk, a peer that failed
+inline constexpr int kExitUsage = 64;             // EX_USAGE: unknown or malformed flags
+inline constexpr int kExitBadConfiguration = 78;  // EX_CONFIG: missing data, unreadable file, impossible job
 
-// Parses the command line into what `app`'s options are bound to. Returns nothing if the program should go on, otherwise
-// the code to exit with: kExitOk after --help or --version, kExitUsage after one line on stderr that names the fault.
+// Parses the command line into what `app`'s options are bound to. Returns nothing if the program should go on,
+// otherwise the code to exit with: kExitOk after --help or --version, kExitUsage after one line on stderr that names
+// the fault.
 //
 // Every option --foo-bar, of subcommands too, can also come from the environment as MILLRACE_FOO_BAR; the command line
 // wins. An empty variable counts as unset. --help says so.

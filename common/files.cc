@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 
 absl::Status Error(int error, absl::string_view action, const fs::path& path) {
   // Abseil calls a read-only file system a failed precondition; to a person it is one more way of not being allowed.
-  if (error == EROFS) return absl::PermissionDeniedError(absl::StrCat(action, path.string(), ": read-only file system"));
+  if (error == EROFS)
+    return absl::PermissionDeniedError(absl::StrCat(action, path.string(), ": read-only file system"));
   return absl::ErrnoToStatus(error, absl::StrCat(action, path.string()));
 }
 

@@ -26,7 +26,8 @@ absl::Status SyncFile(const std::filesystem::path& path);
 absl::Status SyncDirectory(const std::filesystem::path& path);
 
 // Gives `from`, a file or a directory, its final name `to`, and makes the new name durable. Replaces a file `to`, or an
-// empty directory. What `from` contains must have been synced by whoever wrote it. Both names must be on one file system.
+// empty directory. What `from` contains must have been synced by whoever wrote it. Both names must be on one file
+// system.
 absl::Status RenameDurably(const std::filesystem::path& from, const std::filesystem::path& to);
 
 // Creates `path` and its missing parents. OK if it is a directory already.

@@ -11,8 +11,8 @@ namespace millrace {
 
 // A channel to `address` (`HOST:PORT` or `unix:/path`) for use inside the cluster: plain text, keepalive that finds a
 // vanished host in 15 s, messages up to 64 MiB, reconnects after 100 ms to 2 s, no retries behind our back (the callers
-// know what may be repeated), and no HTTP proxy from the environment. It connects when first used; a wrong address shows
-// as UNAVAILABLE then. Any thread.
+// know what may be repeated), and no HTTP proxy from the environment. It connects when first used; a wrong address
+// shows as UNAVAILABLE then. Any thread.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
 // Every call needs one: the call fails with DEADLINE_EXCEEDED `timeout` from now.

@@ -1,11 +1,15 @@
 #include "common/grpc_server.h"
 
+#include <grpc/grpc.h>
+
 #include <chrono>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
+#include "common/mutex.h"
 #include "common/rpc_monitor.h"
 #include "common/status_macros.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -24,6 +28,8 @@ constexpr int kKeepaliveTimeoutMs = 5'000;
 constexpr int kMinPeerPingIntervalMs = 5'000;
 // Of handlers that block, each of which holds a thread. Calls beyond it get RESOURCE_EXHAUSTED.
 constexpr int kMaxThreads = 512;
+// During a drain. Also the time that a call has to get from the connection to its handler.
+constexpr absl::Duration kIdleCheckInterval = absl::Milliseconds(20);
 
 void EnableBuiltInServices() {
   static std::once_flag once;
@@ -48,7 +54,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
                                                               const std::vector<grpc::Service*>& services) {
   MILLRACE_ASSIGN_OR_RETURN(Address address, ParseAddress(options.address));
   if (address.is_unix() || address.port != 0) {
-    // gRPC says neither why it cannot listen, nor whether it took a Unix socket from a living server. Trying first does.
+    // gRPC says neither why it cannot listen, nor whether it took a Unix socket from a living server. Trying first
+    // does.
     MILLRACE_RETURN_IF_ERROR(ListeningSocket::Bind(address).status());
   }
 
@@ -83,15 +90,32 @@ GrpcServer::~GrpcServer() { Drain(absl::ZeroDuration()); }
 
 void GrpcServer::SetServing(bool serving) { server_->GetHealthCheckService()->SetServingStatus(serving); }
 
-void GrpcServer::AddServing(const std::string& name) {
-  server_->GetHealthCheckService()->SetServingStatus(name, true);
-}
+void GrpcServer::AddServing(const std::string& name) { server_->GetHealthCheckService()->SetServingStatus(name, true); }
 
 void GrpcServer::Drain(absl::Duration grace) {
   // For good: later calls of SetServing do nothing.
   server_->GetHealthCheckService()->Shutdown();
-  monitor_->EndHealthWatches();
-  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+
+  // gRPC waits not only for calls but for the peers to hang up, and an idle client may take seconds to read our
+  // goodbye. So hang up ourselves once the last call is over.
+  Mutex mutex;
+  CondVar changed;
+  bool ended = false;
+  std::thread shutdown([&, deadline = std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace)] {
+    server_->Shutdown(deadline);
+    MutexLock lock(&mutex);
+    ended = true;
+    changed.Signal();
+  });
+  {
+    MutexLock lock(&mutex);
+    while (!ended) {
+      if (changed.WaitWithTimeout(&mutex, kIdleCheckInterval) && monitor_->idle()) {
+        grpc_server_cancel_all_calls(server_->c_server());
+      }
+    }
+  }
+  shutdown.join();
   server_->Wait();
 }
 

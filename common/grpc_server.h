@@ -23,12 +23,13 @@ class RpcMonitor;
 // Threads: handlers run on gRPC's threads. All methods may be called from any thread.
 class GrpcServer {
  public:
-  // One MiB of payload per message is the rule on our streams; the limit leaves room for unary calls that carry a model.
+  // One MiB of payload per message is the rule on our streams; the limit leaves room for unary calls that carry a
+  // model.
   static constexpr int kMaxMessageBytes = 64 << 20;
 
   struct Options {
-    std::string address;               // as ParseAddress takes it
-    Metrics* metrics = nullptr;        // must outlive the server; null: none
+    std::string address = {};    // as ParseAddress takes it
+    Metrics* metrics = nullptr;  // must outlive the server; null: none
     int max_receive_message_bytes = kMaxMessageBytes;
     int max_send_message_bytes = kMaxMessageBytes;
   };
@@ -53,7 +54,8 @@ class GrpcServer {
   void AddServing(const std::string& name);
 
   // Stops accepting calls, gives those in flight `grace` to end, cancels the rest, and returns when no handler runs.
-  // Long streams should be ended by their services before this. Health watches are ended here. Second call: no effect.
+  // Long streams should be ended by their services before this. Health watches and idle
+  // connections do not hold it up. Second call: no effect.
   void Drain(absl::Duration grace);
 
  private:

@@ -147,11 +147,11 @@ class HttpServer::Impl {
     server_.set_read_timeout(kReadTimeoutSeconds);
     server_.set_write_timeout(kWriteTimeoutSeconds);
     server_.set_payload_max_length(options_.max_body_bytes);
-    server_.set_exception_handler([](const httplib::Request& request, httplib::Response& response,
-                                     std::exception_ptr exception) {
-      LogError("HTTP handler failed", {{"path", request.path}, {"error", DescribeException(exception)}});
-      Send(response, 500, "internal error\n");
-    });
+    server_.set_exception_handler(
+        [](const httplib::Request& request, httplib::Response& response, std::exception_ptr exception) {
+          LogError("HTTP handler failed", {{"path", request.path}, {"error", DescribeException(exception)}});
+          Send(response, 500, "internal error\n");
+        });
   }
 
   void AddBuiltInPages() {

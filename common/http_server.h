@@ -15,10 +15,10 @@ namespace millrace {
 class Metrics;
 
 struct HttpRequest {
-  std::string method;  // "GET"
-  std::string path;    // decoded, without the query
-  std::vector<std::string> captures;         // what the groups of the route's pattern matched
-  std::map<std::string, std::string> query;  // decoded; of a repeated name the first
+  std::string method;                          // "GET"
+  std::string path;                            // decoded, without the query
+  std::vector<std::string> captures;           // what the groups of the route's pattern matched
+  std::map<std::string, std::string> query;    // decoded; of a repeated name the first
   std::map<std::string, std::string> headers;  // names in lower case; of a repeated name the first
   std::string body;
 };
@@ -26,7 +26,7 @@ struct HttpRequest {
 struct HttpResponse {
   int status = 200;
   std::string content_type = "text/plain; charset=utf-8";
-  std::string body;
+  std::string body = {};
 };
 
 // What is served besides the built-in pages. `pattern` is an ECMAScript regular expression for the whole path.
@@ -46,10 +46,10 @@ struct HttpRoute {
 class HttpServer {
  public:
   struct Options {
-    std::string address;              // as ParseAddress takes it
-    const Metrics* metrics = nullptr;  // null: no /metrics. Must outlive the server
-    std::function<absl::Status()> ready;        // not OK: not ready, and why. Unset: always ready. Any thread
-    std::function<std::string()> status_page;   // the text of /statusz. Unset: no such page. Any thread
+    std::string address = {};                            // as ParseAddress takes it
+    const Metrics* metrics = nullptr;                    // null: no /metrics. Must outlive the server
+    std::function<absl::Status()> ready = nullptr;       // not OK: not ready, and why. Unset: always ready. Any thread
+    std::function<std::string()> status_page = nullptr;  // the text of /statusz. Unset: no such page. Any thread
     int threads = 4;
     size_t max_body_bytes = 4 << 20;  // larger requests get 413
   };

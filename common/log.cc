@@ -34,10 +34,14 @@ std::atomic<LogTarget*>& Target() {
 
 spdlog::level::level_enum SpdlogLevel(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::err;
 }
@@ -97,8 +101,8 @@ std::string FormatLogLine(LogFormat format, absl::Time time, LogLevel level, std
     }
     return line + "}";
   }
-  std::string line = absl::StrCat(timestamp, " ", absl::string_view("DIWE" + static_cast<int>(level), 1), " ",
-                                  ToAbsl(service), service.empty() ? "" : ": ", OneLine(message));
+  std::string line = absl::StrCat(timestamp, " ", std::string(1, "DIWE"[static_cast<int>(level)]), " ", ToAbsl(service),
+                                  service.empty() ? "" : ": ", OneLine(message));
   for (const LogField& field : fields) {
     absl::StrAppend(&line, " ", ToAbsl(field.key), "=", NeedsQuotes(field.value) ? Quoted(field.value) : field.value);
   }

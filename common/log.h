@@ -18,10 +18,11 @@ namespace millrace {
 //   LogInfo("worker joined", {{"worker", name}, {"step", step}});
 //
 // as text:  2026-01-31T12:00:00.123Z I millrace-ps: worker joined worker=worker-0 step=812
-// as JSON:  {"time":"2026-01-31T12:00:00.123Z","level":"info","service":"millrace-ps","message":"worker joined","worker":"worker-0","step":812}
+// as JSON:  {"time":"2026-01-31T12:00:00.123Z","level":"info","service":"millrace-ps","message":"worker
+// joined","worker":"worker-0","step":812}
 //
-// One call writes one line, whole, whatever the strings hold. Any thread, once ConfigureLogging has returned; before it,
-// and in tests, the format is text.
+// One call writes one line, whole, whatever the strings hold. Any thread, once ConfigureLogging has returned; before
+// it, and in tests, the format is text.
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 enum class LogFormat { kText, kJson };
@@ -33,8 +34,8 @@ struct LogField {
   LogField(std::string_view name, const char* text) : key(name), value(text) {}
   // Abseil's own string_view, where it is not the standard one.
   template <std::same_as<absl::string_view> View>
-    requires(!std::same_as<absl::string_view, std::string_view>)
-  LogField(std::string_view name, View text) : key(name), value(text) {}
+  requires(!std::same_as<absl::string_view, std::string_view>) LogField(std::string_view name, View text)
+      : key(name), value(text) {}
   LogField(std::string_view name, bool truth) : key(name), value(truth ? "true" : "false"), bare(true) {}
   LogField(std::string_view name, std::integral auto number) : key(name), value(absl::StrCat(number)), bare(true) {}
   LogField(std::string_view name, double number);

@@ -38,9 +38,8 @@ std::string Metrics::Render() const {
 }
 
 const std::vector<double>& LatencyBuckets() {
-  static const std::vector<double>* const buckets =
-      new std::vector<double>{0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02,
-                              0.05,    0.1,    0.2,    0.5,    1,     2,     5,     10};
+  static const std::vector<double>* const buckets = new std::vector<double>{
+      0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10};
   return *buckets;
 }
 

@@ -13,11 +13,12 @@
 
 namespace millrace {
 
-// A process's metrics, in the Prometheus text format at /metrics. Names follow Prometheus: `millrace_` first, base units
-// (seconds, bytes), `_total` on counters. From the start it holds millrace_build_info and the standard process_* series.
+// A process's metrics, in the Prometheus text format at /metrics. Names follow Prometheus: `millrace_` first, base
+// units (seconds, bytes), `_total` on counters. From the start it holds millrace_build_info and the standard process_*
+// series.
 //
-//   prometheus::Counter& batches = metrics.Counter("millrace_data_batches_total", "Batches sent.", {{"split", "train"}});
-//   batches.Increment();
+//   prometheus::Counter& batches = metrics.Counter("millrace_data_batches_total", "Batches sent.", {{"split",
+//   "train"}}); batches.Increment();
 //
 // Any thread. A metric lives as long as its Metrics; asking again for the same name and labels gives the same metric. A
 // look-up takes a lock, so keep the reference where it is hot. One name has one type, and labels come from small fixed

@@ -12,8 +12,8 @@ using PhiloxCounter = std::array<uint32_t, 4>;
 using PhiloxKey = std::array<uint32_t, 2>;
 std::array<uint32_t, 4> Philox4x32(PhiloxCounter counter, PhiloxKey key);
 
-// Reads one of 2^64 independent streams of a seed from its beginning. Counter words 0 and 1 hold the block number, 2 and
-// 3 the stream; the key is the seed (low word first). A copy goes on from the same place. Not thread-safe.
+// Reads one of 2^64 independent streams of a seed from its beginning. Counter words 0 and 1 hold the block number, 2
+// and 3 the stream; the key is the seed (low word first). A copy goes on from the same place. Not thread-safe.
 class PhiloxStream {
  public:
   PhiloxStream(uint64_t seed, uint64_t stream);

@@ -1,15 +1,13 @@
 #include "common/rpc_monitor.h"
 
 #include <string_view>
-#include <vector>
 
 #include "common/grpc_status.h"
-#include "grpcpp/server_context.h"
 
 namespace millrace {
 namespace {
 
-constexpr std::string_view kHealthWatch = "/grpc.health.v1.Health/Watch";
+constexpr std::string_view kBuiltInPrefix = "/grpc.";
 // A peer may call methods that do not exist; beyond this many names they share one series.
 constexpr size_t kMethodsMax = 200;
 
@@ -21,15 +19,11 @@ using grpc::experimental::InterceptionHookPoints;
 class MonitoredCall : public grpc::experimental::Interceptor {
  public:
   MonitoredCall(std::shared_ptr<RpcMonitor> monitor, grpc::experimental::ServerRpcInfo* info)
-      : monitor_(std::move(monitor)),
-        method_(monitor_->CallStarted(info->method())),
-        context_(info->method() == kHealthWatch ? info->server_context() : nullptr) {
-    if (context_ != nullptr) monitor_->WatchStarted(context_);
-  }
+      : monitor_(std::move(monitor)), method_(monitor_->CallStarted(info->method())) {}
 
   ~MonitoredCall() override {
-    if (context_ != nullptr) monitor_->WatchEnded(context_);
     End(grpc::StatusCode::CANCELLED);
+    monitor_->CallDestroyed(method_);
   }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
@@ -49,7 +43,6 @@ class MonitoredCall : public grpc::experimental::Interceptor {
 
   const std::shared_ptr<RpcMonitor> monitor_;
   RpcMonitor::Method* const method_;
-  grpc::ServerContextBase* const context_;  // of a health watch, otherwise null
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   bool ended_ = false;  // gRPC orders the status and the destruction, which are all that touch it
 };
@@ -83,16 +76,17 @@ RpcMonitor::Method* RpcMonitor::CallStarted(const char* name) {
     if (found == methods_.end()) {
       const std::string label = methods_.size() < kMethodsMax ? name : "other";
       found = methods_.try_emplace(label).first;
-      Method& added = found->second;
-      if (metrics_ != nullptr && added.started == nullptr) {
-        const Metrics::Labels labels = {{"grpc_method", label}};
-        added.label = label;
-        added.started = &metrics_->Counter("grpc_server_started_total", "Calls begun.", labels);
-        added.seconds = &metrics_->Histogram("grpc_server_handling_seconds", "Time from begin to end of a call.",
-                                             LatencyBuckets(), labels);
-      }
+      found->second.label = label;
+      found->second.built_in = label.starts_with(kBuiltInPrefix);
     }
     method = &found->second;
+    if (!method->built_in) ++in_flight_;
+    if (metrics_ != nullptr && method->started == nullptr) {
+      const Metrics::Labels labels = {{"grpc_method", method->label}};
+      method->started = &metrics_->Counter("grpc_server_started_total", "Calls begun.", labels);
+      method->seconds = &metrics_->Histogram("grpc_server_handling_seconds", "Time from begin to end of a call.",
+                                             LatencyBuckets(), labels);
+    }
   }
   if (method->started != nullptr) method->started->Increment();
   return method;
@@ -115,22 +109,14 @@ void RpcMonitor::CallEnded(Method* method, grpc::StatusCode code, std::chrono::s
   method->seconds->Observe(std::chrono::duration<double>(elapsed).count());
 }
 
-void RpcMonitor::WatchStarted(grpc::ServerContextBase* context) {
-  std::lock_guard lock(watches_mutex_);
-  watches_.insert(context);
+void RpcMonitor::CallDestroyed(Method* method) {
+  MutexLock lock(&mutex_);
+  if (!method->built_in) --in_flight_;
 }
 
-void RpcMonitor::WatchEnded(grpc::ServerContextBase* context) {
-  std::lock_guard lock(watches_mutex_);
-  watches_.erase(context);
-}
-
-void RpcMonitor::EndHealthWatches() {
-  std::lock_guard lock(watches_mutex_);
-  const std::vector<grpc::ServerContextBase*> watches(watches_.begin(), watches_.end());
-  for (grpc::ServerContextBase* context : watches) {
-    if (watches_.contains(context)) context->TryCancel();
-  }
+bool RpcMonitor::idle() const {
+  MutexLock lock(&mutex_);
+  return in_flight_ == 0;
 }
 
 }  // namespace millrace

@@ -3,10 +3,8 @@
 #include <array>
 #include <chrono>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "absl/base/thread_annotations.h"
 #include "common/metrics.h"
@@ -20,8 +18,7 @@ namespace millrace {
 //   grpc_server_started_total{grpc_method}            calls begun
 //   grpc_server_handled_total{grpc_method,grpc_code}  calls ended; one that ends without a status is CANCELLED
 //   grpc_server_handling_seconds{grpc_method}         histogram of the time between
-// and remembers the health watches, which last as long as their clients like, so that a drain can end them.
-// `grpc_method` is "/package.Service/Method". Any thread.
+// and knows whether any is in flight, for a drain. `grpc_method` is "/package.Service/Method". Any thread.
 class RpcMonitor {
  public:
   // `metrics` may be null, otherwise it must outlive the monitor.
@@ -31,8 +28,9 @@ class RpcMonitor {
   static std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeFactory(
       std::shared_ptr<RpcMonitor> monitor);
 
-  // Cancels the health watches under way.
-  void EndHealthWatches();
+  // Is no call in flight? Those of gRPC's own services (health, reflection) do not count: a watch lasts as long as its
+  // client likes.
+  bool idle() const;
 
  private:
   friend class MonitoredCall;
@@ -40,6 +38,7 @@ class RpcMonitor {
   // The series of one method; pointers are null while not needed, or without metrics.
   struct Method {
     std::string label;
+    bool built_in = false;
     prometheus::Counter* started = nullptr;
     prometheus::Histogram* seconds = nullptr;
     std::array<prometheus::Counter*, 17> handled{};  // by status code
@@ -47,19 +46,16 @@ class RpcMonitor {
 
   // The returned method lives as long as the monitor.
   Method* CallStarted(const char* name);
+  // The handler is done with the call.
   void CallEnded(Method* method, grpc::StatusCode code, std::chrono::steady_clock::duration elapsed);
-  void WatchStarted(grpc::ServerContextBase* context);
-  void WatchEnded(grpc::ServerContextBase* context);
+  // So is gRPC: what there was to send is sent.
+  void CallDestroyed(Method* method);
 
   Metrics* const metrics_;
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::unordered_map<std::string, Method> methods_ ABSL_GUARDED_BY(mutex_);
-
-  // Recursive because cancelling a watch may run its end, and so WatchEnded, on the cancelling thread; and held while
-  // cancelling so that another thread's WatchEnded keeps the context alive until then. Not annotated for that reason.
-  std::recursive_mutex watches_mutex_;
-  std::unordered_set<grpc::ServerContextBase*> watches_;
+  int in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace millrace

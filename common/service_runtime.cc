@@ -32,8 +32,10 @@ namespace {
 constexpr absl::Duration kHealthInterval = absl::Milliseconds(200);
 
 const std::map<std::string, LogLevel>& LogLevels() {
-  static const auto* const levels = new std::map<std::string, LogLevel>{
-      {"debug", LogLevel::kDebug}, {"info", LogLevel::kInfo}, {"warning", LogLevel::kWarning}, {"error", LogLevel::kError}};
+  static const auto* const levels = new std::map<std::string, LogLevel>{{"debug", LogLevel::kDebug},
+                                                                        {"info", LogLevel::kInfo},
+                                                                        {"warning", LogLevel::kWarning},
+                                                                        {"error", LogLevel::kError}};
   return *levels;
 }
 
@@ -45,9 +47,12 @@ std::string CheckAddress(const std::string& text) {
 
 void LogForGrpc(gpr_log_func_args* args) {
   switch (args->severity) {
-    case GPR_LOG_SEVERITY_DEBUG: return LogDebug("gRPC", {{"text", args->message}});
-    case GPR_LOG_SEVERITY_INFO: return LogInfo("gRPC", {{"text", args->message}});
-    case GPR_LOG_SEVERITY_ERROR: return LogError("gRPC", {{"text", args->message}});
+    case GPR_LOG_SEVERITY_DEBUG:
+      return LogDebug("gRPC", {{"text", args->message}});
+    case GPR_LOG_SEVERITY_INFO:
+      return LogInfo("gRPC", {{"text", args->message}});
+    case GPR_LOG_SEVERITY_ERROR:
+      return LogError("gRPC", {{"text", args->message}});
   }
 }
 
@@ -72,7 +77,8 @@ std::string StatusPage(std::string_view name, absl::Time start, Service& service
   const absl::Status ready = service.Ready();
   return absl::StrCat(std::string(name), " ", std::string(Version()), ", up ",
                       absl::FormatDuration(absl::Trunc(RealClock().Now() - start, absl::Seconds(1))), ", ",
-                      ready.ok() ? "ready" : absl::StrCat("not ready: ", ready.message()), "\n\n", service.StatusPage());
+                      ready.ok() ? "ready" : absl::StrCat("not ready: ", ready.message()), "\n\n",
+                      service.StatusPage());
 }
 
 // One run of a service; members are destroyed in reverse order: the listeners, then what they call.

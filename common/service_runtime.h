@@ -27,15 +27,16 @@ class Metrics;
 
 // The flags that every service has. What a field holds when AddServiceFlags is called is the flag's default.
 struct ServiceFlags {
-  std::string listen;       // gRPC; empty when AddServiceFlags is called: the service has no --listen
-  std::string http_listen;  // HTTP; may be set empty to have none
+  std::string listen = {};       // gRPC; empty when AddServiceFlags is called: the service has no --listen
+  std::string http_listen = {};  // HTTP; may be set empty to have none
   std::string log_level = "info";
   std::string log_format = "text";
   int drain_grace_ms = 5000;
   int parent_pid = 0;  // not 0: the process that started this one and without which it must not go on
 };
 
-// Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms and --parent-pid. `flags` must outlive the parsing.
+// Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms and --parent-pid. `flags` must outlive the
+// parsing.
 void AddServiceFlags(CLI::App& app, ServiceFlags& flags);
 
 // The addresses a service listens on, with real ports; empty where there is no listener.
@@ -80,7 +81,8 @@ class Service {
   virtual std::vector<HttpRoute> HttpRoutes() { return {}; }
   // OK once the service can do its work, else what is missing: /readyz and grpc.health.v1. Any thread; called often.
   virtual absl::Status Ready() { return absl::OkStatus(); }
-  // Names besides "" that grpc.health.v1 answers SERVING for while the service is ready. The list may grow, never shrink.
+  // Names besides "" that grpc.health.v1 answers SERVING for while the service is ready. The list may grow, never
+  // shrink.
   virtual std::vector<std::string> HealthNames() { return {}; }
   // What the service does and waits for. Any thread.
   virtual std::string StatusPage() = 0;

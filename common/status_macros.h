@@ -6,10 +6,9 @@
 #include "absl/status/statusor.h"
 
 // Returns from the enclosing function if `expression`, an absl::Status, is not OK.
-#define MILLRACE_RETURN_IF_ERROR(expression)                              \
-  do {                                                                    \
-    if (absl::Status millrace_status = (expression); !millrace_status.ok()) \
-      return millrace_status;                                             \
+#define MILLRACE_RETURN_IF_ERROR(expression)                                                        \
+  do {                                                                                              \
+    if (absl::Status millrace_status = (expression); !millrace_status.ok()) return millrace_status; \
   } while (false)
 
 // Assigns the value of `expression`, an absl::StatusOr<T>, to `target`, or returns its status.

@@ -1,0 +1,68 @@
+#include "common/grpc_channel.h"
+
+#include <cstdlib>
+
+#include "absl/time/clock.h"
+#include "common/address.h"
+#include "common/grpc_server.h"
+#include "gtest/gtest.h"
+#include "tests/common/fake_model_service.h"
+#include "tests/testing/eventually.h"
+#include "tests/testing/status_matchers.h"
+
+namespace millrace {
+namespace {
+
+grpc::Status Call(v1::ModelService::Stub& stub, const std::string& model, absl::Duration timeout) {
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  v1::PredictRequest request;
+  request.set_model(model);
+  v1::PredictResponse response;
+  return stub.Predict(&context, request, &response);
+}
+
+TEST(GrpcChannelTest, NobodyThereIsUnavailable) {
+  // A port that was free a moment ago.
+  const std::string address = ListeningSocket::Bind(*ParseAddress("127.0.0.1:0"))->address().ToString();
+  auto stub = v1::ModelService::NewStub(MakeChannel(address));
+  EXPECT_EQ(Call(*stub, "m", absl::Seconds(20)).error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST(GrpcChannelTest, DeadlineEndsACall) {
+  FakeModelService service;
+  auto server = GrpcServer::Start({.address = "127.0.0.1:0"}, {&service});
+  ASSERT_THAT(server, IsOk());
+  auto stub = v1::ModelService::NewStub(MakeChannel((*server)->address()));
+  EXPECT_EQ(Call(*stub, "slow", absl::Milliseconds(50)).error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+}
+
+TEST(GrpcChannelTest, ReconnectsSoonAfterAServerComesBack) {
+  FakeModelService service;
+  auto server = GrpcServer::Start({.address = "127.0.0.1:0"}, {&service});
+  ASSERT_THAT(server, IsOk());
+  const std::string address = (*server)->address();
+  auto stub = v1::ModelService::NewStub(MakeChannel(address));
+  ASSERT_TRUE(Call(*stub, "m", absl::Seconds(20)).ok());
+  server->reset();
+  EXPECT_EQ(Call(*stub, "m", absl::Seconds(20)).error_code(), grpc::StatusCode::UNAVAILABLE);
+  auto again = GrpcServer::Start({.address = address}, {&service});
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(Eventually([&] { return Call(*stub, "m", absl::Seconds(20)).ok(); }));
+}
+
+TEST(GrpcChannelTest, AProxyInTheEnvironmentIsNotUsed) {
+  FakeModelService service;
+  auto server = GrpcServer::Start({.address = "127.0.0.1:0"}, {&service});
+  ASSERT_THAT(server, IsOk());
+  const char* old = std::getenv("http_proxy");
+  const std::string saved = old == nullptr ? "" : old;
+  setenv("http_proxy", "http://127.0.0.1:1", 1);
+  auto stub = v1::ModelService::NewStub(MakeChannel((*server)->address()));
+  const grpc::Status status = Call(*stub, "m", absl::Seconds(20));
+  old == nullptr ? unsetenv("http_proxy") : setenv("http_proxy", saved.c_str(), 1);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
+}  // namespace
+}  // namespace millrace
