@@ -1,0 +1,74 @@
+#include "services/cli/predict_command.h"
+
+#include <cstdio>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "common/address.h"
+#include "common/clock.h"
+#include "common/command_line.h"
+#include "common/files.h"
+#include "common/status_macros.h"
+#include "services/cli/predict_client.h"
+#include "services/cli/text_format.h"
+
+namespace millrace {
+namespace {
+
+constexpr size_t kImageBytesMax = 16 << 20;
+
+absl::StatusOr<std::string> PredictFile(const PredictOptions& options, const std::string& file, PredictClient& client) {
+  v1::PredictRequest request;
+  request.set_model(options.model);
+  request.set_version(options.version);
+  MILLRACE_ASSIGN_OR_RETURN(*request.mutable_encoded_image(), ReadFile(file, kImageBytesMax));
+  const absl::Time start = RealClock().Now();
+  MILLRACE_ASSIGN_OR_RETURN(const v1::PredictResponse response,
+                            client.Predict(request, absl::Seconds(options.timeout_seconds)));
+  if (response.predictions().empty()) return absl::InternalError("the service answered without a prediction");
+  return FormatPrediction(file, response, RealClock().Now() - start);
+}
+
+}  // namespace
+
+void AddPredictFlags(CLI::App& app, PredictOptions& options) {
+  app.add_option("--target", options.target, "HOST:PORT of a model service")->capture_default_str();
+  app.add_option("--model", options.model, "which model; default: the service's own");
+  app.add_option("--version", options.version, "exactly this version; default: the one that serves");
+  app.add_option("--timeout-seconds", options.timeout_seconds, "for one file")
+      ->capture_default_str()->check(CLI::Range(0.001, 3600.0));
+  app.add_option("FILE", options.files, "PNG or JPEG images of any size")->required();
+}
+
+std::string FormatPrediction(absl::string_view file, const v1::PredictResponse& response, absl::Duration elapsed) {
+  const v1::Prediction& prediction = response.predictions(0);
+  const double probability = prediction.label() < static_cast<uint32_t>(prediction.probabilities_size())
+                                 ? prediction.probabilities(static_cast<int>(prediction.label()))
+                                 : 0;
+  return absl::StrFormat("%s: %d  %s  version %d  %.2f ms", file, prediction.label(), FormatPercent(probability),
+                         response.version(), absl::ToDoubleMilliseconds(elapsed));
+}
+
+int RunPredict(const PredictOptions& options) {
+  if (const auto address = ParseAddress(options.target); !address.ok()) {
+    std::fprintf(stderr, "millrace: --target: %s\n", std::string(address.status().message()).c_str());
+    return kExitUsage;
+  }
+  PredictClient client(options.target);
+  int exit_code = kExitOk;
+  for (const std::string& file : options.files) {
+    const absl::StatusOr<std::string> line = PredictFile(options, file, client);
+    if (line.ok()) {
+      std::printf("%s\n", line->c_str());
+      std::fflush(stdout);
+    } else {
+      std::fprintf(stderr, "millrace: %s: %s\n", file.c_str(), std::string(line.status().message()).c_str());
+      exit_code = kExitFailure;
+    }
+  }
+  return exit_code;
+}
+
+}  // namespace millrace

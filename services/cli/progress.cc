@@ -1,0 +1,138 @@
+#include "services/cli/progress.h"
+
+#include <sys/ioctl.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "services/cli/text_format.h"
+
+namespace millrace {
+namespace {
+
+constexpr absl::Duration kPlainLineInterval = absl::Seconds(5);
+constexpr absl::Duration kUnremarkableWait = absl::Seconds(1);
+
+std::string Position(const v1::JobStatus& status) {
+  const v1::JobPlan& plan = status.plan();
+  const uint64_t epochs = plan.spec().epochs();
+  const uint64_t current = std::min(status.epoch() + 1, epochs);
+  return absl::StrCat("epoch ", current, "/", epochs, "  step ", FormatCount(status.version()), "/",
+                      FormatCount(plan.total_steps()));
+}
+
+}  // namespace
+
+std::optional<absl::Duration> EstimateRemaining(const v1::JobStatus& status) {
+  const v1::JobPlan& plan = status.plan();
+  if (status.version() <= plan.start_version() || status.elapsed_seconds() <= 0) return std::nullopt;
+  const double done = static_cast<double>(status.version() - plan.start_version());
+  const double left = static_cast<double>(plan.total_steps() - std::min(status.version(), plan.total_steps()));
+  return absl::Seconds(status.elapsed_seconds() / done * left);
+}
+
+std::string FormatProgress(const v1::JobStatus& status) {
+  switch (status.state()) {
+    case v1::JobStatus::STATE_TRAINING: {
+      const std::optional<absl::Duration> remaining = EstimateRemaining(status);
+      return absl::StrCat(Position(status), absl::StrFormat("  loss %.4f  ", status.train_loss()),
+                          FormatCount(static_cast<uint64_t>(std::max(status.images_per_second(), 0.0))),
+                          " images/s  ETA ", FormatClock(remaining.value_or(absl::InfiniteDuration())));
+    }
+    case v1::JobStatus::STATE_EVALUATING:
+      return absl::StrCat(Position(status), "  evaluating");
+    case v1::JobStatus::STATE_FINISHING:
+      return "writing the last checkpoint and the servable model";
+    case v1::JobStatus::STATE_DONE:
+      return "done";
+    case v1::JobStatus::STATE_FAILED:
+      return absl::StrCat("failed: ", status.failure());
+    default:
+      return "starting";
+  }
+}
+
+std::string FormatWait(const v1::JobStatus& status) {
+  const bool has_position =
+      status.state() == v1::JobStatus::STATE_TRAINING || status.state() == v1::JobStatus::STATE_EVALUATING;
+  return absl::StrCat(has_position ? Position(status) : FormatProgress(status), "  waiting for ", status.waiting_for());
+}
+
+std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs) {
+  return absl::StrFormat("epoch %d/%d done at step %s: validation loss %.4f, accuracy %s", evaluation.epoch(), epochs,
+                         FormatCount(evaluation.version()), evaluation.loss(), FormatPercent(evaluation.accuracy()));
+}
+
+bool WaitTracker::Update(absl::Time now, absl::string_view waiting_for, uint64_t progress) {
+  if (waiting_for.empty()) {
+    progress_.reset();
+    since_ = absl::InfiniteFuture();
+    return false;
+  }
+  if (progress_ != progress) {
+    progress_ = progress;
+    since_ = now;
+  }
+  return now - since_ > kUnremarkableWait;
+}
+
+ProgressReporter::ProgressReporter(std::FILE* stream, bool terminal, const Clock& clock)
+    : stream_(stream), terminal_(terminal), clock_(clock), next_plain_line_(clock.Now() + kPlainLineInterval) {}
+
+ProgressReporter::~ProgressReporter() {
+  if (live_line_shown_) std::fputs("\r\x1b[K", stream_);
+  std::fflush(stream_);
+}
+
+void ProgressReporter::Update(const v1::JobStatus& status) {
+  for (; evaluations_shown_ < status.validation_size(); ++evaluations_shown_) {
+    const v1::Evaluation& evaluation = status.validation(evaluations_shown_);
+    // A resumed run brings the history of earlier runs, which was shown then.
+    if (evaluation.version() >= status.plan().start_version()) {
+      Print(FormatEvaluation(evaluation, status.plan().spec().epochs()));
+    }
+  }
+  const bool waits = waits_.Update(clock_.Now(), status.waiting_for(), status.version());
+  Show(waits ? FormatWait(status) : FormatProgress(status));
+}
+
+void ProgressReporter::Waiting(absl::string_view what) {
+  const absl::Time now = clock_.Now();
+  if (what != waiting_for_) {
+    waiting_for_ = what;
+    waiting_since_ = now;
+    next_plain_line_ = now;
+  }
+  if (now - waiting_since_ < kUnremarkableWait) return;
+  Show(absl::StrCat("waiting for ", what, " (", FormatClock(now - waiting_since_), ")"));
+}
+
+void ProgressReporter::Print(absl::string_view line) {
+  if (live_line_shown_) std::fputs("\r\x1b[K", stream_);
+  live_line_shown_ = false;
+  std::fwrite(line.data(), 1, line.size(), stream_);
+  std::fputc('\n', stream_);
+  std::fflush(stream_);
+}
+
+void ProgressReporter::Show(const std::string& line) {
+  if (terminal_) {
+    std::fprintf(stream_, "\r%s\x1b[K", FitToWidth(line, Columns()).c_str());
+    std::fflush(stream_);
+    live_line_shown_ = true;
+    return;
+  }
+  if (clock_.Now() < next_plain_line_) return;
+  next_plain_line_ = clock_.Now() + kPlainLineInterval;
+  Print(line);
+}
+
+size_t ProgressReporter::Columns() const {
+  winsize size{};
+  if (ioctl(fileno(stream_), TIOCGWINSZ, &size) != 0 || size.ws_col < 2) return 79;
+  return size.ws_col - 1;  // a character in the last column would wrap on some terminals
+}
+
+}  // namespace millrace

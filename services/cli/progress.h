@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <optional>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "millrace/v1/coordinator.pb.h"
+
+namespace millrace {
+
+// --- Pure: from the coordinator's status to text ---
+
+// Time until the last step at the pace of this run so far, evaluation included; nothing before the first step.
+std::optional<absl::Duration> EstimateRemaining(const v1::JobStatus& status);
+
+// "epoch 3/10  step 1,123/4,220  loss 0.0512  12,345 images/s  ETA 0:42", or what the job does instead of training.
+std::string FormatProgress(const v1::JobStatus& status);
+
+// The same while the job waits: "epoch 3/10  step 1,123/4,220  waiting for slot 5, leased to worker-2".
+std::string FormatWait(const v1::JobStatus& status);
+
+// "epoch 3/10 done at step 1,266: validation loss 0.0571, accuracy 98.32 %"
+std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs);
+
+// Waits become visible only when they last, so that the ordinary short ones do not flicker. Not thread-safe.
+class WaitTracker {
+ public:
+  // `waiting_for` is empty when nothing is waited for; `progress` is any number that changes when things move.
+  // Returns true once the job has waited for more than a second without a change of `progress`.
+  bool Update(absl::Time now, absl::string_view waiting_for, uint64_t progress);
+
+ private:
+  std::optional<uint64_t> progress_;
+  absl::Time since_ = absl::InfiniteFuture();
+};
+
+// --- Shows it ---
+
+// One live line on a terminal; elsewhere a plain line per epoch and one every few seconds. All output of a run goes
+// through it, so that the live line is never torn. Not thread-safe.
+class ProgressReporter {
+ public:
+  // `stream` must outlive the reporter. `terminal` says whether the live line may be rewritten.
+  ProgressReporter(std::FILE* stream, bool terminal, const Clock& clock);
+  ~ProgressReporter();
+
+  // Call a few times a second.
+  void Update(const v1::JobStatus& status);
+
+  // Before there is a job to speak of: what the start of the cluster waits for.
+  void Waiting(absl::string_view what);
+
+  // A line that stays.
+  void Print(absl::string_view line);
+
+ private:
+  void Show(const std::string& line);
+  size_t Columns() const;
+
+  std::FILE* const stream_;
+  const bool terminal_;
+  const Clock& clock_;
+  WaitTracker waits_;
+  bool live_line_shown_ = false;
+  absl::Time next_plain_line_;
+  int evaluations_shown_ = 0;
+  std::string waiting_for_;       // of Waiting()
+  absl::Time waiting_since_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,85 @@
+#include "services/cli/status_command.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "common/address.h"
+#include "common/command_line.h"
+#include "common/grpc_channel.h"
+#include "common/grpc_status.h"
+#include "common/status_macros.h"
+#include "millrace/v1/coordinator.grpc.pb.h"
+#include "services/cli/output_directory.h"
+#include "services/cli/predict_client.h"
+#include "services/cli/status_format.h"
+
+namespace millrace {
+namespace {
+
+constexpr absl::Duration kTimeout = absl::Seconds(3);
+
+absl::StatusOr<std::string> DescribeJob(const std::string& address) {
+  const auto stub = v1::Coordinator::NewStub(MakeChannel(address));
+  grpc::ClientContext context;
+  SetDeadline(context, kTimeout);
+  v1::JobStatus status;
+  const grpc::Status result = stub->GetJobStatus(&context, {}, &status);
+  if (!result.ok()) return FromGrpcStatus(result);
+  return FormatJobStatus(status);
+}
+
+absl::StatusOr<std::string> DescribeModels(const std::string& address) {
+  MILLRACE_ASSIGN_OR_RETURN(const v1::ListModelsResponse models, PredictClient(address).ListModels(kTimeout));
+  return FormatModels(models);
+}
+
+// A target may be either kind of service: one that is not a coordinator says UNIMPLEMENTED.
+absl::StatusOr<std::string> DescribeAddress(const std::string& address) {
+  absl::StatusOr<std::string> text = DescribeJob(address);
+  if (absl::IsUnimplemented(text.status())) text = DescribeModels(address);
+  if (text.ok()) return text;
+  return absl::Status(text.status().code(), absl::StrCat(address, ": ", text.status().message()));
+}
+
+absl::StatusOr<std::string> DescribeRun(const std::string& out) {
+  MILLRACE_ASSIGN_OR_RETURN(const ClusterRecord record, ReadClusterRecord(out));
+  std::string text;
+  for (const std::string& address : {record.coordinator, record.model}) {
+    if (address.empty()) continue;
+    MILLRACE_ASSIGN_OR_RETURN(const std::string part, DescribeAddress(address));
+    absl::StrAppend(&text, part);
+  }
+  if (text.empty()) return absl::UnavailableError(absl::StrCat("no run is going on in ", out));
+  return text;
+}
+
+}  // namespace
+
+void AddStatusFlags(CLI::App& app, StatusOptions& options) {
+  app.add_option("--target", options.target,
+                 "HOST:PORT or unix:PATH of a coordinator or model service, or the --out directory of a running train")
+      ->capture_default_str();
+}
+
+int RunStatus(const StatusOptions& options) {
+  std::error_code error;
+  const bool directory = std::filesystem::is_directory(options.target, error);
+  if (!directory && !ParseAddress(options.target).ok()) {
+    std::fprintf(stderr, "millrace: --target: '%s' is neither an address nor a directory\n", options.target.c_str());
+    return kExitUsage;
+  }
+  const absl::StatusOr<std::string> text = directory ? DescribeRun(options.target) : DescribeAddress(options.target);
+  if (!text.ok()) {
+    std::fprintf(stderr, "millrace: %s\n", std::string(text.status().message()).c_str());
+    return ExitCodeFor(text.status());
+  }
+  std::fputs(text->c_str(), stdout);
+  return kExitOk;
+}
+
+}  // namespace millrace

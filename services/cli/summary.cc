@@ -1,0 +1,101 @@
+#include "services/cli/summary.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+#include "services/cli/text_format.h"
+
+namespace millrace {
+namespace {
+
+absl::string_view OptimizerName(v1::OptimizerKind kind) {
+  switch (kind) {
+    case v1::OPTIMIZER_KIND_SGD:
+      return "sgd";
+    case v1::OPTIMIZER_KIND_ADAM:
+      return "adam";
+    case v1::OPTIMIZER_KIND_ADAMW:
+      return "adamw";
+    default:
+      return "unknown";
+  }
+}
+
+std::string Plural(uint64_t count, absl::string_view noun) {
+  return absl::StrCat(FormatCount(count), " ", noun, count == 1 ? "" : "s");
+}
+
+}  // namespace
+
+double ImagesPerSecond(const v1::JobStatus& status) {
+  return status.training_seconds() > 0 ? static_cast<double>(status.trained_samples()) / status.training_seconds() : 0;
+}
+
+std::string FormatSummary(const TrainSummary& summary) {
+  const v1::JobStatus& status = summary.status;
+  const v1::JobPlan& plan = status.plan();
+  const v1::JobSpec& job = plan.spec();
+  const v1::DatasetInfo& data = plan.dataset();
+  std::vector<std::pair<std::string, std::string>> rows = {
+      {"dataset", absl::StrFormat("%s (%s train, %s validation, %s test)", data.name(), FormatCount(data.train_count()),
+                                  FormatCount(data.validation_count()), FormatCount(data.test_count()))},
+      {"network", absl::StrFormat("%s, %s parameters", job.architecture(), FormatCount(plan.parameter_count()))},
+      {"job", absl::StrFormat("%s, learning rate %g, batch %d in %s", OptimizerName(job.optimizer().kind()),
+                              job.optimizer().learning_rate(), job.batch_size(), Plural(job.slots(), "slot"))},
+      {"cluster", absl::StrCat(Plural(summary.workers, "worker"), ", ",
+                               Plural(static_cast<uint64_t>(status.shards_size()), "shard"))},
+      {"training", absl::StrFormat("%s, %s, %s images/s", Plural(status.epoch(), "epoch"),
+                                   Plural(status.version(), "step"),
+                                   FormatCount(static_cast<uint64_t>(ImagesPerSecond(status))))},
+  };
+  if (status.validation_size() > 0) {
+    const v1::Evaluation& validation = status.validation(status.validation_size() - 1);
+    rows.emplace_back("validation", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(validation.accuracy()),
+                                                    validation.loss()));
+  }
+  rows.emplace_back("test", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(status.test().accuracy()),
+                                            status.test().loss()));
+  if (summary.served.has_value()) {
+    const ServedResult& served = *summary.served;
+    rows.emplace_back("served", absl::StrFormat("accuracy %s by version %d in %s, p50 %.2f ms, p99 %.2f ms",
+                                                FormatPercent(served.accuracy), served.version,
+                                                Plural(served.requests, "request"), served.p50_ms, served.p99_ms));
+  }
+  rows.emplace_back("weights", absl::StrCat("sha256 ", status.weights_sha256()));
+  rows.emplace_back("time", FormatClock(absl::Seconds(summary.wall_seconds)));
+  rows.emplace_back("output", summary.out);
+  return FormatTable(rows);
+}
+
+std::string SummaryJson(const TrainSummary& summary) {
+  const v1::JobStatus& status = summary.status;
+  nlohmann::ordered_json json = {
+      {"steps", status.version()},
+      {"epochs", status.epoch()},
+      {"workers", summary.workers},
+      {"shards", status.shards_size()},
+      {"slots", status.plan().spec().slots()},
+      {"test_accuracy", status.test().accuracy()},
+      {"test_loss", status.test().loss()},
+      {"images_per_second", ImagesPerSecond(status)},
+      {"wall_seconds", summary.wall_seconds},
+      {"weights_sha256", status.weights_sha256()},
+      {"dataset", status.plan().dataset().name()},
+      {"served", nullptr},
+  };
+  if (summary.served.has_value()) {
+    const ServedResult& served = *summary.served;
+    json["served"] = {{"version", served.version},
+                      {"requests", served.requests},
+                      {"accuracy", served.accuracy},
+                      {"p50_ms", served.p50_ms},
+                      {"p99_ms", served.p99_ms}};
+  }
+  return json.dump(2) + "\n";
+}
+
+}  // namespace millrace

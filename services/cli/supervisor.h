@@ -1,0 +1,85 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/shutdown.h"
+#include "services/cli/child_process.h"
+#include "services/cli/restart_policy.h"
+
+namespace millrace {
+
+// Keeps the processes of a local cluster alive. A part that dies is started again by its RestartPolicy, if it may be
+// replaced at all; the death of any other part is an error, and so is the death of a part that has never been ready and
+// says by its exit code that its configuration is at fault: trying again would not help.
+//
+// Not thread-safe, and every call must come from one thread that outlives the children: they ask the kernel to be killed
+// when the thread that started them ends (PR_SET_PDEATHSIG), so that none survives a parent that was killed.
+class Supervisor {
+ public:
+  enum class Replace {
+    kNever,      // it holds state: a parameter server
+    kOnceReady,  // after it has announced itself once; failing at the first start has a lasting cause (a port in use)
+    kAlways,
+  };
+
+  struct Part {
+    std::string name;                  // "worker-0"
+    std::vector<std::string> command;  // the program's path and its flags
+    std::string log_file;
+    Replace replace = Replace::kNever;
+  };
+
+  // Told what happened to a part, in one line. Called from within Poll().
+  using Notice = std::function<void(const std::string&)>;
+
+  // Both must outlive the supervisor.
+  Supervisor(const Clock& clock, ShutdownSignals& signals, Notice notice);
+  // Kills what still runs.
+  ~Supervisor();
+
+  // Names are unique. An error if the program cannot be run at all.
+  absl::Status Start(Part part);
+
+  // Waits at most `timeout` for SIGINT or SIGTERM, then looks after the parts once: takes announcements, reaps the dead,
+  // restarts those that are due.
+  // CANCELLED: a signal came. Any other error: a part ended that cannot be replaced; the message names it, how it ended
+  // and the last line of its log. FAILED_PRECONDITION if the part blamed its configuration, else ABORTED.
+  absl::Status Poll(absl::Duration timeout);
+
+  // Where a part that runs can be reached; null before its announcement.
+  const AnnouncedAddresses* announced(const std::string& name) const;
+  // 0 while it does not run.
+  pid_t process_id(const std::string& name) const;
+  std::vector<std::string> names() const;
+
+  // SIGTERM to the parts named, SIGKILL to what is left after `grace` or at a further SIGINT or SIGTERM, and no
+  // restarts. Returns when all have ended.
+  void Stop(const std::vector<std::string>& names, absl::Duration grace);
+
+ private:
+  struct Running {
+    Part part;
+    RestartPolicy policy;
+    std::unique_ptr<ChildProcess> process;  // null while it waits for its restart
+    absl::Time restart_at;
+    bool was_ready = false;  // announced itself in any of its lives
+  };
+
+  absl::Status Launch(Running& running);
+  absl::Status OnDeath(Running& running);
+
+  const Clock& clock_;
+  ShutdownSignals& signals_;
+  const Notice notice_;
+  std::map<std::string, Running> parts_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,60 @@
+#include "services/cli/text_format.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+
+namespace millrace {
+
+std::string FormatClock(absl::Duration duration) {
+  if (duration < absl::ZeroDuration() || duration == absl::InfiniteDuration()) return "-:--";
+  const int64_t seconds = absl::ToInt64Seconds(duration);
+  if (seconds < 3600) return absl::StrFormat("%d:%02d", seconds / 60, seconds % 60);
+  return absl::StrFormat("%d:%02d:%02d", seconds / 3600, seconds / 60 % 60, seconds % 60);
+}
+
+std::string FormatCount(uint64_t count) {
+  std::string digits = absl::StrCat(count);
+  for (size_t position = digits.size(); position > 3;) {
+    position -= 3;
+    digits.insert(position, ",");
+  }
+  return digits;
+}
+
+std::string FormatPercent(double fraction) { return absl::StrFormat("%.2f %%", 100 * fraction); }
+
+std::string FitToWidth(absl::string_view text, size_t columns) {
+  if (text.size() <= columns) return std::string(text);
+  constexpr absl::string_view kEllipsis = "...";
+  if (columns <= kEllipsis.size()) return std::string(text.substr(0, columns));
+  return absl::StrCat(text.substr(0, columns - kEllipsis.size()), kEllipsis);
+}
+
+absl::string_view MessageOfLogLine(absl::string_view line) {
+  constexpr absl::string_view kProgram = "millrace-";
+  constexpr absl::string_view kCode = " code=";
+  const size_t program = line.find(kProgram);
+  const size_t colon = program == line.npos ? line.npos : line.find(": ", program);
+  // A time and a level are 27 characters.
+  if (colon == line.npos || program > 27) return line;
+  line.remove_prefix(colon + 2);
+  if (const size_t code = line.rfind(kCode); code != line.npos && line.find(' ', code + 1) == line.npos) {
+    line = line.substr(0, code);
+  }
+  return line;
+}
+
+std::string FormatTable(const std::vector<std::pair<std::string, std::string>>& rows) {
+  size_t width = 0;
+  for (const auto& [name, value] : rows) width = std::max(width, name.size());
+  std::string table;
+  for (const auto& [name, value] : rows) {
+    absl::StrAppend(&table, "  ", name, std::string(width - name.size() + 2, ' '), value, "\n");
+  }
+  return table;
+}
+
+}  // namespace millrace

@@ -1,0 +1,153 @@
+// The commands that talk to a model service, against one that knows a class from its first pixel.
+#include <fstream>
+
+#include "common/command_line.h"
+#include "common/grpc_server.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "millrace/v1/model.grpc.pb.h"
+#include "nlohmann/json.hpp"
+#include "services/cli/load_test_command.h"
+#include "services/cli/predict_command.h"
+#include "services/cli/serving_check.h"
+#include "services/cli/status_command.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint64_t kVersion = 844;
+
+class FakeModelService : public v1::ModelService::Service {
+ public:
+  grpc::Status Predict(grpc::ServerContext*, const v1::PredictRequest* request, v1::PredictResponse* response) override {
+    const std::string& input = request->has_raw() ? request->raw() : request->encoded_image();
+    if (input.empty() || input[0] == 'x') return {grpc::StatusCode::INVALID_ARGUMENT, "no image"};
+    response->set_version(kVersion);
+    v1::Prediction& prediction = *response->add_predictions();
+    prediction.set_label(static_cast<uint8_t>(input[0]) % 10);
+    prediction.mutable_probabilities()->Resize(10, 0.01f);
+    prediction.set_probabilities(static_cast<int>(prediction.label()), 0.91f);
+    return grpc::Status::OK;
+  }
+  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest*, v1::ListModelsResponse* response) override {
+    v1::ModelVersionStatus& version = *response->add_versions();
+    version.set_model("mnist");
+    version.set_version(kVersion);
+    version.set_state(refuse ? v1::ModelVersionStatus::STATE_REFUSED : v1::ModelVersionStatus::STATE_SERVING);
+    version.set_reason(refuse ? "weights are not finite" : "");
+    return grpc::Status::OK;
+  }
+  bool refuse = false;  // set before the first call
+};
+
+class ModelClientsTest : public testing::Test {
+ protected:
+  ModelClientsTest() {
+    auto server = GrpcServer::Start({.address = "127.0.0.1:0"}, {&service_});
+    EXPECT_THAT(server, IsOk());
+    server_ = *std::move(server);
+  }
+  std::string WriteFile(const std::string& name, const std::string& contents) {
+    std::ofstream(directory_ / name) << contents;
+    return (directory_ / name).string();
+  }
+  // 100 images of which the service takes 90 for what their label says.
+  TestImages Images() {
+    TestImages images{.image_bytes = 4};
+    for (int i = 0; i < 100; ++i) {
+      images.pixels += std::string(1, static_cast<char>(i)) + "abc";
+      images.labels += static_cast<char>(i < 90 ? i % 10 : (i + 1) % 10);
+    }
+    return images;
+  }
+
+  TemporaryDirectory directory_;
+  FakeModelService service_;
+  std::unique_ptr<GrpcServer> server_;
+};
+
+TEST_F(ModelClientsTest, PredictGoesOnAfterABadFile) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  const int exit_code = RunPredict({.target = server_->address(),
+                                    .files = {WriteFile("7.png", "7"), WriteFile("bad.png", "x"), "missing.png",
+                                              WriteFile("8.png", "8")}});
+  const std::string out = testing::internal::GetCapturedStdout();
+  const std::string err = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(exit_code, kExitFailure);
+  EXPECT_THAT(out, HasSubstr("7.png: 5  91.00 %  version 844  "));  // '7' is 55
+  EXPECT_THAT(out, HasSubstr("8.png: 6  91.00 %  version 844  "));
+  EXPECT_THAT(err, HasSubstr("bad.png: no image\n"));
+  EXPECT_THAT(err, HasSubstr("missing.png: "));
+  EXPECT_EQ(std::count(err.begin(), err.end(), '\n'), 2);
+}
+
+TEST_F(ModelClientsTest, PredictRefusesABadTarget) {
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(RunPredict({.target = "nonsense", .files = {"a.png"}}), kExitUsage);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("--target"));
+}
+
+TEST_F(ModelClientsTest, StatusTellsAModelServiceFromACoordinator) {
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(RunStatus({.target = server_->address()}), kExitOk);
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("mnist version 844  serving"));
+}
+
+TEST_F(ModelClientsTest, StatusOfNothingIsAFailure) {
+  const std::string address = server_->address();
+  server_.reset();
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(RunStatus({.target = address}), kExitFailure);
+  EXPECT_EQ(RunStatus({.target = "nonsense"}), kExitUsage);
+  EXPECT_EQ(RunStatus({.target = directory_.path().string()}), kExitBadConfiguration);
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(address));
+}
+
+TEST_F(ModelClientsTest, ClosedLoopLoadTestWritesTheDocumentedFields) {
+  const std::string json_path = (directory_ / "load.json").string();
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(RunLoadTest({.target = server_->address(), .concurrency = 2, .seconds = 0.2, .json = json_path}), kExitOk);
+  testing::internal::GetCapturedStdout();
+  std::ifstream file(json_path);
+  const auto json = nlohmann::ordered_json::parse(file);
+  std::vector<std::string> names;
+  for (const auto& [name, value] : json.items()) names.push_back(name);
+  EXPECT_THAT(names, testing::ElementsAre("requests", "failed", "rate", "p50_ms", "p90_ms", "p99_ms", "p999_ms"));
+  EXPECT_GT(json["requests"], 0);
+  EXPECT_EQ(json["failed"], 0);
+  EXPECT_LE(json["p50_ms"], json["p999_ms"]);
+}
+
+TEST_F(ModelClientsTest, OpenLoopSendsAtTheRate) {
+  const auto result = RunLoad({.target = server_->address(), .rate = 100, .seconds = 0.5});
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(result->requests, 50u);
+  EXPECT_EQ(result->failed, 0u);
+}
+
+TEST_F(ModelClientsTest, CheckServingCountsEveryImageOnce) {
+  std::atomic<uint64_t> done = 0;
+  const auto served = CheckServing(server_->address(), "mnist", kVersion, Images(), {}, done);
+  ASSERT_THAT(served, IsOk());
+  EXPECT_EQ(served->version, kVersion);
+  EXPECT_EQ(served->requests, 100u);
+  EXPECT_EQ(done, 100u);
+  EXPECT_EQ(served->failed, 0u);
+  EXPECT_DOUBLE_EQ(served->accuracy, 0.9);
+  EXPECT_LE(served->p50_ms, served->p99_ms);
+}
+
+TEST_F(ModelClientsTest, CheckServingReportsARefusedVersion) {
+  service_.refuse = true;
+  std::atomic<uint64_t> done = 0;
+  EXPECT_THAT(CheckServing(server_->address(), "mnist", kVersion, Images(), {}, done),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("weights are not finite")));
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,81 @@
+#include "services/cli/output_directory.h"
+
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(OutputDirectoryTest, MakesANewDirectoryAndRemembersTheJob) {
+  TemporaryDirectory temporary;
+  absl::StatusOr<OutputDirectory> output = OutputDirectory::Open(temporary / "a/b", "", /*resume=*/false);
+  ASSERT_THAT(output, IsOk());
+  EXPECT_TRUE(std::filesystem::is_directory(temporary / "a/b/models"));
+  EXPECT_EQ(output->LogFile("data"), (temporary / "a/b/logs/data.log").string());
+  EXPECT_THAT(output->ReadJob(), StatusIs(absl::StatusCode::kNotFound));
+  v1::JobSpec spec;
+  spec.set_epochs(3);
+  ASSERT_THAT(output->WriteJob(spec), IsOk());
+  EXPECT_EQ(output->ReadJob()->epochs(), 3u);
+}
+
+TEST(OutputDirectoryTest, RefusesResultsOfAnEarlierRunUnlessResumed) {
+  TemporaryDirectory temporary;
+  std::filesystem::create_directories(temporary / "out/models/mnist");
+  std::filesystem::create_directories(temporary / "out/checkpoints");
+  EXPECT_THAT(OutputDirectory::Open(temporary / "out", "", false), IsOk());  // a run that came to nothing
+  std::filesystem::create_directories(temporary / "out/models/mnist/422");
+  EXPECT_THAT(OutputDirectory::Open(temporary / "out", "", false),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("--resume")));
+  EXPECT_THAT(OutputDirectory::Open(temporary / "out", "", true), IsOk());
+}
+
+TEST(OutputDirectoryTest, OneRunAtATime) {
+  TemporaryDirectory temporary;
+  {
+    const auto first = OutputDirectory::Open(temporary / "out", "", false);
+    ASSERT_THAT(first, IsOk());
+    EXPECT_THAT(OutputDirectory::Open(temporary / "out", "", false),
+                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("in use")));
+  }
+  EXPECT_THAT(OutputDirectory::Open(temporary / "out", "", false), IsOk());
+}
+
+TEST(OutputDirectoryTest, APathThroughAFileIsAnErrorThatNamesIt) {
+  TemporaryDirectory temporary;
+  std::ofstream(temporary / "file") << "x";
+  EXPECT_THAT(OutputDirectory::Open(temporary / "file/out", "", false).status().ToString(), HasSubstr("file"));
+  EXPECT_FALSE(OutputDirectory::Open(temporary / "file/out", "", false).ok());
+}
+
+TEST(ClusterRecordTest, IsReadAsItWasWritten) {
+  TemporaryDirectory temporary;
+  EXPECT_THAT(ReadClusterRecord(temporary.path()), StatusIs(absl::StatusCode::kNotFound));
+  ASSERT_THAT(WriteClusterRecord(temporary.path(), {.process_id = 7,
+                                                    .data_dir = "/data \"x\"",
+                                                    .workers = 3,
+                                                    .shards = 2,
+                                                    .coordinator = "unix:/s",
+                                                    .model = "127.0.0.1:8500"}),
+              IsOk());
+  const absl::StatusOr<ClusterRecord> record = ReadClusterRecord(temporary.path());
+  ASSERT_THAT(record, IsOk());
+  EXPECT_EQ(record->process_id, 7);
+  EXPECT_EQ(record->data_dir, "/data \"x\"");
+  EXPECT_EQ(record->workers, 3u);
+  EXPECT_EQ(record->shards, 2u);
+  EXPECT_EQ(record->coordinator, "unix:/s");
+  EXPECT_EQ(record->model, "127.0.0.1:8500");
+
+  std::ofstream(temporary / "cluster.json") << "{\"process_id\": \"seven\"";
+  EXPECT_THAT(ReadClusterRecord(temporary.path()), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("damaged")));
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,138 @@
+#include "services/cli/progress.h"
+
+#include <cstdio>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testing/fake_clock.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+v1::JobStatus Training() {
+  v1::JobStatus status;
+  status.set_state(v1::JobStatus::STATE_TRAINING);
+  status.mutable_plan()->mutable_spec()->set_epochs(10);
+  status.mutable_plan()->set_total_steps(4220);
+  status.set_version(1123);
+  status.set_epoch(2);
+  status.set_train_loss(0.05123);
+  status.set_images_per_second(12345.6);
+  status.set_elapsed_seconds(112.3);
+  return status;
+}
+
+// What a reporter wrote.
+class Output {
+ public:
+  ~Output() { std::fclose(stream_); }
+  std::FILE* stream() { return stream_; }
+  std::string text() {
+    std::fflush(stream_);
+    return std::string(buffer_, size_);
+  }
+
+ private:
+  char* buffer_ = nullptr;
+  size_t size_ = 0;
+  std::FILE* stream_ = open_memstream(&buffer_, &size_);
+};
+
+TEST(EstimateRemainingTest, GoesByThePaceOfThisRun) {
+  v1::JobStatus status = Training();
+  EXPECT_EQ(EstimateRemaining(status), absl::Seconds(112.3 / 1123 * (4220 - 1123)));
+  status.mutable_plan()->set_start_version(1000);
+  EXPECT_EQ(EstimateRemaining(status), absl::Seconds(112.3 / 123 * (4220 - 1123)));
+  status.mutable_plan()->set_start_version(1123);
+  EXPECT_EQ(EstimateRemaining(status), std::nullopt);
+}
+
+TEST(FormatProgressTest, SaysWhereTheJobIs) {
+  EXPECT_EQ(FormatProgress(Training()), "epoch 3/10  step 1,123/4,220  loss 0.0512  12,345 images/s  ETA 5:09");
+  v1::JobStatus status = Training();
+  status.set_version(0);
+  status.set_epoch(0);
+  EXPECT_THAT(FormatProgress(status), HasSubstr("epoch 1/10  step 0/4,220"));
+  EXPECT_THAT(FormatProgress(status), HasSubstr("ETA -:--"));
+  status.set_epoch(10);
+  status.set_state(v1::JobStatus::STATE_EVALUATING);
+  EXPECT_EQ(FormatProgress(status), "epoch 10/10  step 0/4,220  evaluating");
+  status.set_state(v1::JobStatus::STATE_FAILED);
+  status.set_failure("no space");
+  EXPECT_EQ(FormatProgress(status), "failed: no space");
+}
+
+TEST(WaitTrackerTest, ReportsOnlyWaitsOfMoreThanASecond) {
+  WaitTracker tracker;
+  const absl::Time start = absl::FromUnixSeconds(1'000'000);
+  EXPECT_FALSE(tracker.Update(start, "slot 5", 812));
+  EXPECT_FALSE(tracker.Update(start + absl::Seconds(1), "slot 5, last heard 1.0 s ago", 812));
+  EXPECT_TRUE(tracker.Update(start + absl::Seconds(1.1), "slot 5, last heard 1.1 s ago", 812));
+  EXPECT_FALSE(tracker.Update(start + absl::Seconds(1.2), "slot 6", 813));
+  EXPECT_TRUE(tracker.Update(start + absl::Seconds(2.3), "slot 6", 813));
+  EXPECT_FALSE(tracker.Update(start + absl::Seconds(2.4), "", 813));
+  EXPECT_FALSE(tracker.Update(start + absl::Seconds(2.5), "slot 6", 813));
+}
+
+TEST(ProgressReporterTest, PlainLinesComeEveryFewSecondsAndOncePerEpoch) {
+  FakeClock clock;
+  Output output;
+  ProgressReporter reporter(output.stream(), /*terminal=*/false, clock);
+  v1::JobStatus status = Training();
+  for (int poll = 0; poll < 40; ++poll) {  // 10 s
+    reporter.Update(status);
+    clock.Advance(absl::Milliseconds(250));
+  }
+  EXPECT_EQ(std::count(output.text().begin(), output.text().end(), '\n'), 1);
+  v1::Evaluation& evaluation = *status.add_validation();
+  evaluation.set_version(422);
+  evaluation.set_epoch(1);
+  evaluation.set_loss(0.0571);
+  evaluation.set_accuracy(0.9832);
+  for (int poll = 0; poll < 4; ++poll) reporter.Update(status);
+  EXPECT_THAT(output.text(), HasSubstr("epoch 1/10 done at step 422: validation loss 0.0571, accuracy 98.32 %\n"));
+  EXPECT_EQ(output.text().find("done at"), output.text().rfind("done at"));
+  EXPECT_THAT(output.text(), Not(HasSubstr("\r")));
+}
+
+TEST(ProgressReporterTest, SaysWhatALongWaitIsFor) {
+  FakeClock clock;
+  Output output;
+  {
+    ProgressReporter reporter(output.stream(), /*terminal=*/true, clock);
+    v1::JobStatus status = Training();
+    status.set_waiting_for("step 1123: slot 3");
+    reporter.Update(status);
+    EXPECT_THAT(output.text(), Not(HasSubstr("waiting")));
+    clock.Advance(absl::Seconds(2));
+    reporter.Update(status);
+    EXPECT_THAT(output.text(), HasSubstr("waiting for step 1123: sl"));  // cut at the terminal's width
+    reporter.Print("worker-1 died");
+    EXPECT_THAT(output.text(), HasSubstr("\r\x1b[Kworker-1 died\n"));
+    reporter.Update(status);
+  }
+  EXPECT_THAT(output.text(), testing::EndsWith("\r\x1b[K"));  // the live line does not stay behind
+}
+
+TEST(ProgressReporterTest, StartUpWaitsAreShownAfterASecond) {
+  FakeClock clock;
+  Output output;
+  ProgressReporter reporter(output.stream(), /*terminal=*/false, clock);
+  reporter.Waiting("data to listen");
+  clock.Advance(absl::Milliseconds(900));
+  reporter.Waiting("data to listen");
+  EXPECT_EQ(output.text(), "");
+  clock.Advance(absl::Milliseconds(2200));
+  reporter.Waiting("data to listen");
+  reporter.Waiting("data to listen");
+  EXPECT_EQ(output.text(), "waiting for data to listen (0:03)\n");
+  reporter.Waiting("worker-0 to listen");
+  EXPECT_EQ(output.text(), "waiting for data to listen (0:03)\n");
+}
+
+}  // namespace
+}  // namespace millrace

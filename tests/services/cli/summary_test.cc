@@ -1,0 +1,76 @@
+#include "services/cli/summary.h"
+
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace millrace {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TrainSummary Finished() {
+  TrainSummary summary{.workers = 2, .wall_seconds = 83.5, .out = "out/mnist"};
+  v1::JobStatus& status = summary.status;
+  status.set_version(4220);
+  status.set_epoch(10);
+  status.set_trained_samples(540'000);
+  status.set_training_seconds(60);
+  status.set_weights_sha256("3a7f");
+  status.mutable_test()->set_accuracy(0.9841);
+  status.mutable_test()->set_loss(0.05);
+  status.add_shards();
+  v1::JobPlan& plan = *status.mutable_plan();
+  plan.set_parameter_count(693'962);
+  plan.mutable_spec()->set_slots(4);
+  plan.mutable_spec()->set_architecture("cnn");
+  plan.mutable_dataset()->set_name("mnist");
+  plan.mutable_dataset()->set_train_count(54'000);
+  summary.served = ServedResult{.version = 4220, .requests = 10'000, .accuracy = 0.984, .p50_ms = 0.4, .p99_ms = 0.9};
+  return summary;
+}
+
+// The contract of `train --json`: exactly these fields.
+TEST(SummaryJsonTest, HasExactlyTheDocumentedFields) {
+  const auto json = nlohmann::ordered_json::parse(SummaryJson(Finished()));
+  std::vector<std::string> names;
+  for (const auto& [name, value] : json.items()) names.push_back(name);
+  EXPECT_THAT(names, ElementsAre("steps", "epochs", "workers", "shards", "slots", "test_accuracy", "test_loss",
+                                 "images_per_second", "wall_seconds", "weights_sha256", "dataset", "served"));
+  names.clear();
+  for (const auto& [name, value] : json["served"].items()) names.push_back(name);
+  EXPECT_THAT(names, ElementsAre("version", "requests", "accuracy", "p50_ms", "p99_ms"));
+  EXPECT_EQ(json["steps"], 4220);
+  EXPECT_EQ(json["epochs"], 10);
+  EXPECT_EQ(json["workers"], 2);
+  EXPECT_EQ(json["shards"], 1);
+  EXPECT_EQ(json["slots"], 4);
+  EXPECT_EQ(json["images_per_second"], 9000.0);
+  EXPECT_EQ(json["weights_sha256"], "3a7f");
+  EXPECT_EQ(json["dataset"], "mnist");
+}
+
+TEST(SummaryJsonTest, ServedIsNullWithoutAModelService) {
+  TrainSummary summary = Finished();
+  summary.served.reset();
+  summary.status.set_training_seconds(0);
+  const auto json = nlohmann::json::parse(SummaryJson(summary));
+  EXPECT_TRUE(json["served"].is_null());
+  EXPECT_EQ(json["images_per_second"], 0.0);
+}
+
+TEST(FormatSummaryTest, TellsWhatWasTrainedAndServed) {
+  const std::string table = FormatSummary(Finished());
+  EXPECT_THAT(table, HasSubstr("mnist (54,000 train, 0 validation, 0 test)"));
+  EXPECT_THAT(table, HasSubstr("cnn, 693,962 parameters"));
+  EXPECT_THAT(table, HasSubstr("2 workers, 1 shard\n"));
+  EXPECT_THAT(table, HasSubstr("10 epochs, 4,220 steps, 9,000 images/s"));
+  EXPECT_THAT(table, HasSubstr("accuracy 98.40 % by version 4220 in 10,000 requests, p50 0.40 ms, p99 0.90 ms"));
+  EXPECT_THAT(table, HasSubstr("sha256 3a7f"));
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,120 @@
+#include "services/cli/supervisor.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "common/command_line.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/cli/child_process.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+using Replace = Supervisor::Replace;
+
+constexpr absl::Duration kTick = absl::Milliseconds(10);
+constexpr int kTicksMax = 2000;
+
+// Parts are shell scripts; the flags that the supervisor appends become the script's arguments.
+class SupervisorTest : public testing::Test {
+ protected:
+  absl::Status Start(const std::string& name, const std::string& script, Replace replace) {
+    return supervisor_.Start({.name = name,
+                              .command = {"/bin/sh", "-c", script},
+                              .log_file = (directory_ / name).string(),
+                              .replace = replace});
+  }
+
+  // Until `condition` or an error, whichever is first.
+  absl::Status PollUntil(const std::function<bool()>& condition) {
+    for (int tick = 0; tick < kTicksMax; ++tick) {
+      if (condition()) return absl::OkStatus();
+      if (absl::Status status = supervisor_.Poll(kTick); !status.ok()) return status;
+    }
+    return absl::DeadlineExceededError("the condition never came true");
+  }
+  absl::Status PollUntilError() {
+    return PollUntil([] { return false; });
+  }
+  bool Listens(const std::string& name) { return supervisor_.announced(name) != nullptr; }
+
+  TemporaryDirectory directory_;
+  ShutdownSignals signals_;
+  std::vector<std::string> notices_;
+  Supervisor supervisor_{RealClock(), signals_, [this](const std::string& notice) { notices_.push_back(notice); }};
+};
+
+TEST_F(SupervisorTest, StartsAKilledPartAgainWithinTwoSeconds) {
+  ASSERT_THAT(Start("worker-0", "echo LISTENING grpc=- http=h:1; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("worker-0"); }), IsOk());
+  const pid_t first = supervisor_.process_id("worker-0");
+  const absl::Time killed = RealClock().Now();
+  kill(first, SIGKILL);
+  ASSERT_THAT(PollUntil([&] { return Listens("worker-0") && supervisor_.process_id("worker-0") != first; }), IsOk());
+  EXPECT_LT(RealClock().Now() - killed, absl::Seconds(2));
+  ASSERT_THAT(notices_, SizeIs(1));
+  EXPECT_THAT(notices_[0], HasSubstr("was killed by signal 9"));
+}
+
+TEST_F(SupervisorTest, GivesUpAPartThatDiesAtItsStartAndShowsItsLog) {
+  ASSERT_THAT(Start("worker-0", "echo out of luck >&2; exit 1", Replace::kAlways), IsOk());
+  EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted,
+                                         testing::AllOf(HasSubstr("5 times in a row"), HasSubstr("out of luck"))));
+  EXPECT_THAT(notices_, SizeIs(4));
+}
+
+TEST_F(SupervisorTest, ABlamedConfigurationIsFinalBeforeTheFirstStart) {
+  ASSERT_THAT(Start("data", "echo '2026-01-31T12:00:00.123Z E millrace-data: no images code=NOT_FOUND' >&2; exit 78",
+                    Replace::kOnceReady),
+              IsOk());
+  const absl::Status status = PollUntilError();
+  EXPECT_EQ(status.message(), "data: no images");
+  EXPECT_EQ(ExitCodeFor(status), kExitBadConfiguration);
+}
+
+TEST_F(SupervisorTest, AFailureAtTheFirstStartIsFinalForServersOnly) {
+  ASSERT_THAT(Start("model", "echo port in use >&2; exit 1", Replace::kOnceReady), IsOk());
+  const absl::Status status = PollUntilError();
+  EXPECT_THAT(status.message(), HasSubstr("exited with code 1: port in use"));
+  EXPECT_EQ(ExitCodeFor(status), kExitFailure);
+}
+
+TEST_F(SupervisorTest, DeathOfAnIrreplaceablePartIsAnError) {
+  ASSERT_THAT(Start("parameter-server-0", "echo LISTENING; exec sleep 60", Replace::kNever), IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("parameter-server-0"); }), IsOk());
+  kill(supervisor_.process_id("parameter-server-0"), SIGKILL);
+  EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted, HasSubstr("parameter-server-0 (process")));
+}
+
+TEST_F(SupervisorTest, ASignalIsCancelled) {
+  kill(getpid(), SIGTERM);
+  EXPECT_THAT(supervisor_.Poll(absl::Seconds(20)), StatusIs(absl::StatusCode::kCancelled));
+}
+
+TEST_F(SupervisorTest, StopKillsWhatDoesNotLeave) {
+  ASSERT_THAT(Start("stubborn", "trap '' TERM; echo LISTENING; while :; do sleep 0.1; done", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("polite", "echo LISTENING; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("other", "echo LISTENING; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("stubborn") && Listens("polite") && Listens("other"); }), IsOk());
+  const pid_t stubborn = supervisor_.process_id("stubborn");
+  const pid_t polite = supervisor_.process_id("polite");
+  supervisor_.Stop({"stubborn", "polite", "no such part"}, absl::Milliseconds(200));
+  EXPECT_EQ(kill(stubborn, 0), -1);
+  EXPECT_EQ(kill(polite, 0), -1);
+  EXPECT_THAT(supervisor_.names(), testing::ElementsAre("other"));
+  EXPECT_EQ(kill(supervisor_.process_id("other"), 0), 0);
+}
+
+TEST_F(SupervisorTest, ChildrenAreToldTheirParent) {
+  ASSERT_THAT(Start("data", "echo LISTENING grpc=$0,$1; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("data"); }), IsOk());
+  EXPECT_EQ(supervisor_.announced("data")->grpc, "--parent-pid," + std::to_string(getpid()));
+}
+
+}  // namespace
+}  // namespace millrace
