@@ -1,0 +1,364 @@
+#include "common/batch_client.h"
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/grpc_server.h"
+#include "common/hashing.h"
+#include "common/metrics.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "millrace/v1/data.grpc.pb.h"
+#include "rapidcheck/gtest.h"
+#include "services/data/batches.h"
+#include "services/data/data_service.h"
+#include "tests/testing/idx_files.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr absl::Duration kPatience = absl::Seconds(30);
+
+// One life of a data service.
+struct Life {
+  Life(const std::string& address, std::shared_ptr<const Dataset> dataset) {
+    if (dataset != nullptr) service.SetDataset(std::move(dataset));
+    server = GrpcServer::Start({.address = address, .metrics = &metrics}, {&service}).value();
+  }
+
+  Metrics metrics{"batch_client_test"};
+  DataMetrics data_metrics{metrics};
+  DataService service{data_metrics};
+  std::unique_ptr<GrpcServer> server;  // first to go
+};
+
+class BatchClientTest : public testing::Test {
+ protected:
+  BatchClientTest() {
+    TinyDataset{}.Write(directory_.path());
+    dataset_ = Dataset::Load(FindDatasetFiles(directory_.path()).value(), {}).value();
+    plan_.set_fingerprint(dataset_->fingerprint());
+    plan_.set_seed(3);
+    plan_.set_validation_count(10);
+    plan_.set_batch_size(16);
+    plan_.set_slots(4);
+    plan_.set_evaluation_batch_size(8);
+  }
+
+  BatchClient::Options Options() { return {.address = address_, .plan = plan_, .image_bytes = 16}; }
+
+  static BatchKey Train(uint64_t epoch, uint64_t step, uint32_t slot) { return {v1::SPLIT_TRAIN, epoch, step, slot}; }
+
+  void ExpectSamples(const absl::StatusOr<v1::Batch>& batch, const BatchKey& key) {
+    ASSERT_THAT(batch, IsOk());
+    EXPECT_EQ((BatchKey{batch->split(), batch->epoch(), batch->step(), batch->slot()}), key);
+    const BatchSchedule schedule = BatchSchedule::Create(plan_, 100, 20, 16, 1 << 20).value();
+    const BatchSamples samples = schedule.SamplesOf(key);
+    ASSERT_EQ(batch->samples(), samples.indices.size());
+    for (size_t i = 0; i < samples.indices.size(); ++i) {
+      EXPECT_EQ(static_cast<uint8_t>(batch->images()[i * 16]), samples.indices[i]);
+    }
+  }
+
+  const TemporaryDirectory directory_;
+  const std::string address_ = "unix:" + (directory_ / "socket").string();
+  std::shared_ptr<const Dataset> dataset_;
+  v1::BatchPlan plan_;
+};
+
+TEST_F(BatchClientTest, DescribesTheDatasetOnceItIsThere) {
+  std::unique_ptr<Life> life;
+  v1::DescribeDatasetRequest request;
+  request.set_validation_count(10);
+  std::string waited_for;
+  const auto info = DescribeDataset(address_, request, kPatience, [&](std::string_view what) {
+    waited_for = what;
+    if (life == nullptr) life = std::make_unique<Life>(address_, dataset_);
+    return true;
+  });
+  ASSERT_THAT(info, IsOk());
+  EXPECT_EQ(info->train_count(), 90);
+  EXPECT_THAT(waited_for, HasSubstr("the data service at " + address_));
+}
+
+TEST_F(BatchClientTest, DescribeGivesUp) {
+  EXPECT_THAT(DescribeDataset(address_, {}, absl::Milliseconds(150)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr(address_)));
+  EXPECT_THAT(DescribeDataset(address_, {}, kPatience, [](std::string_view) { return false; }),
+              StatusIs(absl::StatusCode::kCancelled, HasSubstr(address_)));
+  const Life life(address_, dataset_);
+  v1::DescribeDatasetRequest impossible;
+  impossible.set_validation_count(100);
+  EXPECT_THAT(DescribeDataset(address_, impossible, kPatience), StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST_F(BatchClientTest, GetsWhatWasRequestedInAnyOrder) {
+  const Life life(address_, dataset_);
+  BatchClient client(Options());
+  const std::vector<BatchKey> keys = {Train(0, 5, 0), Train(0, 5, 1), Train(0, 5, 3), Train(7, 0, 2),
+                                      {v1::SPLIT_VALIDATION, 0, 1, 0}};
+  ASSERT_THAT(client.Request(keys), IsOk());
+  for (auto key = keys.rbegin(); key != keys.rend(); ++key) ExpectSamples(client.Get(*key, kPatience), *key);
+  EXPECT_EQ(client.stats().batches, 5);
+  EXPECT_EQ(client.stats().connects, 1);
+
+  // Each is handed over once.
+  EXPECT_THAT(client.Get(keys[0], kPatience), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("step 5 slot 0")));
+  ASSERT_THAT(client.Request(keys), IsOk());
+  ExpectSamples(client.Get(keys[0], kPatience), keys[0]);
+}
+
+TEST_F(BatchClientTest, SaysWhatItWaitsFor) {
+  BatchClient client(Options());
+  const BatchKey key = Train(2, 3, 1);
+  ASSERT_THAT(client.Request({&key, 1}), IsOk());
+  EXPECT_THAT(client.Get(key, absl::Milliseconds(20)),
+              StatusIs(absl::StatusCode::kDeadlineExceeded,
+                       AllOf(HasSubstr("train epoch 2 step 3 slot 1"), HasSubstr(address_), HasSubstr("ago"))));
+  // Started before the service: found when it comes.
+  const Life life(address_, dataset_);
+  ExpectSamples(client.Get(key, kPatience), key);
+}
+
+TEST_F(BatchClientTest, AsksAgainAfterARestart) {
+  auto life = std::make_unique<Life>(address_, dataset_);
+  BatchClient client(Options());
+  const BatchKey first = Train(0, 0, 0);
+  ASSERT_THAT(client.Request({&first, 1}), IsOk());
+  ExpectSamples(client.Get(first, kPatience), first);
+
+  // The second life takes the requests but dies before it has a dataset.
+  life.reset();
+  life = std::make_unique<Life>(address_, nullptr);
+  const std::vector<BatchKey> keys = {Train(0, 1, 0), Train(0, 1, 1), Train(0, 4, 2)};
+  ASSERT_THAT(client.Request(keys), IsOk());
+  while (life->data_metrics.streams.Value() < 1) std::this_thread::yield();
+  EXPECT_THAT(client.Get(keys[0], absl::Milliseconds(20)), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  life.reset();
+
+  life = std::make_unique<Life>(address_, dataset_);
+  for (const BatchKey& key : keys) ExpectSamples(client.Get(key, kPatience), key);
+  EXPECT_GE(client.stats().connects, 3);
+}
+
+TEST_F(BatchClientTest, ServiceThatDrains) {
+  auto life = std::make_unique<Life>(address_, nullptr);
+  BatchClient client(Options());
+  const BatchKey key = Train(0, 0, 0);
+  ASSERT_THAT(client.Request({&key, 1}), IsOk());
+  while (life->data_metrics.streams.Value() < 1) std::this_thread::yield();
+  life->service.Drain();
+  life.reset();
+  life = std::make_unique<Life>(address_, dataset_);
+  ExpectSamples(client.Get(key, kPatience), key);
+}
+
+TEST_F(BatchClientTest, RefusalsArePermanent) {
+  const Life life(address_, dataset_);
+  const BatchKey key = Train(0, 0, 0);
+  {
+    plan_.set_fingerprint("another");
+    BatchClient client(Options());
+    ASSERT_THAT(client.Request({&key, 1}), IsOk());
+    EXPECT_THAT(client.Get(key, kPatience), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another")));
+  }
+  {
+    plan_.clear_fingerprint();
+    BatchClient client(Options());
+    const BatchKey impossible = Train(0, 99, 0);
+    ASSERT_THAT(client.Request({&impossible, 1}), IsOk());
+    EXPECT_THAT(client.Get(impossible, kPatience), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("step 99")));
+  }
+}
+
+TEST_F(BatchClientTest, BoundsWhatIsAskedFor) {
+  BatchClient client(Options());
+  std::vector<BatchKey> keys;
+  for (uint64_t i = 0; i < BatchClient::kKeysMax; ++i) keys.push_back(Train(i, 0, 0));
+  ASSERT_THAT(client.Request(keys), IsOk());
+  ASSERT_THAT(client.Request(keys), IsOk());  // nothing new
+  const BatchKey one_more = Train(5000, 0, 0);
+  EXPECT_THAT(client.Request({&one_more, 1}), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("1024")));
+  client.Forget({keys.data(), 1});
+  EXPECT_THAT(client.Request({&one_more, 1}), IsOk());
+}
+
+// Forgotten batches are still on their way and count at the service: asking for as many again must not go over its
+// limit.
+TEST_F(BatchClientTest, ForgettingDoesNotOverrunTheCredits) {
+  const Life life(address_, dataset_);
+  BatchClient client(Options());
+  std::vector<BatchKey> keys;
+  for (int round = 0; round < 20; ++round) {
+    client.Forget(keys);
+    keys.clear();
+    for (uint64_t i = 0; i < BatchClient::kKeysMax / 4; ++i) {
+      for (uint32_t slot = 0; slot < 4; ++slot) keys.push_back(Train(1000 * round + i, round % 5, slot));
+    }
+    ASSERT_THAT(client.Request(keys), IsOk());
+  }
+  for (const BatchKey& key : keys) ExpectSamples(client.Get(key, kPatience), key);
+  EXPECT_EQ(client.stats().connects, 1);
+}
+
+TEST_F(BatchClientTest, ForgottenAndRequestedAgain) {
+  const Life life(address_, dataset_);
+  BatchClient client(Options());
+  const BatchKey key = Train(0, 0, 0);
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_THAT(client.Request({&key, 1}), IsOk());
+    if (i % 3 == 0) ExpectSamples(client.Get(key, kPatience), key);
+    client.Forget({&key, 1});
+  }
+}
+
+TEST_F(BatchClientTest, WholeSplitInOrder) {
+  const Life life(address_, dataset_);
+  BatchClient client(Options());
+  std::vector<uint8_t> first_pixels;
+  ASSERT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience,
+                           [&](const v1::Batch& batch) {
+                             for (uint32_t i = 0; i < batch.samples(); ++i) {
+                               first_pixels.push_back(static_cast<uint8_t>(batch.images()[i * 16]));
+                             }
+                             return absl::OkStatus();
+                           }),
+              IsOk());
+  ASSERT_EQ(first_pixels.size(), 20);
+  for (size_t i = 0; i < first_pixels.size(); ++i) EXPECT_EQ(first_pixels[i], i);
+
+  EXPECT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience,
+                           [](const v1::Batch&) { return absl::AbortedError("enough"); }),
+              StatusIs(absl::StatusCode::kAborted));
+}
+
+TEST_F(BatchClientTest, ManyThreads) {
+  const Life life(address_, dataset_);
+  BatchClient client(Options());
+  std::vector<std::thread> threads;
+  for (uint64_t thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (uint64_t step = 0; step < 6; ++step) {
+        const std::vector<BatchKey> keys = {Train(thread, step, 0), Train(thread, step, 1)};
+        ASSERT_THAT(client.Request(keys), IsOk());
+        for (const BatchKey& key : keys) ExpectSamples(client.Get(key, kPatience), key);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Answers every range with one batch, whose fault is as it was told.
+class FaultyService final : public v1::DataService::Service {
+ public:
+  explicit FaultyService(int faulty_batches) : faults_left_(faulty_batches) {}
+
+ private:
+  grpc::Status StreamBatches(grpc::ServerContext*,
+                             grpc::ServerReaderWriter<v1::Batch, v1::BatchRequest>* stream) override {
+    v1::BatchRequest request;
+    while (stream->Read(&request)) {
+      if (!request.has_range()) continue;
+      v1::Batch batch;
+      batch.set_split(request.range().split());
+      batch.set_epoch(request.range().epoch());
+      batch.set_step(request.range().step());
+      batch.set_slot(request.range().slot_begin());
+      batch.set_step_samples(2);
+      batch.set_samples(1);
+      batch.set_images(std::string(16, 'i'));
+      batch.set_labels("l");
+      batch.set_checksum(Checksum64(batch.images() + batch.labels()));
+      if (faults_left_-- > 0) (*batch.mutable_images())[5] ^= 1;
+      stream->Write(batch);
+    }
+    return grpc::Status::OK;
+  }
+
+  std::atomic<int> faults_left_;
+};
+
+TEST_F(BatchClientTest, DamagedBatchIsAskedForAgain) {
+  FaultyService service(2);
+  const auto server = GrpcServer::Start({.address = address_}, {&service}).value();
+  BatchClient client(Options());
+  const BatchKey key = Train(0, 0, 0);
+  ASSERT_THAT(client.Request({&key, 1}), IsOk());
+  const absl::StatusOr<v1::Batch> batch = client.Get(key, kPatience);
+  ASSERT_THAT(batch, IsOk());
+  EXPECT_EQ(batch->images(), std::string(16, 'i'));
+  EXPECT_EQ(client.stats().corrupt, 2);
+}
+
+TEST_F(BatchClientTest, DamageWithoutEndIsAnError) {
+  FaultyService service(1000);
+  const auto server = GrpcServer::Start({.address = address_}, {&service}).value();
+  BatchClient client(Options());
+  const BatchKey key = Train(0, 0, 0);
+  ASSERT_THAT(client.Request({&key, 1}), IsOk());
+  EXPECT_THAT(client.Get(key, kPatience), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("checksum")));
+}
+
+TEST_F(BatchClientTest, ImagesOfAnotherSizeAreAnError) {
+  FaultyService service(0);
+  const auto server = GrpcServer::Start({.address = address_}, {&service}).value();
+  BatchClient client({.address = address_, .plan = plan_, .image_bytes = 784});
+  const BatchKey key = Train(0, 0, 0);
+  ASSERT_THAT(client.Request({&key, 1}), IsOk());
+  EXPECT_THAT(client.Get(key, kPatience), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("784")));
+}
+
+// Whatever the keys, the ranges name the same batches in the same order.
+RC_GTEST_PROP(TakeRangeTest, RangesNameTheKeys, ()) {
+  const auto small = rc::gen::inRange<uint64_t>(0, 4);
+  std::deque<BatchKey> keys;
+  const auto count = *rc::gen::inRange(1, 40);
+  for (int i = 0; i < count; ++i) {
+    const bool train = *rc::gen::arbitrary<bool>();
+    const BatchKey key = train ? BatchKey{v1::SPLIT_TRAIN, *small / 3, *small, static_cast<uint32_t>(*small)}
+                               : BatchKey{v1::SPLIT_TEST, 0, *small, 0};
+    const auto repeat = *rc::gen::inRange<uint64_t>(1, 5);  // runs, so that there is something to join
+    for (uint64_t r = 0; r < repeat; ++r) {
+      keys.push_back({key.split, key.epoch, key.step + (train ? r / 2 : r), key.slot + static_cast<uint32_t>(train ? r % 2 : 0)});
+    }
+  }
+  const std::deque<BatchKey> expected = keys;
+  std::deque<BatchKey> named;
+  while (!keys.empty()) {
+    const auto batches_max = *rc::gen::inRange<uint64_t>(1, 10);
+    const v1::BatchRange range = TakeRange(keys, batches_max);
+    RC_ASSERT(range.steps() >= 1u);
+    RC_ASSERT(range.slot_begin() < range.slot_end());
+    RC_ASSERT(range.steps() * (range.slot_end() - range.slot_begin()) <= batches_max);
+    for (uint64_t step = range.step(); step < range.step() + range.steps(); ++step) {
+      for (uint32_t slot = range.slot_begin(); slot < range.slot_end(); ++slot) {
+        named.push_back({range.split(), range.epoch(), step, slot});
+      }
+    }
+  }
+  RC_ASSERT(named == expected);
+}
+
+TEST(TakeRangeTest, JoinsWholeSteps) {
+  std::deque<BatchKey> keys;
+  for (uint64_t step = 0; step < 3; ++step) {
+    for (uint32_t slot = 4; slot < 8; ++slot) keys.push_back({v1::SPLIT_TRAIN, 0, step, slot});
+  }
+  const v1::BatchRange range = TakeRange(keys, 1024);
+  EXPECT_EQ(range.steps(), 3);
+  EXPECT_EQ(range.slot_begin(), 4);
+  EXPECT_EQ(range.slot_end(), 8);
+  EXPECT_THAT(keys, IsEmpty());
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,326 @@
+#include "services/data/data_service.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/grpc_channel.h"
+#include "common/grpc_server.h"
+#include "common/grpc_status.h"
+#include "common/hashing.h"
+#include "gmock/gmock.h"
+#include "grpcpp/client_context.h"
+#include "gtest/gtest.h"
+#include "services/data/batches.h"
+#include "tests/testing/idx_files.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kPatience = absl::Seconds(30);
+
+// One client's StreamBatches call.
+class Call {
+ public:
+  explicit Call(v1::DataService::Stub& stub, absl::Duration timeout = kPatience) {
+    SetDeadline(context_, timeout);
+    stream_ = stub.StreamBatches(&context_);
+  }
+  // A call that a failed test leaves open must not hold the server up.
+  ~Call() {
+    if (!finished_) context_.TryCancel();
+    if (!finished_) (void)stream_->Finish();
+  }
+
+  void Send(const v1::BatchPlan& plan) {
+    v1::BatchRequest request;
+    *request.mutable_plan() = plan;
+    stream_->Write(request);
+  }
+  void Ask(v1::Split split, uint64_t epoch, uint64_t step, uint64_t steps, uint32_t begin, uint32_t end) {
+    v1::BatchRequest request;
+    v1::BatchRange& range = *request.mutable_range();
+    range.set_split(split);
+    range.set_epoch(epoch);
+    range.set_step(step);
+    range.set_steps(steps);
+    range.set_slot_begin(begin);
+    range.set_slot_end(end);
+    stream_->Write(request);
+  }
+  void SendNothing() { stream_->Write(v1::BatchRequest()); }
+  std::optional<v1::Batch> Read() {
+    v1::Batch batch;
+    if (!stream_->Read(&batch)) return std::nullopt;
+    return batch;
+  }
+  void AllAsked() { stream_->WritesDone(); }
+  void Cancel() { context_.TryCancel(); }
+  absl::Status Finish() {
+    v1::Batch ignored;
+    while (stream_->Read(&ignored)) {
+    }
+    finished_ = true;
+    return FromGrpcStatus(stream_->Finish());
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::BatchRequest, v1::Batch>> stream_;
+  bool finished_ = false;
+};
+
+class DataServiceTest : public testing::Test {
+ protected:
+  DataServiceTest() {
+    TinyDataset{}.Write(directory_.path());
+    dataset_ = Dataset::Load(FindDatasetFiles(directory_.path()).value(), {}).value();
+    plan_.set_fingerprint(dataset_->fingerprint());
+    plan_.set_seed(3);
+    plan_.set_validation_count(10);
+    plan_.set_batch_size(16);
+    plan_.set_slots(4);
+    plan_.set_evaluation_batch_size(8);
+    server_ = GrpcServer::Start({.address = "unix:" + (directory_ / "socket").string(), .metrics = &metrics_}, {&service_})
+                  .value();
+    stub_ = v1::DataService::NewStub(MakeChannel(server_->address()));
+  }
+
+  absl::StatusOr<v1::DatasetInfo> DescribeDataset(uint32_t validation_count, absl::Duration timeout = kPatience) {
+    grpc::ClientContext context;
+    SetDeadline(context, timeout);
+    v1::DescribeDatasetRequest request;
+    request.set_validation_count(validation_count);
+    v1::DatasetInfo info;
+    const absl::Status status = FromGrpcStatus(stub_->DescribeDataset(&context, request, &info));
+    if (!status.ok()) return status;
+    return info;
+  }
+
+  // What the batch should be, made without the service.
+  void ExpectBatch(const v1::Batch& batch, const BatchKey& key) {
+    const BatchSchedule schedule = BatchSchedule::Create(plan_, 100, 20, 16, 1 << 20).value();
+    const BatchSamples samples = schedule.SamplesOf(key);
+    EXPECT_EQ((BatchKey{batch.split(), batch.epoch(), batch.step(), batch.slot()}), key);
+    EXPECT_EQ(batch.step_samples(), samples.step_samples);
+    ASSERT_EQ(batch.samples(), samples.indices.size());
+    ASSERT_EQ(batch.images().size(), samples.indices.size() * 16);
+    ASSERT_EQ(batch.labels().size(), samples.indices.size());
+    for (size_t i = 0; i < samples.indices.size(); ++i) {
+      EXPECT_EQ(static_cast<uint8_t>(batch.images()[i * 16]), samples.indices[i]);
+      EXPECT_EQ(batch.images()[i * 16 + 2], key.split == v1::SPLIT_TEST ? 1 : 0);
+      EXPECT_EQ(static_cast<uint64_t>(batch.labels()[i]), samples.indices[i] % 10);
+    }
+    EXPECT_EQ(batch.checksum(), Checksum64(batch.images() + batch.labels()));
+  }
+
+  const TemporaryDirectory directory_;
+  std::shared_ptr<const Dataset> dataset_;
+  v1::BatchPlan plan_;
+  Metrics metrics_{"data_service_test"};
+  DataMetrics data_metrics_{metrics_};
+  DataService service_{data_metrics_};
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<v1::DataService::Stub> stub_;
+};
+
+TEST_F(DataServiceTest, DescribesTheDataset) {
+  service_.SetDataset(dataset_);
+  const absl::StatusOr<v1::DatasetInfo> info = DescribeDataset(30);
+  ASSERT_THAT(info, IsOk());
+  EXPECT_EQ(info->train_count(), 70);
+  EXPECT_EQ(info->fingerprint(), dataset_->fingerprint());
+  EXPECT_THAT(DescribeDataset(100), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("validation_count 100")));
+}
+
+TEST_F(DataServiceTest, CallsWaitForTheDataset) {
+  std::thread describing([&] { EXPECT_THAT(DescribeDataset(0), IsOk()); });
+  Call call(*stub_);
+  call.Send(plan_);
+  call.Ask(v1::SPLIT_TEST, 0, 0, 1, 0, 1);
+  EXPECT_THAT(DescribeDataset(0, absl::Milliseconds(50)), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  service_.SetDataset(dataset_);
+  describing.join();
+  const auto batch = call.Read();
+  ASSERT_TRUE(batch.has_value());
+  ExpectBatch(*batch, {v1::SPLIT_TEST, 0, 0, 0});
+}
+
+TEST_F(DataServiceTest, StreamCancelledBeforeTheDatasetIsLoaded) {
+  {
+    Call call(*stub_);
+    call.Send(plan_);
+    call.Cancel();
+    EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kCancelled));
+  }
+  server_->Drain(kPatience);  // waits until the stream is gone
+  service_.SetDataset(dataset_);
+  EXPECT_EQ(data_metrics_.streams.Value(), 0);
+}
+
+TEST_F(DataServiceTest, SendsWhatIsAskedForInOrder) {
+  service_.SetDataset(dataset_);
+  Call call(*stub_);
+  call.Send(plan_);
+  call.Ask(v1::SPLIT_TRAIN, 2, 4, 2, 1, 3);
+  call.Ask(v1::SPLIT_VALIDATION, 0, 0, 2, 0, 1);
+  call.Ask(v1::SPLIT_TEST, 0, 2, 1, 0, 1);
+  call.AllAsked();
+  const std::vector<BatchKey> keys = {{v1::SPLIT_TRAIN, 2, 4, 1},      {v1::SPLIT_TRAIN, 2, 4, 2},
+                                      {v1::SPLIT_TRAIN, 2, 5, 1},      {v1::SPLIT_TRAIN, 2, 5, 2},
+                                      {v1::SPLIT_VALIDATION, 0, 0, 0}, {v1::SPLIT_VALIDATION, 0, 1, 0},
+                                      {v1::SPLIT_TEST, 0, 2, 0}};
+  for (const BatchKey& key : keys) {
+    const auto batch = call.Read();
+    ASSERT_TRUE(batch.has_value()) << key.ToString();
+    ExpectBatch(*batch, key);
+  }
+  EXPECT_FALSE(call.Read().has_value());
+  EXPECT_THAT(call.Finish(), IsOk());
+  EXPECT_EQ(data_metrics_.of(v1::SPLIT_TRAIN).batches.Value(), 4);
+  EXPECT_EQ(data_metrics_.of(v1::SPLIT_VALIDATION).samples.Value(), 10);
+  EXPECT_EQ(data_metrics_.of(v1::SPLIT_TEST).samples.Value(), 4);
+}
+
+TEST_F(DataServiceTest, AsMuchAsTheCreditsAllow) {
+  service_.SetDataset(dataset_);
+  Call call(*stub_);
+  plan_.set_slots(256);  // more slots than samples: most are empty
+  call.Send(plan_);
+  call.Ask(v1::SPLIT_TRAIN, 0, 0, 4, 0, 256);
+  call.AllAsked();
+  int batches = 0;
+  while (call.Read().has_value()) ++batches;
+  EXPECT_EQ(batches, 1024);
+  EXPECT_THAT(call.Finish(), IsOk());
+}
+
+TEST_F(DataServiceTest, RefusesMoreThanTheCreditsAllow) {
+  service_.SetDataset(dataset_);
+  Call call(*stub_);
+  plan_.set_slots(1024);
+  call.Send(plan_);
+  call.Ask(v1::SPLIT_TRAIN, 0, 0, 2, 0, 1024);
+  EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("limit of 1024")));
+}
+
+TEST_F(DataServiceTest, RefusesAnotherDataset) {
+  service_.SetDataset(dataset_);
+  Call call(*stub_);
+  plan_.set_fingerprint("somebody else's");
+  call.Send(plan_);
+  EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("somebody else's")));
+}
+
+TEST_F(DataServiceTest, AnyDatasetWillDo) {
+  service_.SetDataset(dataset_);
+  Call call(*stub_);
+  plan_.clear_fingerprint();
+  call.Send(plan_);
+  call.AllAsked();
+  EXPECT_THAT(call.Finish(), IsOk());
+}
+
+TEST_F(DataServiceTest, RefusesNonsense) {
+  service_.SetDataset(dataset_);
+  {
+    Call call(*stub_);
+    call.Ask(v1::SPLIT_TEST, 0, 0, 1, 0, 1);
+    EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("must be a plan")));
+  }
+  {
+    Call call(*stub_);
+    call.SendNothing();
+    EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("neither")));
+  }
+  {
+    Call call(*stub_);
+    call.Send(plan_);
+    call.Send(plan_);
+    EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("one plan")));
+  }
+  {
+    Call call(*stub_);
+    call.Send(plan_);
+    call.Ask(v1::SPLIT_TEST, 0, 3, 1, 0, 1);
+    EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("has 3 steps")));
+  }
+  {
+    Call call(*stub_);
+    plan_.set_batch_size(0);
+    call.Send(plan_);
+    EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("batch_size 0")));
+  }
+}
+
+TEST_F(DataServiceTest, ManyStreamsAtOnce) {
+  service_.SetDataset(dataset_);
+  std::vector<std::thread> clients;
+  for (int client = 0; client < 4; ++client) {
+    clients.emplace_back([&, client] {
+      Call call(*stub_);
+      call.Send(plan_);
+      for (uint64_t epoch = 0; epoch < 20; ++epoch) call.Ask(v1::SPLIT_TRAIN, epoch, 0, 6, client, client + 1);
+      call.AllAsked();
+      for (uint64_t epoch = 0; epoch < 20; ++epoch) {
+        for (uint64_t step = 0; step < 6; ++step) {
+          const auto batch = call.Read();
+          ASSERT_TRUE(batch.has_value());
+          ExpectBatch(*batch, {v1::SPLIT_TRAIN, epoch, step, static_cast<uint32_t>(client)});
+        }
+      }
+      EXPECT_THAT(call.Finish(), IsOk());
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  server_->Drain(kPatience);
+  EXPECT_EQ(data_metrics_.streams.Value(), 0);
+}
+
+TEST_F(DataServiceTest, StatusSaysWhatAStreamWaitsFor) {
+  service_.SetDataset(dataset_);
+  Call call(*stub_);
+  call.Send(plan_);
+  call.Ask(v1::SPLIT_TEST, 0, 0, 1, 0, 1);
+  ASSERT_TRUE(call.Read().has_value());
+  EXPECT_THAT(service_.StreamsText(), HasSubstr("batch streams: 1"));
+  EXPECT_THAT(service_.StreamsText(), HasSubstr("batch_size 16, 4 slots, seed 3; 1 batches, 8 samples"));
+}
+
+TEST_F(DataServiceTest, DrainEndsStreamsAndWaitingCalls) {
+  Call waiting(*stub_);
+  waiting.Send(plan_);
+  std::thread describing([&] { EXPECT_THAT(DescribeDataset(0), StatusIs(absl::StatusCode::kUnavailable)); });
+  while (data_metrics_.streams.Value() < 1) std::this_thread::yield();
+  service_.Drain();
+  EXPECT_THAT(waiting.Finish(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("shutting down")));
+  describing.join();
+
+  service_.SetDataset(dataset_);
+  Call late(*stub_);
+  EXPECT_THAT(late.Finish(), StatusIs(absl::StatusCode::kUnavailable));
+}
+
+TEST_F(DataServiceTest, ClientThatGoesAwayInTheMiddle) {
+  service_.SetDataset(dataset_);
+  {
+    Call call(*stub_);
+    plan_.set_slots(1024);
+    call.Send(plan_);
+    call.Ask(v1::SPLIT_TRAIN, 0, 0, 1, 0, 1024);
+    ASSERT_TRUE(call.Read().has_value());
+    call.Cancel();
+    EXPECT_THAT(call.Finish(), StatusIs(absl::StatusCode::kCancelled));
+  }
+  server_->Drain(kPatience);
+  EXPECT_EQ(data_metrics_.streams.Value(), 0);
+}
+
+}  // namespace
+}  // namespace millrace
