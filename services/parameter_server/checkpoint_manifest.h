@@ -1,0 +1,57 @@
+// manifest.json of a training checkpoint: what it is a checkpoint of, and what its files must be. Written last: a
+// checkpoint without one does not exist.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "millrace/v1/coordinator.pb.h"
+#include "services/parameter_server/optimizer.h"
+
+namespace millrace {
+
+inline constexpr int kCheckpointFormat = 1;
+inline constexpr std::string_view kCheckpointManifest = "manifest.json";
+
+// What the bits of a run depend on besides job and dataset (DESIGN D1).
+struct RunFingerprint {
+  std::string torch_version;   // "1.13.1"
+  std::string cpu_capability;  // "AVX2"
+  bool operator==(const RunFingerprint&) const = default;
+};
+
+struct CheckpointFile {
+  std::string name;  // inside the checkpoint's directory
+  uint64_t bytes = 0;
+  std::string sha256;
+};
+
+struct CheckpointManifest {
+  uint64_t version = 0;
+  v1::JobPlan plan;  // without what belongs to one run: run id, start version, directories
+  RunFingerprint fingerprint;
+  std::vector<CheckpointFile> files;  // one per shard
+  // Over the whole flat vectors, so the same for any number of shards. Lower-case hexadecimal.
+  std::string weights_sha256;
+  std::string optimizer_sha256;
+  std::vector<v1::Evaluation> validation;  // of the epochs completed before `version`
+};
+
+std::string CheckpointManifestToJson(const CheckpointManifest& manifest);
+
+// DATA_LOSS that names the field for anything missing or malformed; UNIMPLEMENTED for another format.
+absl::StatusOr<CheckpointManifest> CheckpointManifestFromJson(std::string_view json);
+
+// SHA-256 over the step (8 bytes, little-endian), then for each tensor by name: the name, a zero byte, its values as
+// little-endian float32.
+std::string OptimizerSha256(const OptimizerState& state);
+
+// OK if `plan` goes on where `saved` stopped: the same job and dataset, with at least as many epochs as are done.
+// FAILED_PRECONDITION names the difference.
+absl::Status CheckSameJob(const CheckpointManifest& saved, const v1::JobPlan& plan);
+
+}  // namespace millrace

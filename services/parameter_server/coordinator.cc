@@ -1,0 +1,362 @@
+#include "services/parameter_server/coordinator.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "common/random.h"
+#include "common/status_macros.h"
+#include "common/tensor/flat_layout.h"
+#include "services/parameter_server/schedule.h"
+
+namespace millrace {
+namespace {
+
+constexpr size_t kWorkerNameMax = 256;
+
+v1::Evaluation MakeEvaluation(const v1::JobPlan& plan, const LedgerActions::CompletedRound& round) {
+  v1::Evaluation evaluation;
+  evaluation.set_version(round.id.version);
+  evaluation.set_epoch(EpochOf(plan, round.id.version));
+  evaluation.set_samples(round.sums.samples);
+  const double samples = static_cast<double>(std::max<uint64_t>(1, round.sums.samples));
+  evaluation.set_loss(round.sums.loss / samples);
+  evaluation.set_accuracy(static_cast<double>(round.sums.correct) / samples);
+  return evaluation;
+}
+
+bool IsEvaluationOf(const std::optional<RoundId>& round, uint64_t version) {
+  return round.has_value() && !round->is_train() && round->version == version;
+}
+
+}  // namespace
+
+Coordinator::Coordinator(Options options)
+    : options_(std::move(options)), metrics_(options_.metrics), last_progress_(options_.clock->Now()) {
+  if (options_.tick_interval != absl::InfiniteDuration()) ticker_ = std::thread([this] { RunTicks(); });
+}
+
+Coordinator::~Coordinator() {
+  Shutdown();
+  // The queue's thread may be waiting for our lock: end it without holding that.
+  std::unique_ptr<CheckpointQueue> queue;
+  {
+    MutexLock lock(&mutex_);
+    queue = std::move(queue_);
+  }
+}
+
+void Coordinator::Shutdown() {
+  {
+    MutexLock lock(&mutex_);
+    shut_down_ = true;
+    stop_.SignalAll();
+    if (queue_ != nullptr) queue_->Stop();
+    for (const auto& [id, session] : std::exchange(sessions_, {})) {
+      session.connection->Close(absl::UnavailableError("the parameter server is shutting down"));
+    }
+  }
+  if (ticker_.joinable()) ticker_.join();
+}
+
+void Coordinator::RunTicks() {
+  for (int tick = 0;; ++tick) {
+    {
+      MutexLock lock(&mutex_);
+      if (!shut_down_) stop_.WaitWithTimeout(&mutex_, options_.tick_interval);
+      if (shut_down_) return;
+    }
+    Tick();
+  }
+}
+
+void Coordinator::Tick() {
+  MutexLock lock(&mutex_);
+  if (training()) Apply(ledger_->Tick(options_.clock->Now()));
+  metrics_.Update(StatusLocked());
+}
+
+void Coordinator::SetStarting(std::string waiting_for) {
+  MutexLock lock(&mutex_);
+  starting_ = std::move(waiting_for);
+}
+
+absl::Status Coordinator::Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue) {
+  MILLRACE_ASSIGN_OR_RETURN(const std::vector<ElementRange> ranges,
+                            ShardRanges(plan.parameter_count(), options_.num_shards));
+  MutexLock lock(&mutex_);
+  plan_ = std::move(plan);
+  plan_.set_run_id(RandomSeed());
+  validation_ = std::move(validation);
+  make_queue_ = std::move(make_queue);
+  committed_version_ = plan_.start_version();
+  for (const ElementRange& range : ranges) {
+    v1::ShardInfo& info = ranges_.emplace_back();
+    info.set_shard(static_cast<uint32_t>(ranges_.size() - 1));
+    info.set_begin(range.begin);
+    info.set_end(range.end);
+  }
+  begun_ = true;
+  return absl::OkStatus();
+}
+
+// --- Shards ---
+
+absl::StatusOr<v1::RegisterShardResponse> Coordinator::RegisterShard(const v1::RegisterShardRequest& request) {
+  MutexLock lock(&mutex_);
+  if (!begun_) return absl::UnavailableError(absl::StrCat("the job is starting: waiting for ", starting_));
+  if (request.num_shards() != options_.num_shards || request.shard() >= options_.num_shards) {
+    return absl::InvalidArgumentError(absl::StrCat("shard ", request.shard(), " of ", request.num_shards(),
+                                                   " has no place in a job of ", options_.num_shards, " shards"));
+  }
+  if (request.address().empty()) return absl::InvalidArgumentError("a shard must say where it can be reached");
+  const auto known = shards_.find(request.shard());
+  if (training() && known->second.incarnation != request.incarnation()) {
+    const std::string reason = absl::StrCat("shard ", request.shard(), " was restarted, so its part of the weights is "
+                                            "lost; start the parameter servers again with --resume");
+    FailLocked(reason);
+    return absl::FailedPreconditionError(reason);
+  }
+  v1::ShardInfo info = ranges_[request.shard()];
+  info.set_address(request.address());
+  if (!training()) {
+    shards_[request.shard()] = {request.incarnation(), info};
+    LogInfo("shard registered", {{"shard", request.shard()}, {"address", request.address()}});
+    if (shards_.size() == options_.num_shards) StartTraining();
+  }
+  v1::RegisterShardResponse response;
+  *response.mutable_plan() = plan_;
+  *response.mutable_shard() = std::move(info);
+  return response;
+}
+
+void Coordinator::StartTraining() {
+  for (const auto& [shard, registration] : shards_) ranges_[shard] = registration.info;
+  queue_ = make_queue_(plan_, ranges_);
+  ledger_ = std::make_unique<Ledger>(plan_, options_.limits);
+  last_progress_ = options_.clock->Now();
+  LogInfo("training begins", {{"start_version", plan_.start_version()},
+                              {"total_steps", plan_.total_steps()},
+                              {"steps_per_epoch", plan_.steps_per_epoch()},
+                              {"parameters", plan_.parameter_count()},
+                              {"slots", plan_.spec().slots()},
+                              {"shards", options_.num_shards}});
+  if (IsEpochEnd(plan_, plan_.start_version())) ExportUnlessEvaluated(plan_.start_version(), FirstRound(plan_));
+  for (const auto& [id, session] : sessions_) Welcome(id, session);
+  FinishIfOver();
+}
+
+// --- Workers ---
+
+absl::StatusOr<WorkerId> Coordinator::Attach(const v1::Hello& hello, WorkerConnection* connection) {
+  if (hello.worker().empty() || hello.worker().size() > kWorkerNameMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a worker's name must have 1 to ", kWorkerNameMax, " bytes, not ", hello.worker().size()));
+  }
+  MutexLock lock(&mutex_);
+  if (shut_down_) return absl::UnavailableError("the parameter server is shutting down");
+  for (auto session = sessions_.begin(); session != sessions_.end(); ++session) {
+    if (session->second.hello.worker() != hello.worker()) continue;
+    const bool same_life = session->second.hello.incarnation() == hello.incarnation();
+    LogWarning("worker connected again, its earlier connection is closed",
+               {{"worker", hello.worker()}, {"same_process", same_life}});
+    session->second.connection->Close(absl::AbortedError("another connection took this worker's place"));
+    const WorkerId id = session->first;
+    sessions_.erase(session);
+    if (training()) Apply(ledger_->WorkerLeft(id, options_.clock->Now()));
+    break;
+  }
+  const WorkerId id = next_worker_++;
+  const Session& session = sessions_[id] = {hello, connection};
+  LogInfo("worker joined", {{"worker", hello.worker()}, {"process", hello.process_id()}});
+  if (training()) Welcome(id, session);
+  return id;
+}
+
+void Coordinator::Welcome(WorkerId id, const Session& session) {
+  v1::CoordinatorMessage message;
+  v1::Welcome& welcome = *message.mutable_welcome();
+  *welcome.mutable_plan() = plan_;
+  welcome.mutable_shards()->Assign(ranges_.begin(), ranges_.end());
+  welcome.set_data_address(options_.data_address);
+  welcome.set_heartbeat_interval_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)));
+  session.connection->Send(message);
+  last_progress_ = options_.clock->Now();
+  if (finish_sent_) {
+    SendFinish(session);
+  } else {
+    Apply(ledger_->WorkerJoined(id, session.hello.worker(), options_.clock->Now()));
+  }
+}
+
+absl::Status Coordinator::Receive(WorkerId worker, const v1::WorkerMessage& message) {
+  MutexLock lock(&mutex_);
+  if (!sessions_.contains(worker) || !training()) return absl::OkStatus();  // closing, or not welcomed yet
+  const absl::Time now = options_.clock->Now();
+  switch (message.message_case()) {
+    case v1::WorkerMessage::kHeartbeat:
+      Apply(ledger_->Heard(worker, message.heartbeat().waiting_for(), now));
+      return absl::OkStatus();
+    case v1::WorkerMessage::kReport:
+      metrics_.CountReport(message.report());
+      last_progress_ = now;
+      Apply(ledger_->Reported(worker, message.report(), now));
+      return absl::OkStatus();
+    case v1::WorkerMessage::kDecline:
+      LogDebug("lease declined",
+               {{"worker", sessions_.at(worker).hello.worker()}, {"reason", message.decline().reason()}});
+      Apply(ledger_->Declined(worker, message.decline().lease_id(), now));
+      return absl::OkStatus();
+    case v1::WorkerMessage::kLeave:
+      Apply(ledger_->WorkerLeaving(worker, now));
+      return absl::OkStatus();
+    case v1::WorkerMessage::kHello:
+      return absl::InvalidArgumentError("hello must come first, and once");
+    default:
+      return absl::InvalidArgumentError("a message of a kind this coordinator does not know");
+  }
+}
+
+void Coordinator::Detach(WorkerId worker) {
+  MutexLock lock(&mutex_);
+  const auto session = sessions_.find(worker);
+  if (session == sessions_.end()) return;
+  LogInfo("worker left", {{"worker", session->second.hello.worker()}});
+  sessions_.erase(session);
+  if (training()) Apply(ledger_->WorkerLeft(worker, options_.clock->Now()));
+}
+
+void Coordinator::SendFinish(const Session& session) {
+  v1::CoordinatorMessage message;
+  message.mutable_finish()->set_failed(!failure_.empty());
+  message.mutable_finish()->set_reason(failure_);
+  session.connection->Send(message);
+}
+
+// --- What the ledger decides ---
+
+void Coordinator::Apply(const LedgerActions& actions) {
+  for (const std::string& warning : actions.warnings) LogWarning(warning);
+  for (const std::string& corruption : actions.corruptions) LogError("CHECKSUM MISMATCH", {{"what", corruption}});
+  for (const LedgerActions::CompletedRound& round : actions.completed) {
+    last_progress_ = options_.clock->Now();
+    if (round.id.is_train()) progress_.StepCompleted(round.sums, round.took);
+  }
+  for (const uint64_t version : actions.boundaries) ReachBoundary(version);
+  for (const LedgerActions::CompletedRound& round : actions.completed) {
+    if (!round.id.is_train()) CompleteEvaluation(round);
+  }
+  for (const LedgerActions::Expulsion& expulsion : actions.expelled) {
+    const auto session = sessions_.find(expulsion.worker);
+    if (session == sessions_.end()) continue;
+    LogError("worker expelled", {{"worker", session->second.hello.worker()}, {"reason", expulsion.reason}});
+    session->second.connection->Close(absl::InvalidArgumentError(expulsion.reason));
+    sessions_.erase(session);
+  }
+  for (const LedgerActions::Grant& grant : actions.grants) {
+    if (finish_sent_) break;  // the job failed
+    first_grant_ = std::min(first_grant_, options_.clock->Now());
+    const auto session = sessions_.find(grant.worker);
+    if (session == sessions_.end()) continue;
+    v1::CoordinatorMessage message;
+    *message.mutable_lease() = grant.lease;
+    session->second.connection->Send(message);
+  }
+  FinishIfOver();
+}
+
+void Coordinator::ReachBoundary(uint64_t version) {
+  unsettled_.insert(version);
+  queue_->Commit(version, validation_);
+  if (IsEpochEnd(plan_, version)) {
+    ExportUnlessEvaluated(version, NextRound(plan_, {v1::Lease::KIND_TRAIN, version - 1}));
+  }
+}
+
+void Coordinator::CompleteEvaluation(const LedgerActions::CompletedRound& round) {
+  const v1::Evaluation evaluation = MakeEvaluation(plan_, round);
+  const bool validation = round.id.kind == v1::Lease::KIND_VALIDATION;
+  LogInfo(validation ? "epoch validated" : "tested", {{"epoch", evaluation.epoch()},
+                                                      {"version", evaluation.version()},
+                                                      {"loss", evaluation.loss()},
+                                                      {"accuracy", evaluation.accuracy()},
+                                                      {"train_loss", progress_.loss()}});
+  if (validation) {
+    validation_.push_back(evaluation);
+  } else {
+    test_ = evaluation;
+  }
+  ExportUnlessEvaluated(round.id.version, NextRound(plan_, round.id));
+}
+
+// Exports `version`, an epoch end, unless the round to come next is an evaluation of it.
+void Coordinator::ExportUnlessEvaluated(uint64_t version, const std::optional<RoundId>& next) {
+  if (IsEvaluationOf(next, version)) return;
+  unsettled_.insert(version);
+  std::optional<v1::Evaluation> validation, test;
+  if (!validation_.empty() && validation_.back().version() == version) validation = validation_.back();
+  if (test_.has_value() && test_->version() == version) test = test_;
+  queue_->Export(version, std::move(validation), std::move(test));
+}
+
+void Coordinator::FinishIfOver() {
+  if (!failure_.empty() || !ledger_->finished()) return;
+  if (!finish_sent_) {
+    finish_sent_ = true;
+    for (const auto& [id, session] : sessions_) SendFinish(session);
+  }
+  if (unsettled_.empty() && over_ == absl::InfiniteFuture()) {
+    over_ = options_.clock->Now();
+    LogInfo("job done", {{"version", ledger_->version()}, {"weights_sha256", weights_sha256_}});
+  }
+}
+
+void Coordinator::Fail(std::string reason) {
+  MutexLock lock(&mutex_);
+  FailLocked(std::move(reason));
+}
+
+void Coordinator::FailLocked(std::string reason) {
+  if (!failure_.empty()) return;
+  LogError("JOB FAILED", {{"reason", reason}});
+  failure_ = std::move(reason);
+  over_ = std::min(over_, options_.clock->Now());
+  if (finish_sent_) return;
+  finish_sent_ = true;
+  for (const auto& [id, session] : sessions_) SendFinish(session);
+}
+
+// --- What the checkpointer tells ---
+
+void Coordinator::Committed(uint64_t version, const std::string& optimizer_sha256) {
+  MutexLock lock(&mutex_);
+  committed_version_ = version;
+  optimizer_sha256_ = optimizer_sha256;
+}
+
+void Coordinator::CommitFailed(uint64_t version, const absl::Status& why) {
+  MutexLock lock(&mutex_);
+  if (!IsFinalVersion(plan_, version)) return;
+  FailLocked(absl::StrCat("the last checkpoint could not be written: ", why.message()));
+}
+
+void Coordinator::Exported(uint64_t version, const std::string& weights_sha256) {
+  MutexLock lock(&mutex_);
+  exported_version_ = version;
+  weights_sha256_ = weights_sha256;
+}
+
+void Coordinator::ExportFailed(uint64_t version, const absl::Status& why) {
+  MutexLock lock(&mutex_);
+  if (!IsFinalVersion(plan_, version)) return;
+  FailLocked(absl::StrCat("the last version could not be exported: ", why.message()));
+}
+
+void Coordinator::Settled(uint64_t version) {
+  MutexLock lock(&mutex_);
+  unsettled_.erase(version);
+  Apply(ledger_->BoundarySettled(version, options_.clock->Now()));
+}
+
+}  // namespace millrace

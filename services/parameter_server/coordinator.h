@@ -1,0 +1,159 @@
+// The coordinator of a job: a thread-safe shell around the ledger. It keeps the workers' connections, waits for the
+// shards, carries out what the ledger decides, tells the checkpointer what to save, and knows how the job is doing.
+//
+//   Coordinator coordinator({.num_shards = 1, .data_address = data, .clock = &clock, .metrics = &metrics});
+//   coordinator.Begin(plan, {}, make_queue);              // once the plan is known; until then it is STARTING
+//   coordinator.RegisterShard(request);                   // from each shard; with the last one training begins
+//   auto worker = coordinator.Attach(hello, &connection); // from each worker's stream
+//
+// Threads: every method may be called from any thread. Connections and the checkpoint queue are called with the lock
+// held: they must not block and must not call back. One thread of its own ticks the ledger.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "millrace/v1/coordinator.pb.h"
+#include "services/parameter_server/checkpointer.h"
+#include "services/parameter_server/coordinator_metrics.h"
+#include "services/parameter_server/ledger.h"
+#include "services/parameter_server/training_progress.h"
+
+namespace millrace {
+
+// The coordinator's side of one worker's stream.
+class WorkerConnection {
+ public:
+  virtual ~WorkerConnection() = default;
+  // Queues a message; the ledger bounds how many there can be.
+  virtual void Send(const v1::CoordinatorMessage& message) = 0;
+  // Ends the stream after what was queued. Nothing is sent afterwards.
+  virtual void Close(const absl::Status& status) = 0;
+};
+
+class Coordinator : public CheckpointListener {
+ public:
+  struct Options {
+    uint32_t num_shards = 1;
+    std::string data_address;  // for the workers
+    const Clock* clock = nullptr;
+    Metrics* metrics = nullptr;
+    absl::Duration heartbeat_interval = absl::Milliseconds(500);
+    absl::Duration tick_interval = absl::Milliseconds(100);  // infinite: only Tick() ticks
+    Ledger::Limits limits = {};
+  };
+  // Called once, when all shards are there.
+  using MakeQueue = std::function<std::unique_ptr<CheckpointQueue>(const v1::JobPlan& plan,
+                                                                   const std::vector<v1::ShardInfo>& shards)>;
+
+  explicit Coordinator(Options options);
+  ~Coordinator() override;  // after Shutdown, and when every connection is detached
+
+  // What the job waits for before Begin; for people.
+  void SetStarting(std::string waiting_for);
+  // The plan is complete but for run_id; `validation` is the history before plan.start_version. INVALID_ARGUMENT if
+  // there are more shards than the parameters can be cut into.
+  absl::Status Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue);
+
+  // UNAVAILABLE before Begin; INVALID_ARGUMENT for a shard that is not of this job; FAILED_PRECONDITION, and the job
+  // fails, for a shard that was restarted after training began: its weights are lost.
+  absl::StatusOr<v1::RegisterShardResponse> RegisterShard(const v1::RegisterShardRequest& request);
+
+  // A worker says hello; it is welcomed when training can begin. Takes the place of an earlier connection of the same
+  // name. `connection` must stay until Detach returns. INVALID_ARGUMENT without a name; UNAVAILABLE during shutdown.
+  absl::StatusOr<WorkerId> Attach(const v1::Hello& hello, WorkerConnection* connection);
+  // INVALID_ARGUMENT for a message that has no place here; close the connection then.
+  absl::Status Receive(WorkerId worker, const v1::WorkerMessage& message);
+  // The stream is over. Does nothing for a connection that was replaced or expelled.
+  void Detach(WorkerId worker);
+
+  v1::JobStatus GetStatus() const;
+  // Ticks the ledger; the coordinator's own thread does so too.
+  void Tick();
+  // Ends every connection with UNAVAILABLE, refuses new ones and stops the thread. Idempotent.
+  void Shutdown();
+  // The job cannot go on; workers are told to finish. The first reason stays.
+  void Fail(std::string reason);
+
+  // CheckpointListener; called by the checkpointer's thread.
+  void Committed(uint64_t version, const std::string& optimizer_sha256) override;
+  void CommitFailed(uint64_t version, const absl::Status& why) override;
+  void Exported(uint64_t version, const std::string& weights_sha256) override;
+  void ExportFailed(uint64_t version, const absl::Status& why) override;
+  void Settled(uint64_t version) override;
+
+ private:
+  struct Session {
+    v1::Hello hello;
+    WorkerConnection* connection;
+  };
+  struct Registration {
+    uint64_t incarnation;
+    v1::ShardInfo info;
+  };
+
+  void RunTicks();
+  bool training() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ledger_ != nullptr; }
+  void StartTraining() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Welcome(WorkerId id, const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendFinish(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FailLocked(std::string reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Apply(const LedgerActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReachBoundary(uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CompleteEvaluation(const LedgerActions::CompletedRound& round) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ExportUnlessEvaluated(uint64_t version, const std::optional<RoundId>& next)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FinishIfOver() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  v1::JobStatus::State StateLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::string WaitingForLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  v1::JobStatus StatusLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  CoordinatorMetrics metrics_;
+
+  mutable Mutex mutex_;
+  CondVar stop_;
+  bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
+  std::string starting_ ABSL_GUARDED_BY(mutex_) = "the job's plan";
+  bool begun_ ABSL_GUARDED_BY(mutex_) = false;
+  v1::JobPlan plan_ ABSL_GUARDED_BY(mutex_);
+  MakeQueue make_queue_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::ShardInfo> ranges_ ABSL_GUARDED_BY(mutex_);  // by shard; the address is empty until it registers
+  std::map<uint32_t, Registration> shards_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<Ledger> ledger_ ABSL_GUARDED_BY(mutex_);  // from when all shards are there
+  WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::map<WorkerId, Session> sessions_ ABSL_GUARDED_BY(mutex_);
+
+  TrainingProgress progress_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::Evaluation> test_ ABSL_GUARDED_BY(mutex_);
+  absl::Time first_grant_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  absl::Time last_progress_ ABSL_GUARDED_BY(mutex_);
+  absl::Time over_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  std::set<uint64_t> unsettled_ ABSL_GUARDED_BY(mutex_);  // versions that the checkpointer still works at
+  uint64_t committed_version_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t exported_version_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string weights_sha256_ ABSL_GUARDED_BY(mutex_);
+  std::string optimizer_sha256_ ABSL_GUARDED_BY(mutex_);
+  std::string failure_ ABSL_GUARDED_BY(mutex_);
+  bool finish_sent_ ABSL_GUARDED_BY(mutex_) = false;
+
+  // Outlives nothing above: its thread calls the listener until it is destroyed.
+  std::unique_ptr<CheckpointQueue> queue_ ABSL_GUARDED_BY(mutex_);
+  std::thread ticker_;
+};
+
+}  // namespace millrace

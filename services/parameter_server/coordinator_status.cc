@@ -1,0 +1,94 @@
+// How the job is doing, for people and for `millrace train`.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "services/parameter_server/coordinator.h"
+#include "services/parameter_server/schedule.h"
+
+namespace millrace {
+namespace {
+
+// Without a report for this long something is late, and the status says what.
+constexpr absl::Duration kLate = absl::Seconds(1);
+
+}  // namespace
+
+v1::JobStatus Coordinator::GetStatus() const {
+  MutexLock lock(&mutex_);
+  return StatusLocked();
+}
+
+v1::JobStatus::State Coordinator::StateLocked() const {
+  if (!failure_.empty()) return v1::JobStatus::STATE_FAILED;
+  if (!training()) return v1::JobStatus::STATE_STARTING;
+  if (ledger_->finished()) return unsettled_.empty() ? v1::JobStatus::STATE_DONE : v1::JobStatus::STATE_FINISHING;
+  const std::optional<RoundId> round = ledger_->current();
+  const bool evaluating = round.has_value() && !round->is_train();
+  return evaluating ? v1::JobStatus::STATE_EVALUATING : v1::JobStatus::STATE_TRAINING;
+}
+
+std::string Coordinator::WaitingForLocked() const {
+  switch (StateLocked()) {
+    case v1::JobStatus::STATE_STARTING:
+      if (!begun_) return starting_;
+      for (uint32_t shard = 0; shard < options_.num_shards; ++shard) {
+        if (!shards_.contains(shard)) return absl::StrCat("shard ", shard, " of ", options_.num_shards, " to register");
+      }
+      return "";
+    case v1::JobStatus::STATE_FINISHING:
+      return absl::StrCat("checkpoint and export of version ", *unsettled_.begin());
+    case v1::JobStatus::STATE_TRAINING:
+    case v1::JobStatus::STATE_EVALUATING: {
+      const absl::Time now = options_.clock->Now();
+      return now - last_progress_ > kLate || sessions_.empty() ? ledger_->WaitingFor(now) : "";
+    }
+    default:
+      return "";
+  }
+}
+
+v1::JobStatus Coordinator::StatusLocked() const {
+  v1::JobStatus status;
+  status.set_state(StateLocked());
+  status.set_waiting_for(WaitingForLocked());
+  status.set_failure(failure_);
+  if (!begun_) return status;
+  *status.mutable_plan() = plan_;
+  for (const v1::ShardInfo& range : ranges_) {
+    const auto registered = shards_.find(range.shard());
+    *status.add_shards() = registered == shards_.end() ? range : registered->second.info;
+  }
+  status.mutable_validation()->Assign(validation_.begin(), validation_.end());
+  if (test_.has_value()) *status.mutable_test() = *test_;
+  status.set_committed_version(committed_version_);
+  status.set_exported_version(exported_version_);
+  status.set_weights_sha256(weights_sha256_);
+  status.set_optimizer_sha256(optimizer_sha256_);
+  status.set_train_loss(progress_.loss());
+  status.set_train_accuracy(progress_.accuracy());
+  status.set_images_per_second(progress_.images_per_second());
+  status.set_trained_samples(progress_.samples());
+  status.set_training_seconds(progress_.training_seconds());
+  const absl::Time now = options_.clock->Now();
+  if (first_grant_ != absl::InfiniteFuture()) {
+    status.set_elapsed_seconds(absl::ToDoubleSeconds(std::min(now, over_) - first_grant_));
+  }
+  status.set_version(training() ? ledger_->version() : plan_.start_version());
+  status.set_epoch(EpochOf(plan_, status.version()));
+  if (!training()) return status;
+  status.set_regranted_leases(ledger_->counters().regranted_leases);
+  status.set_duplicate_results(ledger_->counters().duplicate_results);
+  status.set_checksum_mismatches(ledger_->counters().checksum_mismatches);
+  for (const Ledger::WorkerView& view : ledger_->Workers()) {
+    v1::WorkerStatus& worker = *status.add_workers();
+    worker.set_worker(view.name);
+    worker.set_doing(view.doing);
+    worker.set_last_heard_seconds(absl::ToDoubleSeconds(now - view.last_heard));
+    worker.set_samples(view.samples);
+    const auto session = sessions_.find(view.id);
+    if (session != sessions_.end()) worker.set_process_id(session->second.hello.process_id());
+  }
+  return status;
+}
+
+}  // namespace millrace

@@ -1,0 +1,142 @@
+#include "services/parameter_server/parameter_server.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/files.h"
+#include "common/random.h"
+#include "common/status_macros.h"
+#include "services/parameter_server/job_plan.h"
+
+namespace millrace {
+namespace {
+
+constexpr uint32_t kShardsMax = 1024;
+constexpr size_t kJobFileBytesMax = 1 << 20;
+
+absl::StatusOr<v1::JobSpec> ReadJob(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadFile(path, kJobFileBytesMax);
+  if (!text.ok()) return absl::Status(text.status().code(), absl::StrCat("--job: ", text.status().message()));
+  absl::StatusOr<v1::JobSpec> spec = ParseJobSpec(*text);
+  if (spec.ok()) {
+    if (const absl::Status valid = ValidateJobSpec(*spec); !valid.ok()) spec = valid;
+  }
+  if (!spec.ok()) return absl::Status(spec.status().code(), absl::StrCat(path, ": ", spec.status().message()));
+  return spec;
+}
+
+absl::StatusOr<std::unique_ptr<Service>> CreateCoordinating(ParameterServerOptions options, const Clock& clock,
+                                                            ServiceContext& context) {
+  MILLRACE_ASSIGN_OR_RETURN(const v1::JobSpec spec, ReadJob(options.job_file));
+  std::error_code error;
+  options.output_dir = std::filesystem::absolute(options.output_dir, error).lexically_normal().string();
+  MILLRACE_ASSIGN_OR_RETURN(CheckpointStore store, CheckpointStore::Open(options.output_dir));
+  std::optional<CheckpointManifest> resumed;
+  if (options.resume) {
+    MILLRACE_ASSIGN_OR_RETURN(resumed, store.FindNewest());
+  } else if (store.HoldsResults(spec.model_name())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--output ", options.output_dir,
+                     " holds checkpoints or models already; go on with --resume, or name another directory"));
+  }
+  return std::make_unique<CoordinatingServer>(std::move(options), spec, std::move(store), std::move(resumed), clock,
+                                              context);
+}
+
+}  // namespace
+
+absl::Status ValidateParameterServerOptions(const ParameterServerOptions& options) {
+  if (options.num_shards == 0 || options.num_shards > kShardsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--num-shards ", options.num_shards, " must be 1 to ", kShardsMax));
+  }
+  if (options.shard >= options.num_shards) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--shard ", options.shard, " must be below --num-shards ", options.num_shards));
+  }
+  if (options.shard > 0) {
+    if (options.coordinator_address.empty()) {
+      return absl::InvalidArgumentError("--coordinator is missing: every shard but 0 needs it");
+    }
+    return absl::OkStatus();
+  }
+  for (const auto& [flag, value] : {std::pair("--job", &options.job_file), std::pair("--data", &options.data_address),
+                                    std::pair("--output", &options.output_dir)}) {
+    if (value->empty()) return absl::InvalidArgumentError(absl::StrCat(flag, " is missing: shard 0 needs it"));
+  }
+  if (options.keep_checkpoints == 0) return absl::InvalidArgumentError("--keep-checkpoints must be at least 1");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Service>> ParameterServer::Create(ParameterServerOptions options, const Clock& clock,
+                                                                 ServiceContext& context) {
+  if (options.shard == 0) return CreateCoordinating(std::move(options), clock, context);
+  return std::make_unique<FollowingServer>(std::move(options), context);
+}
+
+ParameterServer::ParameterServer(ParameterServerOptions options, ServiceContext& context)
+    : options_(std::move(options)),
+      context_(context),
+      host_(options_.num_shards, &context.metrics()),
+      incarnation_(RandomSeed()) {}
+
+ParameterServer::~ParameterServer() { JoinThread(); }
+
+void ParameterServer::JoinThread() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+    stop_.SignalAll();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status ParameterServer::Ready() {
+  if (stopping()) return absl::UnavailableError("shutting down");
+  if (!host_.serving()) return absl::UnavailableError("the shard waits for the job's plan");
+  return absl::OkStatus();
+}
+
+absl::Status ParameterServer::Started(const ListenAddresses& addresses) {
+  address_ = options_.advertise.empty() ? addresses.grpc : options_.advertise;
+  thread_ = std::thread([this] {
+    const absl::Status status = Start();
+    if (!status.ok() && !stopping()) context_.RequestStop(status);
+  });
+  return absl::OkStatus();
+}
+
+void ParameterServer::Drain(absl::Duration /*grace*/) {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+    stop_.SignalAll();
+  }
+  host_.Close();
+}
+
+v1::RegisterShardRequest ParameterServer::Registration() const {
+  v1::RegisterShardRequest request;
+  request.set_shard(options_.shard);
+  request.set_num_shards(options_.num_shards);
+  request.set_address(address_);
+  request.set_incarnation(incarnation_);
+  return request;
+}
+
+bool ParameterServer::stopping() const {
+  MutexLock lock(&mutex_);
+  return stopping_;
+}
+
+bool ParameterServer::Sleep(absl::Duration time) {
+  MutexLock lock(&mutex_);
+  const absl::Time until = absl::Now() + time;
+  while (!stopping_ && absl::Now() < until) stop_.WaitWithTimeout(&mutex_, until - absl::Now());
+  return !stopping_;
+}
+
+}  // namespace millrace

@@ -1,0 +1,96 @@
+#include "services/parameter_server/checkpoint_manifest.h"
+
+#include <string>
+
+#include "absl/strings/str_replace.h"
+#include "gmock/gmock.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "gtest/gtest.h"
+#include "tests/services/parameter_server/test_plan.h"
+#include "tests/testing/status_matchers.h"
+
+namespace millrace {
+namespace {
+
+using ::google::protobuf::util::MessageDifferencer;
+using ::testing::HasSubstr;
+
+CheckpointManifest Sample() {
+  CheckpointManifest manifest{.version = 3,
+                              .plan = TestPlan().Build(),
+                              .fingerprint = {"1.13.1", "AVX2"},
+                              .files = {{"shard-00000-of-00001.safetensors", 1234, std::string(64, 'a')}},
+                              .weights_sha256 = std::string(64, 'b'),
+                              .optimizer_sha256 = std::string(64, 'c'),
+                              .validation = {}};
+  manifest.plan.mutable_spec()->set_seed(0xffffffffffffffffu);
+  v1::Evaluation& evaluation = manifest.validation.emplace_back();
+  evaluation.set_version(3);
+  evaluation.set_loss(0.1 + 0.2);
+  return manifest;
+}
+
+TEST(CheckpointManifestTest, SurvivesTheRoundTripToTheBit) {
+  const CheckpointManifest manifest = Sample();
+  const auto read = CheckpointManifestFromJson(CheckpointManifestToJson(manifest));
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(read->version, 3u);
+  EXPECT_TRUE(MessageDifferencer::Equals(read->plan, manifest.plan));
+  EXPECT_EQ(read->fingerprint, manifest.fingerprint);
+  ASSERT_EQ(read->files.size(), 1u);
+  EXPECT_EQ(read->files[0].bytes, 1234u);
+  EXPECT_EQ(read->weights_sha256, manifest.weights_sha256);
+  EXPECT_EQ(read->optimizer_sha256, manifest.optimizer_sha256);
+  ASSERT_EQ(read->validation.size(), 1u);
+  EXPECT_EQ(read->validation[0].loss(), 0.1 + 0.2);
+}
+
+TEST(CheckpointManifestTest, WhatIsNoManifestIsRefused) {
+  const std::string good = CheckpointManifestToJson(Sample());
+  EXPECT_THAT(CheckpointManifestFromJson(""), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_THAT(CheckpointManifestFromJson("[]"), StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_THAT(CheckpointManifestFromJson("{}"), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("format")));
+  for (size_t size = 0; size + 2 < good.size(); size += 13) {
+    EXPECT_FALSE(CheckpointManifestFromJson(good.substr(0, size)).ok());
+  }
+  const auto with = [&](std::string_view from, std::string_view to) {
+    return CheckpointManifestFromJson(absl::StrReplaceAll(good, {{from, to}}));
+  };
+  EXPECT_THAT(with("\"format_version\": 1", "\"format_version\": 2"), StatusIs(absl::StatusCode::kUnimplemented));
+  EXPECT_THAT(with("\"bytes\": 1234", "\"bytes\": -1"), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("bytes")));
+  EXPECT_THAT(with("shard-00000", "../../etc/x"), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("name")));
+  EXPECT_THAT(with("bbbb", "BBBB"), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("weights_sha256")));
+  EXPECT_THAT(with("\"plan\": {", "\"plan\": 3, \"x\": {"), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("plan")));
+}
+
+TEST(CheckpointManifestTest, OnlyTheSameJobMayGoOn) {
+  const CheckpointManifest saved = Sample();
+  const auto with = [&](auto change) {
+    v1::JobPlan plan = saved.plan;
+    change(plan);
+    return CheckSameJob(saved, plan);
+  };
+  EXPECT_THAT(with([](auto&) {}), IsOk());
+  EXPECT_THAT(with([](auto& plan) { plan.mutable_spec()->set_epochs(7), plan.set_total_steps(21); }), IsOk());
+  EXPECT_THAT(with([](auto& plan) { plan.mutable_spec()->set_batch_size(17); }),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("spec.batch_size: 16 -> 17")));
+  EXPECT_THAT(with([](auto& plan) { plan.mutable_network()->set_mean(1); }),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("network.mean")));
+  EXPECT_THAT(with([](auto& plan) { plan.mutable_dataset()->set_fingerprint("another"); }),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another dataset")));
+  EXPECT_THAT(with([](auto& plan) { plan.set_total_steps(2); }),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("epoch 1 already")));
+}
+
+TEST(CheckpointManifestTest, TheOptimizersDigestCoversStepNamesAndValues) {
+  const OptimizerState state{.step = 3, .tensors = {{"exp_avg", {1, 2}}}};
+  const std::string digest = OptimizerSha256(state);
+  EXPECT_EQ(digest.size(), 64u);
+  EXPECT_EQ(digest, OptimizerSha256(state));
+  EXPECT_NE(digest, OptimizerSha256({.step = 4, .tensors = {{"exp_avg", {1, 2}}}}));
+  EXPECT_NE(digest, OptimizerSha256({.step = 3, .tensors = {{"exp_avh", {1, 2}}}}));
+  EXPECT_NE(digest, OptimizerSha256({.step = 3, .tensors = {{"exp_avg", {1, 3}}}}));
+}
+
+}  // namespace
+}  // namespace millrace

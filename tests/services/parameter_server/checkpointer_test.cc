@@ -1,0 +1,205 @@
+#include "services/parameter_server/checkpointer.h"
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/files.h"
+#include "common/metrics.h"
+#include "common/model/manifest.h"
+#include "common/model/replica.h"
+#include "common/model/runtime.h"
+#include "common/model/servable.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/services/parameter_server/checkpoint_test_util.h"
+#include "tests/services/parameter_server/test_plan.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// Notes what it hears; the test waits for it.
+class Listener : public CheckpointListener {
+ public:
+  void Committed(uint64_t version, const std::string& optimizer_sha256) override {
+    Note(absl::StrCat("committed ", version));
+    EXPECT_EQ(optimizer_sha256, OptimizerSha256({.step = version, .tensors = {}}));
+  }
+  void CommitFailed(uint64_t version, const absl::Status& why) override {
+    Note(absl::StrCat("commit failed ", version, ": ", why.message()));
+  }
+  void Exported(uint64_t version, const std::string& weights_sha256) override {
+    Note(absl::StrCat("exported ", version));
+    MutexLock lock(&mutex_);
+    digests_.push_back(weights_sha256);
+  }
+  void ExportFailed(uint64_t version, const absl::Status&) override { Note(absl::StrCat("export failed ", version)); }
+  void Settled(uint64_t version) override { Note(absl::StrCat("settled ", version)); }
+
+  // What was heard up to "settled `version`".
+  std::vector<std::string> WaitForSettled(uint64_t version) {
+    MutexLock lock(&mutex_);
+    const std::string last = absl::StrCat("settled ", version);
+    while (heard_.empty() || heard_.back() != last) {
+      if (changed_.WaitWithTimeout(&mutex_, absl::Seconds(30))) return {"time is up"};
+    }
+    return std::exchange(heard_, {});
+  }
+  std::vector<std::string> digests() {
+    MutexLock lock(&mutex_);
+    return digests_;
+  }
+
+ private:
+  void Note(std::string what) {
+    MutexLock lock(&mutex_);
+    heard_.push_back(std::move(what));
+    changed_.SignalAll();
+  }
+
+  Mutex mutex_;
+  CondVar changed_;
+  std::vector<std::string> heard_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> digests_ ABSL_GUARDED_BY(mutex_);
+};
+
+class CheckpointerTest : public ::testing::Test {
+ protected:
+  CheckpointerTest() {
+    ConfigureTorch(1);
+    plan_ = TestPlan{.checkpoint_steps = 1}.Build();  // versions 1 to 6; 3 and 6 end an epoch
+    v1::NetworkSpec& network = *plan_.mutable_network();
+    network.set_architecture("mlp");
+    network.set_channels(1);
+    network.set_height(8);
+    network.set_width(8);
+    network.set_classes(10);
+    network.set_standard_deviation(1);
+    plan_.set_parameter_count(NetworkParameters(network)->size());
+    plan_.set_output_dir(directory_.path().string());
+    Start(2);
+  }
+
+  void Start(uint32_t shards) {
+    checkpointer_.reset();
+    auto fleet = std::make_unique<FakeFleet>(plan_, shards);
+    fleet_ = fleet.get();
+    checkpointer_ = std::make_unique<Checkpointer>(
+        Checkpointer::Options{.plan = plan_, .fingerprint = {"1.13.1", "AVX2"}, .keep = 2, .metrics = &metrics_},
+        *CheckpointStore::Open(directory_.path()), std::move(fleet), &listener_);
+  }
+  fs::path Checkpoint(uint64_t version) const { return directory_ / "checkpoints" / std::to_string(version); }
+  CheckpointManifest ReadManifest(uint64_t version) const {
+    return *CheckpointManifestFromJson(*ReadFile(Checkpoint(version) / "manifest.json", 1 << 20));
+  }
+
+  TemporaryDirectory directory_;
+  Metrics metrics_{"test"};
+  Listener listener_;
+  v1::JobPlan plan_;
+  FakeFleet* fleet_ = nullptr;
+  std::unique_ptr<Checkpointer> checkpointer_;
+};
+
+TEST_F(CheckpointerTest, CommitsAndReleases) {
+  checkpointer_->Commit(1, {});
+  EXPECT_THAT(listener_.WaitForSettled(1), ElementsAre("committed 1", "settled 1"));
+  EXPECT_THAT(fleet_->released, ElementsAre(1));
+  const CheckpointManifest manifest = ReadManifest(1);
+  EXPECT_EQ(manifest.files.size(), 2u);
+  EXPECT_EQ(manifest.weights_sha256, WeightsSha256(FakeWeights(plan_, 1)));
+  EXPECT_EQ(manifest.plan.run_id(), 0u);
+}
+
+TEST_F(CheckpointerTest, DigestsDoNotDependOnTheNumberOfShards) {
+  checkpointer_->Commit(1, {});
+  listener_.WaitForSettled(1);
+  const CheckpointManifest two = ReadManifest(1);
+  Start(3);
+  checkpointer_->Commit(1, {});
+  listener_.WaitForSettled(1);
+  const CheckpointManifest three = ReadManifest(1);
+  EXPECT_EQ(three.files.size(), 3u);
+  EXPECT_EQ(three.weights_sha256, two.weights_sha256);
+  EXPECT_EQ(three.optimizer_sha256, two.optimizer_sha256);
+}
+
+TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
+  checkpointer_->Commit(3, {});
+  v1::Evaluation evaluation;
+  evaluation.set_version(3);
+  evaluation.set_accuracy(0.5);
+  evaluation.set_samples(10);
+  checkpointer_->Export(3, evaluation, std::nullopt);
+  EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("committed 3", "exported 3", "settled 3"));
+  EXPECT_THAT(listener_.digests(), ElementsAre(WeightsSha256(FakeWeights(plan_, 3))));
+  const auto manifest = ManifestFromJson(*ReadFile(directory_ / "models/mnist/3/manifest.json", 1 << 20));
+  ASSERT_THAT(manifest, IsOk());
+  EXPECT_EQ(manifest->validation->accuracy(), 0.5);
+  EXPECT_EQ(manifest->epoch, 1u);
+}
+
+TEST_F(CheckpointerTest, AFailureLeavesNothingHalfWrittenAndTheNextOneIsTried) {
+  fleet_->error = absl::ResourceExhaustedError("no space left on device");
+  checkpointer_->Commit(1, {});
+  EXPECT_THAT(listener_.WaitForSettled(1),
+              ElementsAre("commit failed 1: no space left on device", "settled 1"));
+  EXPECT_FALSE(fs::exists(Checkpoint(1)));
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_commits_total{result=\"failed\"} 1"));
+  fleet_->error = absl::OkStatus();
+  checkpointer_->Commit(2, {});
+  EXPECT_THAT(listener_.WaitForSettled(2), ElementsAre("committed 2", "settled 2"));
+}
+
+TEST_F(CheckpointerTest, AnUnwritableDirectoryIsAFailureToo) {
+  fs::remove_all(directory_ / "checkpoints");
+  std::ofstream(directory_ / "checkpoints") << "a file where the directory was";
+  checkpointer_->Commit(1, {});
+  const std::vector<std::string> heard = listener_.WaitForSettled(1);
+  ASSERT_EQ(heard.size(), 2u);
+  EXPECT_THAT(heard[0], HasSubstr("commit failed 1"));
+}
+
+TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
+  for (const uint64_t version : {1, 2, 4}) {
+    checkpointer_->Commit(version, {});
+    listener_.WaitForSettled(version);
+  }
+  EXPECT_FALSE(fs::exists(Checkpoint(1)));
+  EXPECT_TRUE(fs::exists(Checkpoint(2)));
+  EXPECT_TRUE(fs::exists(Checkpoint(4)));
+}
+
+TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
+  checkpointer_->Commit(3, {});
+  checkpointer_->Export(3, std::nullopt, std::nullopt);
+  listener_.WaitForSettled(3);
+  fs::remove_all(directory_ / "models");
+  plan_.set_start_version(3);
+  plan_.set_checkpoint_dir(Checkpoint(3).string());
+  Start(1);
+  fleet_->error = absl::NotFoundError("no snapshot");
+  checkpointer_->Export(3, std::nullopt, std::nullopt);
+  EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("exported 3", "settled 3"));
+  EXPECT_EQ(listener_.digests().at(0), listener_.digests().at(1));
+}
+
+TEST_F(CheckpointerTest, StopsWhileTheLastVersionIsRetried) {
+  fleet_->error = absl::ResourceExhaustedError("no space left on device");
+  checkpointer_->Commit(6, {});
+  checkpointer_.reset();  // does not hang
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,231 @@
+#include "services/parameter_server/ledger.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/services/parameter_server/test_plan.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+// Drives a ledger by hand. Leases are written "worker: round units".
+class LedgerTest : public ::testing::Test {
+ protected:
+  explicit LedgerTest(const TestPlan& plan = {}) : plan_(plan.Build()), ledger_(plan_) {}
+
+  std::vector<std::string> Do(LedgerActions actions) {
+    std::vector<std::string> grants;
+    for (const auto& [worker, lease] : actions.grants) {
+      leases_[worker].push_back(lease);
+      const RoundId round{lease.kind(), lease.version()};
+      grants.push_back(absl::StrCat(worker, ": ", RoundName(round), " ", UnitsName(round, lease.begin(), lease.end())));
+    }
+    last_ = std::move(actions);
+    return grants;
+  }
+
+  v1::Report ReportFor(const v1::Lease& lease, uint64_t checksum = 1) const {
+    v1::Report report;
+    report.set_lease_id(lease.id());
+    for (uint32_t unit = lease.begin(); unit < lease.end(); ++unit) {
+      v1::UnitResult& result = *report.add_results();
+      result.set_unit(unit);
+      result.set_samples(UnitSamples(plan_, {lease.kind(), lease.version()}, unit));
+      result.set_loss_sum(2.0 * result.samples());
+      result.set_checksum(checksum);
+    }
+    return report;
+  }
+
+  // The worker reports its oldest lease.
+  std::vector<std::string> Report(WorkerId worker, uint64_t checksum = 1) {
+    const v1::Lease lease = leases_[worker].front();
+    leases_[worker].erase(leases_[worker].begin());
+    return Do(ledger_.Reported(worker, ReportFor(lease, checksum), now_));
+  }
+
+  const v1::JobPlan plan_;
+  Ledger ledger_;
+  absl::Time now_ = absl::UnixEpoch();
+  std::map<WorkerId, std::vector<v1::Lease>> leases_;
+  LedgerActions last_;
+};
+
+TEST_F(LedgerTest, OneWorkerGetsWholeStepsOneAhead) {
+  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "a", now_)),
+              ElementsAre("1: step 0 slots [0, 4)", "1: step 1 slots [0, 4)"));
+  EXPECT_THAT(Report(1), ElementsAre("1: step 2 slots [0, 4)"));
+  EXPECT_EQ(ledger_.version(), 1u);
+}
+
+TEST_F(LedgerTest, WorkersShareAStep) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  EXPECT_THAT(Do(ledger_.WorkerJoined(2, "b", now_)), IsEmpty()) << "all of steps 0 and 1 is leased";
+  EXPECT_THAT(Report(1), ElementsAre("2: step 2 slots [0, 2)", "1: step 2 slots [2, 4)"));
+}
+
+TEST_F(LedgerTest, AStepCompletesOnceAndItsSumsAreReported) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  now_ += absl::Milliseconds(250);
+  Report(1);
+  ASSERT_THAT(last_.completed, SizeIs(1));
+  EXPECT_EQ(RoundName(last_.completed[0].id), "step 0");
+  EXPECT_EQ(last_.completed[0].sums.samples, 16u);
+  EXPECT_EQ(last_.completed[0].sums.loss, 32.0);
+  EXPECT_EQ(last_.completed[0].took, absl::Milliseconds(250));
+}
+
+TEST_F(LedgerTest, ALostWorkersLeasesAreGrantedAgainAtOnce) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Do(ledger_.WorkerJoined(2, "b", now_));
+  EXPECT_THAT(Do(ledger_.WorkerLeft(1, now_)), ElementsAre("2: step 0 slots [0, 4)", "2: step 1 slots [0, 4)"));
+  EXPECT_EQ(ledger_.counters().regranted_leases, 2u);
+  EXPECT_THAT(last_.warnings, ElementsAre(HasSubstr("lease of a for slots [0, 4) of step 0 is lost"), HasSubstr("")));
+}
+
+TEST_F(LedgerTest, ALateLeaseIsGrantedToAnotherAndTheFirstReportCounts) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Do(ledger_.WorkerJoined(2, "b", now_));
+  for (int i = 0; i < 29; ++i) {
+    now_ += absl::Seconds(1);
+    ledger_.Heard(1, "", now_);
+    EXPECT_THAT(Do(ledger_.Heard(2, "", now_)), IsEmpty());
+    EXPECT_THAT(Do(ledger_.Tick(now_)), IsEmpty());
+  }
+  now_ += absl::Seconds(2);
+  ledger_.Heard(1, "", now_);
+  EXPECT_THAT(Do(ledger_.Tick(now_)), ElementsAre("2: step 0 slots [0, 2)"));
+  EXPECT_EQ(ledger_.counters().regranted_leases, 1u);
+  Report(1);
+  EXPECT_EQ(ledger_.version(), 1u) << "the late report came first";
+  Report(2);
+  EXPECT_EQ(ledger_.counters().duplicate_results, 2u);
+  EXPECT_EQ(ledger_.counters().checksum_mismatches, 0u);
+}
+
+TEST_F(LedgerTest, ASilentWorkerIsLateAndGetsNothingMore) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Do(ledger_.WorkerJoined(2, "b", now_));
+  now_ += absl::Seconds(4);
+  ledger_.Heard(2, "", now_);
+  EXPECT_THAT(Do(ledger_.Tick(now_)), ElementsAre("2: step 0 slots [0, 4)", "2: step 1 slots [0, 4)"));
+  EXPECT_THAT(Report(2), ElementsAre("2: step 2 slots [0, 4)"));
+}
+
+TEST_F(LedgerTest, DuplicatesThatDifferAreACorruption) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Do(ledger_.WorkerJoined(2, "b", now_));
+  now_ += absl::Seconds(4);
+  ledger_.Heard(2, "", now_);
+  Do(ledger_.Tick(now_));
+  Report(2, 1);
+  Report(1, 77);
+  EXPECT_EQ(ledger_.counters().checksum_mismatches, 4u);
+  ASSERT_THAT(last_.corruptions, SizeIs(4));
+  EXPECT_THAT(last_.corruptions[0], HasSubstr("slot 0 of step 0 computed by a differs"));
+}
+
+TEST_F(LedgerTest, ReportsOfAnEarlierLifeAreFencedOff) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  const v1::Report report = ReportFor(leases_[1][0]);
+  Do(ledger_.WorkerLeft(1, now_));
+  Do(ledger_.WorkerJoined(2, "a", now_));
+  EXPECT_THAT(Do(ledger_.Reported(1, report, now_)), IsEmpty());
+  Do(ledger_.Reported(2, report, now_));
+  EXPECT_EQ(ledger_.counters().stale_reports, 1u);
+  EXPECT_EQ(ledger_.version(), 0u);
+}
+
+TEST_F(LedgerTest, AReportThatDoesNotFitItsLeaseExpelsTheWorker) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  v1::Report report = ReportFor(leases_[1][0]);
+  report.mutable_results(2)->set_samples(5);
+  Do(ledger_.Reported(1, report, now_));
+  ASSERT_THAT(last_.expelled, SizeIs(1));
+  EXPECT_THAT(last_.expelled[0].reason, HasSubstr("unit 2 has 4 samples, not 5"));
+  EXPECT_THAT(ledger_.Workers(), IsEmpty());
+
+  Do(ledger_.WorkerJoined(2, "b", now_));
+  report = ReportFor(leases_[2][0]);
+  report.mutable_results()->RemoveLast();
+  Do(ledger_.Reported(2, report, now_));
+  ASSERT_THAT(last_.expelled, SizeIs(1));
+  EXPECT_THAT(last_.expelled[0].reason, HasSubstr("only 3 of 4 units"));
+}
+
+TEST_F(LedgerTest, ADeclinedLeaseGoesToAnotherAndTheDeclinerPauses) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  const uint64_t lease = leases_[1][0].id();
+  EXPECT_THAT(Do(ledger_.Declined(1, lease, now_)), IsEmpty());
+  now_ += absl::Milliseconds(150);
+  EXPECT_THAT(Do(ledger_.Tick(now_)), ElementsAre("1: step 0 slots [0, 4)"));
+}
+
+TEST_F(LedgerTest, ALeavingWorkerFinishesWhatItHasAndGetsNoMore) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Do(ledger_.WorkerLeaving(1, now_));
+  EXPECT_THAT(Report(1), IsEmpty());
+  EXPECT_EQ(ledger_.version(), 1u);
+}
+
+TEST_F(LedgerTest, NoStepIsGrantedBesideAnEvaluation) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Report(1);
+  EXPECT_THAT(Report(1), ElementsAre("1: validation at version 3 unit 0")) << "one ahead";
+  EXPECT_THAT(Report(1), ElementsAre("1: validation at version 3 unit 1"));
+  EXPECT_THAT(last_.boundaries, ElementsAre(3));
+  EXPECT_THAT(Report(1), ElementsAre("1: validation at version 3 unit 2"));
+  EXPECT_THAT(Report(1), IsEmpty());
+  EXPECT_THAT(Report(1), ElementsAre("1: step 3 slots [0, 4)", "1: step 4 slots [0, 4)"));
+}
+
+TEST_F(LedgerTest, SaysWhatItWaitsFor) {
+  EXPECT_EQ(ledger_.WaitingFor(now_), "step 0: slot 0 has no worker: none is connected");
+  Do(ledger_.WorkerJoined(1, "worker-2", now_));
+  now_ += absl::Milliseconds(3100);
+  EXPECT_EQ(ledger_.WaitingFor(now_), "step 0: slot 0 leased to worker-2, last heard 3.1 s ago");
+  ledger_.Heard(1, "weights 0 of shard 1", now_);
+  EXPECT_EQ(ledger_.WaitingFor(now_),
+            "step 0: slot 0 leased to worker-2 (waiting for weights 0 of shard 1), last heard 0.0 s ago");
+}
+
+class BoundaryTest : public LedgerTest {
+ protected:
+  BoundaryTest() : LedgerTest({.checkpoint_steps = 1, .validation_count = 0, .test_count = 0}) {}
+};
+
+TEST_F(BoundaryTest, TrainingHoldsWhileTwoBoundariesAreUnsettled) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Report(1);
+  Report(1);
+  EXPECT_THAT(leases_[1], IsEmpty()) << "versions 1 and 2 are both uncommitted";
+  EXPECT_EQ(ledger_.WaitingFor(now_), "step 2: the checkpoint of version 1 is not committed yet");
+  EXPECT_THAT(Do(ledger_.BoundarySettled(1, now_)), ElementsAre("1: step 2 slots [0, 4)"));
+  EXPECT_THAT(Do(ledger_.BoundarySettled(2, now_)), ElementsAre("1: step 3 slots [0, 4)"));
+}
+
+class SevenSlotsTest : public LedgerTest {
+ protected:
+  SevenSlotsTest() : LedgerTest({.slots = 7}) {}
+};
+
+TEST_F(SevenSlotsTest, WhatNobodysShareCoversGoesToWhoeverIsDoneFirst) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  Do(ledger_.WorkerJoined(2, "b", now_));
+  Do(ledger_.WorkerJoined(3, "c", now_));
+  EXPECT_THAT(Report(1), ElementsAre("2: step 2 slots [0, 2)", "3: step 2 slots [2, 4)", "1: step 2 slots [4, 6)"));
+  EXPECT_THAT(Report(1), ElementsAre("1: validation at version 3 unit 0"));
+  EXPECT_THAT(Report(2), ElementsAre("2: step 2 slot 6", "2: validation at version 3 unit 1"));
+}
+
+}  // namespace
+}  // namespace millrace
