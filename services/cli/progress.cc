@@ -101,7 +101,7 @@ void ProgressReporter::Update(const v1::JobStatus& status) {
 void ProgressReporter::Waiting(absl::string_view what) {
   const absl::Time now = clock_.Now();
   if (what != waiting_for_) {
-    waiting_for_ = what;
+    waiting_for_ = std::string(what);
     waiting_since_ = now;
     next_plain_line_ = now;
   }

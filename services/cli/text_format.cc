@@ -16,12 +16,13 @@ std::string FormatClock(absl::Duration duration) {
 }
 
 std::string FormatCount(uint64_t count) {
-  std::string digits = absl::StrCat(count);
-  for (size_t position = digits.size(); position > 3;) {
-    position -= 3;
-    digits.insert(position, ",");
+  const std::string digits = absl::StrCat(count);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
   }
-  return digits;
+  return text;
 }
 
 std::string FormatPercent(double fraction) { return absl::StrFormat("%.2f %%", 100 * fraction); }

@@ -1,5 +1,6 @@
 #include "services/cli/progress.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -87,7 +88,8 @@ TEST(ProgressReporterTest, PlainLinesComeEveryFewSecondsAndOncePerEpoch) {
     reporter.Update(status);
     clock.Advance(absl::Milliseconds(250));
   }
-  EXPECT_EQ(std::count(output.text().begin(), output.text().end(), '\n'), 1);
+  const std::string text = output.text();
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
   v1::Evaluation& evaluation = *status.add_validation();
   evaluation.set_version(422);
   evaluation.set_epoch(1);

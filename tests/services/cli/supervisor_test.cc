@@ -85,21 +85,21 @@ TEST_F(SupervisorTest, AFailureAtTheFirstStartIsFinalForServersOnly) {
 }
 
 TEST_F(SupervisorTest, DeathOfAnIrreplaceablePartIsAnError) {
-  ASSERT_THAT(Start("parameter-server-0", "echo LISTENING; exec sleep 60", Replace::kNever), IsOk());
+  ASSERT_THAT(Start("parameter-server-0", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kNever), IsOk());
   ASSERT_THAT(PollUntil([&] { return Listens("parameter-server-0"); }), IsOk());
   kill(supervisor_.process_id("parameter-server-0"), SIGKILL);
   EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted, HasSubstr("parameter-server-0 (process")));
 }
 
 TEST_F(SupervisorTest, ASignalIsCancelled) {
-  kill(getpid(), SIGTERM);
+  raise(SIGTERM);  // to this thread: others of the test program may not block it
   EXPECT_THAT(supervisor_.Poll(absl::Seconds(20)), StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_F(SupervisorTest, StopKillsWhatDoesNotLeave) {
-  ASSERT_THAT(Start("stubborn", "trap '' TERM; echo LISTENING; while :; do sleep 0.1; done", Replace::kAlways), IsOk());
-  ASSERT_THAT(Start("polite", "echo LISTENING; exec sleep 60", Replace::kAlways), IsOk());
-  ASSERT_THAT(Start("other", "echo LISTENING; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("stubborn", "trap '' TERM; echo LISTENING grpc=- http=-; while :; do sleep 0.1; done", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("polite", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("other", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kAlways), IsOk());
   ASSERT_THAT(PollUntil([&] { return Listens("stubborn") && Listens("polite") && Listens("other"); }), IsOk());
   const pid_t stubborn = supervisor_.process_id("stubborn");
   const pid_t polite = supervisor_.process_id("polite");

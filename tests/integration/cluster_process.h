@@ -1,0 +1,65 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "millrace/v1/coordinator.pb.h"
+#include "nlohmann/json.hpp"
+#include "services/cli/child_process.h"
+
+namespace millrace {
+
+// A real program of the project, as built, run with the given arguments: `Program("millrace", {"train", ...})`.
+// What it writes to stderr is kept; it is killed with the object. Not thread-safe.
+class Program {
+ public:
+  Program(const std::string& name, std::vector<std::string> arguments, const std::filesystem::path& stderr_file);
+
+  // The exit code (128 + signal if one killed it). Throws if it still runs after `timeout`.
+  int Wait(absl::Duration timeout = absl::Minutes(4));
+  bool Runs() { return process_->Poll(); }
+  pid_t pid() const { return process_->pid(); }
+  void Signal(int signal_number) { process_->Signal(signal_number); }
+  // Everything that this and earlier programs wrote to `stderr_file`.
+  std::string Errors() const;
+  const std::optional<AnnouncedAddresses>& announced() const { return process_->announced(); }
+
+  // The running children whose program is called `name` ("millrace-ps"), oldest first.
+  std::vector<pid_t> Children(const std::string& name) const;
+
+ private:
+  const std::filesystem::path stderr_file_;
+  std::unique_ptr<ChildProcess> process_;
+};
+
+// A run of `millrace train`, with its results in `out` and beside it.
+class ClusterProcess {
+ public:
+  // `flags` are added to --data-dir, --out and --json, and win over them.
+  ClusterProcess(const std::filesystem::path& out, const std::filesystem::path& data_dir,
+                 std::vector<std::string> flags = {});
+
+  Program& program() { return program_; }
+  int Wait() { return program_.Wait(); }
+
+  // What `--json` wrote; the run must have succeeded.
+  nlohmann::json Result() const;
+
+  // The coordinator's status; nothing while it cannot be had.
+  std::optional<v1::JobStatus> Status() const;
+  // Waits until `condition` holds of the status, and returns that status. Throws if the run ends first or takes minutes.
+  v1::JobStatus WaitUntil(const std::function<bool(const v1::JobStatus&)>& condition);
+
+ private:
+  const std::filesystem::path out_;
+  Program program_;
+};
+
+}  // namespace millrace
