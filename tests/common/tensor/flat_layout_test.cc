@@ -1,8 +1,9 @@
 #include "common/tensor/flat_layout.h"
 
+#include "gtest/gtest.h"
+
 #include <rapidcheck/gtest.h>
 
-#include "gtest/gtest.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
@@ -32,7 +33,7 @@ TEST(ParameterTableTest, RefusesWhatItCannotLayOut) {
 TEST(ShardRangesTest, DefaultNetworkInTwo) {
   const auto ranges = ShardRanges(693962, 2);
   ASSERT_THAT(ranges, IsOk());
-  EXPECT_EQ(*ranges, (std::vector<ElementRange>{{0, 346944}, {346944, 693962}}));
+  EXPECT_EQ(*ranges, (std::vector<ElementRange>{{0, 347008}, {347008, 693962}}));
 }
 
 TEST(ShardRangesTest, RefusesEmptyShards) {

@@ -1,12 +1,13 @@
 #include "common/tensor/wire.h"
 
+#include "gtest/gtest.h"
+
 #include <rapidcheck/gtest.h>
 
 #include <algorithm>
 #include <string>
 #include <vector>
 
-#include "gtest/gtest.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
@@ -206,7 +207,7 @@ TEST(WireTest, SmallMessagesRoundTrip) {
 
 TEST(WireTest, UnknownFieldsAreSkipped) {
   // Field 9 as varint, fixed32, fixed64 and bytes; then nothing that is known.
-  const std::string bytes("\x48\x05\x4d" "abcd" "\x49" "abcdefgh" "\x4a\x02" "xy", 19);
+  const std::string bytes("\x48\x05\x4d" "abcd" "\x49" "abcdefgh" "\x4a\x02" "xy", 20);
   MessageView view;
   ASSERT_THAT(view.Reset(Whole(bytes)), IsOk());
   const auto request = DecodeExchangeRequest(view);

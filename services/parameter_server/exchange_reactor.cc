@@ -1,0 +1,145 @@
+#include "services/parameter_server/exchange_reactor.h"
+
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "common/grpc_status.h"
+#include "common/status_macros.h"
+#include "services/parameter_server/parameter_service.h"
+#include "services/parameter_server/shard_metrics.h"
+
+namespace millrace {
+namespace {
+
+// Acks that a peer has not read. Each stands for a whole push, so only a peer that never reads comes near.
+constexpr size_t kPendingAcksMax = 1024;
+
+}  // namespace
+
+ExchangeReactor::ExchangeReactor(ParameterService* service, Shard* shard, ShardMetrics* metrics)
+    : service_(service), shard_(shard), metrics_(metrics) {
+  metrics_->exchanges.Increment();
+  StartRead(&request_);
+}
+
+ExchangeReactor::~ExchangeReactor() { metrics_->exchanges.Decrement(); }
+
+// --- Reading ---
+
+void ExchangeReactor::OnReadDone(bool ok) {
+  if (!ok) return End(absl::OkStatus());  // the peer has said all it had to say, or is gone
+  absl::Status status = Handle(request_);
+  view_.Clear();
+  request_.Clear();
+  if (!status.ok()) return End(status);
+  StartRead(&request_);
+}
+
+absl::Status ExchangeReactor::Handle(const grpc::ByteBuffer& request) {
+  MILLRACE_RETURN_IF_ERROR(view_.Reset(request));
+  MILLRACE_ASSIGN_OR_RETURN(const ExchangeRequestView message, DecodeExchangeRequest(view_));
+  if (const auto* open = std::get_if<v1::OpenExchange>(&message)) return Open(*open);
+  if (const auto* chunk = std::get_if<GradientChunkView>(&message)) return Push(*chunk);
+  return absl::InvalidArgumentError("an exchange request that is neither open nor gradient");
+}
+
+absl::Status ExchangeReactor::Open(const v1::OpenExchange& open) {
+  if (opened_) return absl::InvalidArgumentError("the exchange is open already");
+  MILLRACE_RETURN_IF_ERROR(service_->CheckRun(open.run_id()));
+  opened_ = true;
+  MILLRACE_RETURN_IF_ERROR(service_->Register(this));
+  Offer(shard_->weights());
+  return absl::OkStatus();
+}
+
+absl::Status ExchangeReactor::Push(const GradientChunkView& chunk) {
+  if (!opened_) return absl::InvalidArgumentError("the first request of an exchange must be open");
+  MILLRACE_ASSIGN_OR_RETURN(const Shard::AddResult added, shard_->AddGradient(chunk));
+  // The ack goes out before the step is applied: the peer's report and the optimizer then overlap.
+  if (added.push_complete) MILLRACE_RETURN_IF_ERROR(Acknowledge(chunk.header));
+  if (!added.step_complete) return absl::OkStatus();
+  view_.Clear();  // the receive buffers, for the length of the optimizer's step
+  return shard_->ApplyIfComplete().status();
+}
+
+absl::Status ExchangeReactor::Acknowledge(const GradientChunkHeader& push) {
+  metrics_->pushes_acknowledged.Increment();
+  v1::PushAck ack;
+  ack.set_step(push.step);
+  ack.set_slot_begin(push.slot_begin);
+  ack.set_slot_end(push.slot_end);
+  MutexLock lock(&mutex_);
+  if (acks_.size() >= kPendingAcksMax) {
+    return absl::ResourceExhaustedError(absl::StrCat("the peer left ", kPendingAcksMax, " acks unread"));
+  }
+  acks_.push_back(std::move(ack));
+  WriteNext();
+  return absl::OkStatus();
+}
+
+// --- Writing ---
+
+void ExchangeReactor::Offer(const WeightsVersion& weights) {
+  MutexLock lock(&mutex_);
+  if (offered_ && weights.version <= newest_offered_) return;
+  offered_ = true;
+  newest_offered_ = weights.version;
+  weights_ = weights;
+  next_offset_ = 0;
+  WriteNext();
+}
+
+void ExchangeReactor::WriteNext() {
+  if (writing_ || ending_) return;
+  if (!acks_.empty()) {
+    v1::ExchangeResponse response;
+    *response.mutable_ack() = std::move(acks_.front());
+    acks_.pop_front();
+    response_ = EncodeMessage(response);
+  } else if (weights_.owner != nullptr) {
+    const std::span<const float> values =
+        weights_.values.subspan(next_offset_, ChunkSize(weights_.values.size(), next_offset_));
+    response_ = EncodeWeights({weights_.version, next_offset_}, values, weights_.owner);
+    metrics_->weight_bytes.Increment(static_cast<double>(values.size_bytes()));
+    next_offset_ += values.size();
+    if (next_offset_ == weights_.values.size()) weights_ = {};
+  } else {
+    return;
+  }
+  writing_ = true;
+  StartWrite(&response_);
+}
+
+void ExchangeReactor::OnWriteDone(bool ok) {
+  MutexLock lock(&mutex_);
+  writing_ = false;
+  response_.Clear();
+  if (ending_) {
+    Finish(final_status_);
+  } else if (ok) {
+    WriteNext();
+  }
+  // A write that failed means that the call is over: the read that is waiting will say so.
+}
+
+// --- Ending ---
+
+void ExchangeReactor::End(const absl::Status& status) {
+  MutexLock lock(&mutex_);
+  if (ending_) return;
+  ending_ = true;
+  final_status_ = ToGrpcStatus(status);
+  weights_ = {};
+  acks_.clear();
+  if (!writing_) Finish(final_status_);
+}
+
+void ExchangeReactor::OnCancel() { End(absl::CancelledError("the exchange was cancelled")); }
+
+void ExchangeReactor::OnDone() {
+  service_->Unregister(this);
+  delete this;
+}
+
+}  // namespace millrace

@@ -1,0 +1,66 @@
+// One open Exchange call (the protocol is in parameter_service.h). Lives from the call's start until OnDone, then deletes
+// itself.
+//
+// Threads: gRPC runs the On... methods on its callback threads, reads one after the other, writes likewise; Offer and
+// End come from any thread. Nothing of the service or the shard is called with the lock held.
+#pragma once
+
+#include <deque>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "common/mutex.h"
+#include "common/tensor/wire.h"
+#include "grpcpp/grpcpp.h"
+#include "services/parameter_server/shard.h"
+
+namespace millrace {
+
+class ParameterService;
+struct ShardMetrics;
+
+class ExchangeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  ExchangeReactor(ParameterService* service, Shard* shard, ShardMetrics* metrics);
+  ~ExchangeReactor() override;
+
+  // Sends `weights` unless newer ones have been offered.
+  void Offer(const WeightsVersion& weights);
+
+  // Ends the call with `status` once the write in progress is over; only the first call counts.
+  void End(const absl::Status& status);
+
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  absl::Status Handle(const grpc::ByteBuffer& request);
+  absl::Status Open(const v1::OpenExchange& open);
+  absl::Status Push(const GradientChunkView& chunk);
+  absl::Status Acknowledge(const GradientChunkHeader& push);
+  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  ParameterService* const service_;
+  Shard* const shard_;
+  ShardMetrics* const metrics_;
+
+  // Only touched by the read in progress.
+  grpc::ByteBuffer request_;
+  MessageView view_;
+  bool opened_ = false;
+
+  Mutex mutex_;
+  std::deque<v1::PushAck> acks_ ABSL_GUARDED_BY(mutex_);
+  WeightsVersion weights_ ABSL_GUARDED_BY(mutex_);  // being sent; owner is null when all of it has been
+  uint64_t newest_offered_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool offered_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t next_offset_ ABSL_GUARDED_BY(mutex_) = 0;
+  grpc::ByteBuffer response_ ABSL_GUARDED_BY(mutex_);  // of the write in progress
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  grpc::Status final_status_ ABSL_GUARDED_BY(mutex_);  // once ending
+};
+
+}  // namespace millrace

@@ -1,0 +1,61 @@
+// LibTorch's own SGD, Adam and AdamW over the flat range of one shard.
+//
+// The optimizers work element by element, so a sharded run computes the same bits as an unsharded one, provided that
+// shards begin on multiples of 64 elements (kShardAlignment). The range is given to LibTorch as blocks of 32768 elements:
+// a block and its state stay in the cache through the dozen passes of one update, and a block is below the size from
+// which LibTorch splits work among threads, so the number of threads cannot change the bits either.
+//
+// Threads: one at a time. Errors: INVALID_ARGUMENT for what a caller gave, INTERNAL for an exception of LibTorch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "millrace/v1/job.pb.h"
+
+namespace millrace {
+
+// A copy of everything an optimizer remembers besides the weights.
+struct OptimizerState {
+  uint64_t step = 0;  // updates made so far
+  struct Tensor {
+    std::string name;           // "exp_avg", "exp_avg_sq" or "momentum_buffer"
+    std::vector<float> values;  // one per element of the range
+  };
+  std::vector<Tensor> tensors;  // sorted by name; what a fresh optimizer does not have yet is absent
+};
+
+// Names of the tensors that the state of `spec` has after `step` updates, sorted.
+std::vector<std::string> OptimizerTensorNames(const v1::OptimizerSpec& spec, uint64_t step);
+
+class ShardOptimizer {
+ public:
+  // For a range of `elements`. INVALID_ARGUMENT names the field of `spec` that is out of its range.
+  static absl::StatusOr<std::unique_ptr<ShardOptimizer>> Create(const v1::OptimizerSpec& spec, uint64_t elements);
+  ~ShardOptimizer();
+  ShardOptimizer(const ShardOptimizer&) = delete;
+  ShardOptimizer& operator=(const ShardOptimizer&) = delete;
+
+  // One update of `weights` in place. Both spans have one value per element; either may lie elsewhere at every call.
+  // After INTERNAL weights and state are undefined.
+  absl::Status Step(std::span<float> weights, std::span<const float> gradient);
+
+  uint64_t step() const;
+  OptimizerState Save() const;
+  // Continues with the bits of the optimizer that was saved. INVALID_ARGUMENT (nothing changed) for other tensors or
+  // sizes than this optimizer has after state.step updates.
+  absl::Status Load(const OptimizerState& state);
+
+ private:
+  struct Impl;
+  explicit ShardOptimizer(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace millrace

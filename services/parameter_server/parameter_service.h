@@ -1,0 +1,66 @@
+// The gRPC side of a shard: implements v1.ParameterServer over a Shard.
+//
+// Exchange and FetchWeights run on gRPC's callback threads and carry the bulk messages as raw bytes (common/tensor/
+// wire.h): gradients are summed where they were received, weights are sent from the buffer they were computed in. The
+// other calls are synchronous, because SaveCheckpoint waits for the disk.
+//
+// An exchange speaks as follows. The first request is `open`; another run's id is FAILED_PRECONDITION. Then chunks of
+// pushes, in order of offset; the ack of a push answers its last chunk, even if all of it was held already. The newest
+// weights are sent at once and after every applied step, chunk by chunk from offset 0; a version is left unfinished when
+// a newer one is there. A request that breaks the protocol ends the exchange with INVALID_ARGUMENT.
+//
+// Threads: any. Ownership: the shard and the metrics must outlive the service, the service the server it is added to.
+#pragma once
+
+#include <memory>
+#include <set>
+
+#include "absl/base/thread_annotations.h"
+#include "common/mutex.h"
+#include "grpcpp/grpcpp.h"
+#include "millrace/v1/parameter.grpc.pb.h"
+#include "services/parameter_server/shard.h"
+
+namespace millrace {
+
+class Metrics;
+class ExchangeReactor;
+struct ShardMetrics;
+
+class ParameterService final
+    : public v1::ParameterServer::WithRawCallbackMethod_Exchange<
+          v1::ParameterServer::WithRawCallbackMethod_FetchWeights<v1::ParameterServer::Service>> {
+ public:
+  ParameterService(Shard* shard, Metrics* metrics);
+  ~ParameterService() override;
+
+  // Ends every open exchange, and every later one, with UNAVAILABLE: the streams would otherwise hold up a drain.
+  void CloseExchanges();
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Exchange(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* FetchWeights(grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer* request) override;
+  grpc::Status SaveCheckpoint(grpc::ServerContext* context, const v1::SaveCheckpointRequest* request,
+                              v1::SaveCheckpointResponse* response) override;
+  grpc::Status ReleaseSnapshot(grpc::ServerContext* context, const v1::ReleaseSnapshotRequest* request,
+                               v1::ReleaseSnapshotResponse* response) override;
+  grpc::Status GetShardStatus(grpc::ServerContext* context, const v1::GetShardStatusRequest* request,
+                              v1::ShardStatus* response) override;
+
+ private:
+  friend class ExchangeReactor;
+
+  absl::Status CheckRun(uint64_t run_id) const;
+  absl::Status Register(ExchangeReactor* exchange);
+  void Unregister(ExchangeReactor* exchange);
+  void Broadcast(const WeightsVersion& weights);
+
+  Shard* const shard_;
+  const std::unique_ptr<ShardMetrics> metrics_;
+  Mutex mutex_;
+  std::set<ExchangeReactor*> exchanges_ ABSL_GUARDED_BY(mutex_);
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace millrace

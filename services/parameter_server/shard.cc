@@ -1,0 +1,238 @@
+#include "services/parameter_server/shard.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "common/files.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "services/parameter_server/schedule.h"
+#include "services/parameter_server/shard_checkpoint.h"
+#include "services/parameter_server/shard_metrics.h"
+
+namespace millrace {
+namespace {
+
+// The coordinator does not pass a boundary before the one before it is committed, so it never needs more.
+constexpr size_t kSnapshotsMax = 2;
+
+absl::Status CheckOptions(const v1::JobPlan& plan, ElementRange range, size_t initial_weights) {
+  if (range.begin >= range.end || range.end > plan.parameter_count() || range.begin % kShardAlignment != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("elements [", range.begin, ", ", range.end, ") are no shard of ",
+                                                   plan.parameter_count(), " parameters"));
+  }
+  if (initial_weights != range.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(initial_weights, " initial weights for a shard of ", range.size(), " elements"));
+  }
+  if (plan.steps_per_epoch() == 0 || plan.spec().batch_size() == 0 || plan.spec().slots() == 0 ||
+      plan.dataset().train_count() == 0) {
+    return absl::InvalidArgumentError("the plan has no steps, samples, batch size or slots");
+  }
+  return absl::OkStatus();
+}
+
+// "5-7, 9"
+std::string FormatSlots(const std::vector<uint32_t>& slots) {
+  std::vector<std::string> runs;
+  for (size_t i = 0; i < slots.size();) {
+    size_t last = i;
+    while (last + 1 < slots.size() && slots[last + 1] == slots[last] + 1) ++last;
+    runs.push_back(last == i ? absl::StrCat(slots[i]) : absl::StrCat(slots[i], "-", slots[last]));
+    i = last + 1;
+  }
+  return absl::StrJoin(runs, ", ");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Shard>> Shard::Create(Options options, std::span<const float> initial_weights) {
+  const ElementRange range{options.info.begin(), options.info.end()};
+  MILLRACE_RETURN_IF_ERROR(CheckOptions(options.plan, range, initial_weights.size()));
+  MILLRACE_ASSIGN_OR_RETURN(auto optimizer, ShardOptimizer::Create(options.plan.spec().optimizer(), range.size()));
+  return std::unique_ptr<Shard>(new Shard(std::move(options), initial_weights, std::move(optimizer)));
+}
+
+Shard::Shard(Options options, std::span<const float> initial_weights, std::unique_ptr<ShardOptimizer> optimizer)
+    : options_(std::move(options)),
+      metrics_(std::make_unique<ShardMetrics>(options_.metrics, options_.info.shard())),
+      version_(options_.plan.start_version()),
+      weights_(version_, initial_weights),
+      aggregator_(initial_weights.size(), kChunkElements, options_.plan.spec().slots()),
+      optimizer_(std::move(optimizer)) {
+  metrics_->version.Set(static_cast<double>(version_));
+}
+
+Shard::~Shard() = default;
+
+absl::Status Shard::LoadCheckpoint(const std::string& directory) {
+  const CheckpointIdentity identity{plan().start_version(), plan().parameter_count(), plan().spec().optimizer()};
+  MILLRACE_ASSIGN_OR_RETURN(const ShardState state, ReadShardCheckpoint(directory, identity, range()));
+  MutexLock lock(&mutex_);
+  MILLRACE_RETURN_IF_ERROR(optimizer_->Load(state.optimizer));
+  std::copy(state.weights.begin(), state.weights.end(), weights_.BeginNext().begin());
+  weights_.Publish(version_);
+  return absl::OkStatus();
+}
+
+uint64_t Shard::version() const {
+  MutexLock lock(&mutex_);
+  return version_;
+}
+
+WeightsVersion Shard::weights() const {
+  MutexLock lock(&mutex_);
+  return weights_.current();
+}
+
+absl::StatusOr<WeightsVersion> Shard::WeightsAt(uint64_t version) const {
+  MutexLock lock(&mutex_);
+  if (version == version_) return weights_.current();
+  const auto snapshot = snapshots_.find(version);
+  if (snapshot != snapshots_.end()) return snapshot->second->weights;
+  return absl::NotFoundError(
+      absl::StrCat("version ", version, " is neither the newest, ", version_, ", nor a retained snapshot"));
+}
+
+absl::Status Shard::CheckFits(const GradientChunkHeader& chunk) const {
+  if (chunk.step >= plan().total_steps()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("step ", chunk.step, " is beyond the job's ", plan().total_steps(), " steps"));
+  }
+  if (chunk.samples != StepSamples(plan(), chunk.step)) {
+    return absl::InvalidArgumentError(absl::StrCat("step ", chunk.step, " has ", StepSamples(plan(), chunk.step),
+                                                   " samples, not ", chunk.samples));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Shard::AddResult> Shard::AddGradient(const GradientChunkView& chunk) {
+  const GradientChunkHeader& header = chunk.header;
+  MILLRACE_RETURN_IF_ERROR(CheckFits(header));
+  metrics_->gradient_bytes.Increment(static_cast<double>(chunk.values.size()));
+  const SlotNode node{header.slot_begin, header.slot_end};
+  const bool last_of_push = header.offset + ChunkSize(range().size(), header.offset) == range().size();
+  AddResult result;
+  MutexLock lock(&mutex_);
+  MILLRACE_RETURN_IF_ERROR(broken_);
+  if (header.step > version_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("gradient of step ", header.step, " for a shard at version ", version_));
+  }
+  if (header.step < version_) {
+    metrics_->duplicate_chunks.Increment();
+    result.push_complete = last_of_push;
+    return result;
+  }
+  MILLRACE_ASSIGN_OR_RETURN(const bool added, aggregator_.Add(node, header.offset, chunk.values));
+  if (!added) metrics_->duplicate_chunks.Increment();
+  if (last_of_push) {
+    if (!aggregator_.Holds(node)) {
+      return absl::InvalidArgumentError(absl::StrCat("the last chunk of slots [", node.begin, ", ", node.end,
+                                                     ") came before others: send them in order of offset"));
+    }
+    result.push_complete = true;
+  }
+  result.step_complete = aggregator_.complete();
+  return result;
+}
+
+absl::StatusOr<bool> Shard::ApplyIfComplete() {
+  WeightsVersion weights;
+  {
+    MutexLock lock(&mutex_);
+    MILLRACE_RETURN_IF_ERROR(broken_);
+    if (!aggregator_.complete()) return false;
+    broken_ = ApplyLocked();
+    if (!broken_.ok()) {
+      LogError("step failed", {{"step", version_}, {"error", broken_}});
+      return broken_;
+    }
+    weights = weights_.current();
+  }
+  for (const auto& listener : listeners_) listener(weights);
+  return true;
+}
+
+absl::Status Shard::ApplyLocked() {
+  const absl::Time begin = absl::Now();
+  // The loss is the mean over the step's samples; what was pushed are sums.
+  const float scale = 1.0f / static_cast<float>(StepSamples(plan(), version_));
+  const std::span<float> gradient = aggregator_.total();
+  for (float& value : gradient) value *= scale;
+  MILLRACE_RETURN_IF_ERROR(optimizer_->Step(weights_.BeginNext(), gradient));
+  weights_.Publish(++version_);
+  aggregator_.Reset();
+  if (IsCheckpointBoundary(plan(), version_)) KeepSnapshotLocked();
+  metrics_->steps_applied.Increment();
+  metrics_->version.Set(static_cast<double>(version_));
+  metrics_->apply_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  return absl::OkStatus();
+}
+
+void Shard::KeepSnapshotLocked() {
+  if (snapshots_.size() == kSnapshotsMax) {
+    LogError("snapshot dropped: it was never released",
+             {{"version", snapshots_.begin()->first}, {"snapshots_max", kSnapshotsMax}});
+    metrics_->snapshots_dropped.Increment();
+    snapshots_.erase(snapshots_.begin());
+  }
+  snapshots_[version_] = std::make_shared<const Snapshot>(Snapshot{weights_.current(), optimizer_->Save()});
+  metrics_->snapshots.Set(static_cast<double>(snapshots_.size()));
+}
+
+void Shard::OnApplied(std::function<void(const WeightsVersion&)> listener) {
+  listeners_.push_back(std::move(listener));
+}
+
+absl::StatusOr<Shard::SavedFile> Shard::SaveCheckpoint(uint64_t version, const std::string& directory) {
+  std::shared_ptr<const Snapshot> snapshot;
+  {
+    MutexLock lock(&mutex_);
+    const auto found = snapshots_.find(version);
+    if (found == snapshots_.end()) {
+      return absl::NotFoundError(absl::StrCat("no snapshot of version ", version, " is retained"));
+    }
+    snapshot = found->second;
+  }
+  const absl::Time begin = absl::Now();
+  const CheckpointIdentity identity{version, plan().parameter_count(), plan().spec().optimizer()};
+  const std::string file = ShardFileName(index(), options_.num_shards);
+  const auto write = [&]() -> absl::StatusOr<WrittenFile> {
+    MILLRACE_RETURN_IF_ERROR(MakeDirectories(directory));
+    return WriteShardCheckpoint(std::filesystem::path(directory) / file, identity, range(), snapshot->weights.values,
+                                snapshot->optimizer);
+  };
+  absl::StatusOr<WrittenFile> written = write();
+  if (!written.ok()) {
+    metrics_->checkpoint_failures.Increment();
+    return written.status();
+  }
+  metrics_->checkpoint_bytes.Increment(static_cast<double>(written->bytes));
+  metrics_->checkpoint_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  return SavedFile{file, written->bytes, std::move(written->sha256)};
+}
+
+void Shard::ReleaseSnapshot(uint64_t version) {
+  std::shared_ptr<const Snapshot> released;  // freed after the lock
+  MutexLock lock(&mutex_);
+  const auto found = snapshots_.find(version);
+  if (found == snapshots_.end()) return;
+  released = std::move(found->second);
+  snapshots_.erase(found);
+  metrics_->snapshots.Set(static_cast<double>(snapshots_.size()));
+}
+
+std::string Shard::WaitingFor() const {
+  MutexLock lock(&mutex_);
+  if (!broken_.ok()) return absl::StrCat("nothing: ", broken_.ToString());
+  if (version_ >= plan().total_steps()) return "nothing";
+  return absl::StrCat("step ", version_, ": slots ", FormatSlots(aggregator_.MissingSlots()));
+}
+
+}  // namespace millrace

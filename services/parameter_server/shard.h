@@ -1,0 +1,131 @@
+// One shard of a job: a contiguous range of the flat parameters, its optimizer and the gradient sum of the current step.
+//
+//   auto shard = Shard::Create({.plan = plan, .num_shards = 2, .info = info, .metrics = &metrics}, initial_weights);
+//   if (!plan.checkpoint_dir().empty()) status = (*shard)->LoadCheckpoint(plan.checkpoint_dir());
+//   ParameterService service(shard->get(), &metrics);   // parameter_service.h: the gRPC side
+//
+// Shards do not talk to each other: each applies step t as soon as it holds all slots of t, and what it holds does not
+// depend on who computed or pushed it, so all of them make the same versions (DESIGN D3).
+//
+// Threads: every method may be called from any thread. Adding gradients and applying a step run on the caller's thread
+// under one lock; listeners and the disk are outside it. Ownership: the plan is copied; the metrics must outlive the shard.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/mutex.h"
+#include "common/tensor/flat_layout.h"
+#include "common/tensor/wire.h"
+#include "millrace/v1/coordinator.pb.h"
+#include "services/parameter_server/aggregator.h"
+#include "services/parameter_server/optimizer.h"
+#include "services/parameter_server/weights_buffer.h"
+
+namespace millrace {
+
+class Metrics;
+struct ShardMetrics;
+
+class Shard {
+ public:
+  struct Options {
+    v1::JobPlan plan;
+    v1::ShardInfo info;       // which range; `address` is not used
+    uint32_t num_shards = 1;
+    Metrics* metrics = nullptr;  // required
+  };
+
+  // Starts at plan.start_version with `initial_weights`, one value per element of the range. INVALID_ARGUMENT for a
+  // range that does not fit the plan or the weights, or an optimizer that cannot be built.
+  static absl::StatusOr<std::unique_ptr<Shard>> Create(Options options, std::span<const float> initial_weights);
+  ~Shard();
+  Shard(const Shard&) = delete;
+  Shard& operator=(const Shard&) = delete;
+
+  // Replaces weights, optimizer state and version by those of the checkpoint in `directory`, written by any number of
+  // shards. To be called before the first gradient. NOT_FOUND without checkpoint files; DATA_LOSS for files that are
+  // damaged, do not cover the flat vector exactly once or disagree about the version; FAILED_PRECONDITION for another
+  // job's parameters, optimizer or version than the plan's. The shard is untouched on error.
+  absl::Status LoadCheckpoint(const std::string& directory);
+
+  const v1::JobPlan& plan() const { return options_.plan; }
+  uint32_t index() const { return options_.info.shard(); }
+  ElementRange range() const { return {options_.info.begin(), options_.info.end()}; }
+  uint64_t version() const;
+
+  // The newest weights. Holding on to them makes the next step write to another buffer.
+  WeightsVersion weights() const;
+
+  // The weights of a retained snapshot or of the newest version; else NOT_FOUND.
+  absl::StatusOr<WeightsVersion> WeightsAt(uint64_t version) const;
+
+  struct AddResult {
+    bool push_complete = false;  // every chunk of the chunk's slots is held, or its step was applied already
+    bool step_complete = false;  // all chunks of all slots are held: ApplyIfComplete has work to do
+  };
+
+  // Adds one chunk to the sum of its step; a chunk that is held already changes nothing. INVALID_ARGUMENT if it does
+  // not fit the shard's range and grid, the job's slots or the step's samples, or if it is the last of its push and an
+  // earlier one is missing; FAILED_PRECONDITION for a step beyond the shard's version; INTERNAL once a step has failed.
+  absl::StatusOr<AddResult> AddGradient(const GradientChunkView& chunk);
+
+  // Applies the step if all of it is held, keeps a snapshot if the new version is a checkpoint boundary, and then calls
+  // the listeners. False if the step was not complete (or another thread has just applied it). INTERNAL if LibTorch
+  // failed; the shard is of no use then.
+  absl::StatusOr<bool> ApplyIfComplete();
+
+  // `listener` is called after every applied step, on the thread that applied it, without locks held; calls may overlap
+  // and come out of order when steps are short. To be called before the first gradient.
+  void OnApplied(std::function<void(const WeightsVersion&)> listener);
+
+  struct SavedFile {
+    std::string file;  // name inside the directory
+    uint64_t bytes = 0;
+    std::string sha256;
+  };
+
+  // Writes the snapshot of `version` as shard-IIIII-of-NNNNN.safetensors into `directory`, which is made if it is not
+  // there; the file is complete and on disk, or absent. Blocks for the disk. NOT_FOUND without such a snapshot.
+  absl::StatusOr<SavedFile> SaveCheckpoint(uint64_t version, const std::string& directory);
+
+  // Frees a snapshot; one that is not there is no error.
+  void ReleaseSnapshot(uint64_t version);
+
+  // "step 812: slots 5-7", or "nothing" once the job's last version is there.
+  std::string WaitingFor() const;
+
+ private:
+  struct Snapshot {
+    WeightsVersion weights;
+    OptimizerState optimizer;
+  };
+
+  Shard(Options options, std::span<const float> initial_weights, std::unique_ptr<ShardOptimizer> optimizer);
+
+  absl::Status CheckFits(const GradientChunkHeader& chunk) const;
+  absl::Status ApplyLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void KeepSnapshotLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  const std::unique_ptr<ShardMetrics> metrics_;
+  std::vector<std::function<void(const WeightsVersion&)>> listeners_;
+
+  mutable Mutex mutex_;
+  uint64_t version_ ABSL_GUARDED_BY(mutex_);
+  absl::Status broken_ ABSL_GUARDED_BY(mutex_);  // why no further step can be applied
+  WeightsPool weights_ ABSL_GUARDED_BY(mutex_);
+  Aggregator aggregator_ ABSL_GUARDED_BY(mutex_);
+  const std::unique_ptr<ShardOptimizer> optimizer_ ABSL_PT_GUARDED_BY(mutex_);
+  std::map<uint64_t, std::shared_ptr<const Snapshot>> snapshots_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace millrace

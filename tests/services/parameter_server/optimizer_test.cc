@@ -1,0 +1,185 @@
+#include "services/parameter_server/optimizer.h"
+
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "common/tensor/flat_layout.h"
+#include "gtest/gtest.h"
+#include "tests/services/parameter_server/small_plan.h"
+#include "tests/testing/status_matchers.h"
+
+namespace millrace {
+namespace {
+
+using absl::StatusCode;
+using testing::HasSubstr;
+
+// Several blocks and an end that is no multiple of any vector width.
+constexpr uint64_t kElements = 2 * 32768 + 10007;
+
+v1::OptimizerSpec AdamW() {
+  v1::OptimizerSpec spec = Adam();
+  spec.set_kind(v1::OPTIMIZER_KIND_ADAMW);
+  spec.set_weight_decay(0.01);
+  return spec;
+}
+v1::OptimizerSpec AdamWithDecay() {
+  v1::OptimizerSpec spec = Adam();
+  spec.set_weight_decay(0.01);
+  return spec;
+}
+
+std::vector<float> Weights(uint64_t count) { return SlotGradient(99, 99, count); }
+
+bool SameBits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+bool SameState(const OptimizerState& a, const OptimizerState& b) {
+  if (a.step != b.step || a.tensors.size() != b.tensors.size()) return false;
+  for (size_t i = 0; i < a.tensors.size(); ++i) {
+    if (a.tensors[i].name != b.tensors[i].name || !SameBits(a.tensors[i].values, b.tensors[i].values)) return false;
+  }
+  return true;
+}
+
+std::unique_ptr<ShardOptimizer> Make(const v1::OptimizerSpec& spec, uint64_t elements) {
+  auto optimizer = ShardOptimizer::Create(spec, elements);
+  EXPECT_THAT(optimizer, IsOk());
+  return *std::move(optimizer);
+}
+
+// Runs steps [begin, end) with the gradients of those steps.
+void Train(ShardOptimizer& optimizer, std::span<float> weights, uint64_t begin, uint64_t end, ElementRange range) {
+  for (uint64_t step = begin; step < end; ++step) {
+    const auto gradient = SlotGradient(step, 0, kElements);
+    ASSERT_THAT(optimizer.Step(weights, std::span(gradient).subspan(range.begin, range.size())), IsOk());
+  }
+}
+
+class EveryOptimizerTest : public testing::TestWithParam<v1::OptimizerSpec> {};
+
+TEST_P(EveryOptimizerTest, ShardedEqualsUnsharded) {
+  std::vector<float> whole = Weights(kElements);
+  auto optimizer = Make(GetParam(), kElements);
+  Train(*optimizer, whole, 0, 5, {0, kElements});
+  EXPECT_FALSE(SameBits(whole, Weights(kElements)));
+
+  for (uint32_t shards : {2u, 3u, 7u, 40u}) {
+    std::vector<float> parts = Weights(kElements);
+    const std::vector<ElementRange> ranges = *ShardRanges(kElements, shards);
+    for (const ElementRange range : ranges) {
+      auto part = Make(GetParam(), range.size());
+      Train(*part, std::span(parts).subspan(range.begin, range.size()), 0, 5, range);
+    }
+    EXPECT_TRUE(SameBits(parts, whole)) << shards;
+  }
+}
+
+TEST_P(EveryOptimizerTest, SavedAndLoadedGoesOnWithTheSameBits) {
+  for (uint64_t saved_at : {0u, 1u, 3u}) {
+    std::vector<float> weights = Weights(kElements);
+    auto optimizer = Make(GetParam(), kElements);
+    Train(*optimizer, weights, 0, saved_at, {0, kElements});
+    const OptimizerState state = optimizer->Save();
+    EXPECT_EQ(state.step, saved_at);
+    std::vector<float> restored = weights;
+    Train(*optimizer, weights, saved_at, 6, {0, kElements});
+
+    auto other = Make(GetParam(), kElements);
+    std::vector<float> scratch = Weights(kElements);
+    Train(*other, scratch, 0, 2, {0, kElements});  // what it remembers must go
+    ASSERT_THAT(other->Load(state), IsOk());
+    EXPECT_TRUE(SameState(other->Save(), state));
+    Train(*other, restored, saved_at, 6, {0, kElements});
+    EXPECT_TRUE(SameBits(restored, weights)) << saved_at;
+    EXPECT_TRUE(SameState(other->Save(), optimizer->Save())) << saved_at;
+  }
+}
+
+TEST_P(EveryOptimizerTest, WeightsMayMoveBetweenSteps) {
+  std::vector<float> stay = Weights(kElements), first = stay;
+  auto a = Make(GetParam(), kElements), b = Make(GetParam(), kElements);
+  Train(*a, stay, 0, 4, {0, kElements});
+  Train(*b, first, 0, 2, {0, kElements});
+  std::vector<float> second = first;
+  Train(*b, second, 2, 4, {0, kElements});
+  EXPECT_TRUE(SameBits(second, stay));
+}
+
+TEST_P(EveryOptimizerTest, RefusesAnotherState) {
+  auto optimizer = Make(GetParam(), kElements);
+  OptimizerState state = optimizer->Save();
+  state.tensors.push_back({"bogus", std::vector<float>(kElements)});
+  EXPECT_THAT(optimizer->Load(state), StatusIs(StatusCode::kInvalidArgument));
+  auto smaller = Make(GetParam(), kElements - 1);
+  std::vector<float> weights = Weights(kElements - 1), gradient(kElements - 1);
+  ASSERT_THAT(smaller->Step(weights, gradient), IsOk());
+  if (smaller->Save().tensors.empty()) return;  // nothing that could not fit
+  EXPECT_THAT(optimizer->Load(smaller->Save()), StatusIs(StatusCode::kInvalidArgument));
+}
+
+std::string NameOf(const testing::TestParamInfo<v1::OptimizerSpec>& info) {
+  const std::vector<std::string> names = {"Sgd", "Momentum", "Adam", "AdamWithDecay", "AdamW"};
+  return names[info.index];
+}
+INSTANTIATE_TEST_SUITE_P(All, EveryOptimizerTest, testing::Values(Sgd(0), Sgd(0.9), Adam(), AdamWithDecay(), AdamW()),
+                         NameOf);
+
+TEST(ShardOptimizerTest, AdamFollowsItsPaper) {
+  auto optimizer = Make(Adam(), 64);
+  std::vector<float> weights(64, 1.0f), gradient(64, 0.5f);
+  double m = 0, v = 0, w = 1;
+  for (int step = 1; step <= 3; ++step) {
+    ASSERT_THAT(optimizer->Step(weights, gradient), IsOk());
+    m = 0.9 * m + 0.1 * 0.5;
+    v = 0.999 * v + 0.001 * 0.25;
+    w -= 1e-3 * (m / (1 - std::pow(0.9, step))) / (std::sqrt(v / (1 - std::pow(0.999, step))) + 1e-7);
+    EXPECT_NEAR(weights[7], w, 1e-6);
+  }
+}
+
+TEST(ShardOptimizerTest, MomentumFollowsItsDefinition) {
+  auto optimizer = Make(Sgd(0.9), 1);
+  std::vector<float> weights = {1}, gradient = {1};
+  double velocity = 0, w = 1;
+  for (int step = 0; step < 4; ++step) {
+    ASSERT_THAT(optimizer->Step(weights, gradient), IsOk());
+    velocity = 0.9 * velocity + 1;
+    w -= 0.1 * velocity;
+    EXPECT_NEAR(weights[0], w, 1e-6);
+  }
+}
+
+TEST(ShardOptimizerTest, RefusesBadSpecsAndSizes) {
+  auto expect_refused = [](v1::OptimizerSpec spec, const char* field) {
+    EXPECT_THAT(ShardOptimizer::Create(spec, 64), StatusIs(StatusCode::kInvalidArgument, HasSubstr(field)));
+  };
+  v1::OptimizerSpec spec = Adam();
+  spec.set_learning_rate(0);
+  expect_refused(spec, "learning_rate");
+  spec.set_learning_rate(NAN);
+  expect_refused(spec, "learning_rate");
+  spec = Adam();
+  spec.set_beta1(1);
+  expect_refused(spec, "beta1");
+  spec = Adam();
+  spec.set_beta2(-0.1);
+  expect_refused(spec, "beta2");
+  spec = Adam();
+  spec.set_epsilon(0);
+  expect_refused(spec, "epsilon");
+  spec = Adam();
+  spec.set_weight_decay(NAN);
+  expect_refused(spec, "weight_decay");
+  expect_refused(Sgd(1), "momentum");
+  expect_refused(v1::OptimizerSpec(), "learning_rate");
+
+  std::vector<float> weights(64), gradient(63);
+  EXPECT_THAT(Make(Adam(), 64)->Step(weights, gradient), StatusIs(StatusCode::kInvalidArgument));
+}
+
+}  // namespace
+}  // namespace millrace

@@ -1,0 +1,380 @@
+#include "services/parameter_server/parameter_service.h"
+
+#include <atomic>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/grpc_channel.h"
+#include "common/grpc_server.h"
+#include "common/grpc_status.h"
+#include "common/hashing.h"
+#include "common/metrics.h"
+#include "gtest/gtest.h"
+#include "services/parameter_server/schedule.h"
+#include "tests/services/parameter_server/small_plan.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using absl::StatusCode;
+using testing::HasSubstr;
+
+constexpr uint64_t kParameters = kChunkElements + 1000;
+constexpr uint32_t kSlots = 5;
+
+std::string Digest(std::span<const float> values) { return Sha256Hex(std::as_bytes(values)); }
+
+// A shard behind a real server on a Unix socket.
+class ParameterServiceTest : public testing::Test {
+ protected:
+  ParameterServiceTest() {
+    plan_ = SmallPlan(kParameters, kSlots);
+    info_.set_end(kParameters);
+    shard_ = *Shard::Create({plan_, info_, 1, &metrics_}, initial_);
+    service_ = std::make_unique<ParameterService>(shard_.get(), &metrics_);
+    auto server = GrpcServer::Start({.address = "unix:" + (directory_ / "ps").string(), .metrics = &metrics_},
+                                    {service_.get()});
+    EXPECT_THAT(server, IsOk());
+    server_ = *std::move(server);
+    stub_ = v1::ParameterServer::NewStub(MakeChannel(server_->address()));
+  }
+  ~ParameterServiceTest() override {
+    service_->CloseExchanges();
+    server_->Drain(absl::Seconds(5));
+  }
+
+  // What the weights must be after so many steps.
+  std::string ExpectedDigest(uint64_t version) {
+    Metrics metrics("reference");
+    auto reference = *Shard::Create({plan_, info_, 1, &metrics}, initial_);
+    for (uint64_t step = 0; step < version; ++step) {
+      const auto sum = NodeGradient(step, {0, kSlots}, kSlots, kParameters);
+      for (uint64_t offset = 0; offset < kParameters; offset += kChunkElements) {
+        const ByteRope::Piece piece = std::as_bytes(std::span(sum).subspan(offset, ChunkSize(kParameters, offset)));
+        EXPECT_THAT(reference->AddGradient({{step, 0, kSlots, StepSamples(plan_, step), offset},
+                                            ByteRope({&piece, 1}, 0, piece.size())}),
+                    IsOk());
+      }
+      EXPECT_TRUE(*reference->ApplyIfComplete());
+    }
+    return Digest(reference->weights().values);
+  }
+
+  TemporaryDirectory directory_;
+  Metrics metrics_{"parameter_service_test"};
+  v1::JobPlan plan_;
+  v1::ShardInfo info_;
+  const std::vector<float> initial_ = SlotGradient(99, 99, kParameters);
+  std::unique_ptr<Shard> shard_;
+  std::unique_ptr<ParameterService> service_;
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<v1::ParameterServer::Stub> stub_;
+};
+
+// One exchange, spoken with stock protobuf: what any other client would do.
+class Client {
+ public:
+  Client(v1::ParameterServer::Stub* stub, const v1::JobPlan& plan) : plan_(plan) {
+    SetDeadline(context_, absl::Seconds(30));
+    stream_ = stub->Exchange(&context_);
+  }
+  ~Client() {
+    if (!finished_) context_.TryCancel();
+    if (!finished_) stream_->Finish();
+  }
+
+  void Open(uint64_t run_id) {
+    v1::ExchangeRequest request;
+    request.mutable_open()->set_run_id(run_id);
+    request.mutable_open()->set_worker("test");
+    stream_->Write(request);
+  }
+
+  bool PushChunk(uint64_t step, SlotNode node, uint64_t offset) {
+    const auto sum = NodeGradient(step, node, kSlots, kParameters);
+    const auto values = std::as_bytes(std::span(sum).subspan(offset, ChunkSize(kParameters, offset)));
+    v1::ExchangeRequest request;
+    v1::GradientChunk& chunk = *request.mutable_gradient();
+    chunk.set_step(step);
+    chunk.set_slot_begin(node.begin);
+    chunk.set_slot_end(node.end);
+    chunk.set_samples(StepSamples(plan_, step));
+    chunk.set_offset(offset);
+    chunk.set_values(values.data(), values.size());
+    return stream_->Write(request);
+  }
+  void Push(uint64_t step, SlotNode node) {
+    for (uint64_t offset = 0; offset < kParameters; offset += kChunkElements) PushChunk(step, node, offset);
+  }
+
+  bool ReadOne() {
+    v1::ExchangeResponse response;
+    if (!stream_->Read(&response)) return false;
+    if (response.has_ack()) acks.push_back(response.ack());
+    if (response.has_weights()) {
+      const v1::WeightsChunk& chunk = response.weights();
+      if (chunk.offset() == 0) {
+        EXPECT_TRUE(weights.empty() || chunk.version() > version);
+        weights.clear();
+        version = chunk.version();
+      }
+      EXPECT_EQ(chunk.version(), version);
+      EXPECT_EQ(chunk.offset() * sizeof(float), weights.size());
+      weights += chunk.values();
+    }
+    return true;
+  }
+  bool ReadWeights(uint64_t wanted) {
+    while (version < wanted || weights.size() < kParameters * sizeof(float)) {
+      if (!ReadOne()) return false;
+    }
+    return true;
+  }
+  bool ReadAcks(size_t count) {
+    while (acks.size() < count) {
+      if (!ReadOne()) return false;
+    }
+    return true;
+  }
+
+  absl::Status Finish() {
+    stream_->WritesDone();
+    while (ReadOne()) {
+    }
+    finished_ = true;
+    return FromGrpcStatus(stream_->Finish());
+  }
+
+  std::vector<v1::PushAck> acks;
+  uint64_t version = 0;
+  std::string weights;  // bytes of `version` received so far
+
+ private:
+  const v1::JobPlan& plan_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::ExchangeRequest, v1::ExchangeResponse>> stream_;
+  bool finished_ = false;
+};
+
+TEST_F(ParameterServiceTest, PushesAreAcknowledgedAndWeightsComeToEveryExchange) {
+  Client a(stub_.get(), plan_), b(stub_.get(), plan_);
+  a.Open(plan_.run_id());
+  b.Open(plan_.run_id());
+  ASSERT_TRUE(a.ReadWeights(0));
+  EXPECT_EQ(Sha256Hex(a.weights), Digest(initial_));
+  for (uint64_t step = 0; step < 6; ++step) {
+    a.Push(step, {0, 4});
+    ASSERT_TRUE(a.ReadAcks(step + 1));
+    EXPECT_EQ(a.acks.back().step(), step);
+    EXPECT_EQ(a.acks.back().slot_begin(), 0u);
+    EXPECT_EQ(a.acks.back().slot_end(), 4u);
+    b.Push(step, {4, 5});
+    ASSERT_TRUE(a.ReadWeights(step + 1));
+    ASSERT_TRUE(b.ReadWeights(step + 1));
+    EXPECT_EQ(a.weights, b.weights);
+  }
+  EXPECT_EQ(Sha256Hex(a.weights), ExpectedDigest(6));
+  EXPECT_THAT(a.Finish(), IsOk());
+  EXPECT_THAT(b.Finish(), IsOk());
+}
+
+TEST_F(ParameterServiceTest, DuplicatesAreAcknowledged) {
+  Client client(stub_.get(), plan_);
+  client.Open(plan_.run_id());
+  client.Push(0, {0, 2});
+  client.Push(0, {0, 2});
+  client.Push(0, {1, 2});
+  ASSERT_TRUE(client.ReadAcks(3));
+  client.Push(0, {0, 5});
+  ASSERT_TRUE(client.ReadWeights(1));
+  client.Push(0, {2, 4});  // applied already
+  ASSERT_TRUE(client.ReadAcks(5));
+  EXPECT_EQ(shard_->version(), 1u);
+}
+
+TEST_F(ParameterServiceTest, RefusesAnotherRun) {
+  Client client(stub_.get(), plan_);
+  client.Open(plan_.run_id() + 1);
+  EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("run")));
+}
+
+TEST_F(ParameterServiceTest, RefusesWhatBreaksTheProtocol) {
+  {
+    Client client(stub_.get(), plan_);
+    client.Push(0, {0, 1});
+    EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kInvalidArgument, HasSubstr("open")));
+  }
+  {
+    Client client(stub_.get(), plan_);
+    client.Open(plan_.run_id());
+    client.Open(plan_.run_id());
+    EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kInvalidArgument, HasSubstr("open")));
+  }
+  {
+    Client client(stub_.get(), plan_);
+    client.Open(plan_.run_id());
+    client.PushChunk(0, {1, 3}, 0);
+    EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kInvalidArgument));
+  }
+  {
+    Client client(stub_.get(), plan_);
+    client.Open(plan_.run_id());
+    client.PushChunk(0, {0, 1}, kChunkElements);
+    EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kInvalidArgument, HasSubstr("order")));
+  }
+  {
+    Client client(stub_.get(), plan_);
+    client.Open(plan_.run_id());
+    client.Push(1, {0, 1});
+    EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kFailedPrecondition));
+  }
+  EXPECT_EQ(shard_->version(), 0u);
+}
+
+// Workers that come, push overlapping parts again and again, break off in the middle and come again.
+TEST_F(ParameterServiceTest, RestlessWorkersGiveTheSameBits) {
+  std::atomic<bool> failed{false};
+  auto work = [&](uint64_t seed) {
+    const std::vector<SlotNode> nodes = {{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 5}, {0, 2}, {2, 4}, {0, 4}};
+    auto stub = v1::ParameterServer::NewStub(MakeChannel(server_->address()));
+    uint64_t random = seed;
+    auto next = [&](uint64_t n) {
+      random = random * 6364136223846793005ull + 1442695040888963407ull;
+      return (random >> 33) % n;
+    };
+    while (shard_->version() < plan_.total_steps() && !failed) {
+      Client client(stub.get(), plan_);
+      client.Open(plan_.run_id());
+      while (next(4) != 0) {
+        if (!client.ReadWeights(shard_->version()) || client.version >= plan_.total_steps()) break;
+        const SlotNode node = nodes[next(nodes.size())];
+        if (next(5) == 0) {
+          client.PushChunk(client.version, node, 0);
+          break;  // in the middle of a push
+        }
+        const size_t acks = client.acks.size();
+        client.Push(client.version, node);
+        if (!client.ReadAcks(acks + 1)) failed = true;
+      }
+    }
+  };
+  std::vector<std::thread> workers;
+  for (uint64_t seed = 1; seed <= 4; ++seed) workers.emplace_back(work, seed);
+  for (std::thread& worker : workers) worker.join();
+  EXPECT_FALSE(failed);
+  EXPECT_EQ(Digest(shard_->weights().values), ExpectedDigest(plan_.total_steps()));
+}
+
+TEST_F(ParameterServiceTest, ASlowReaderSkipsVersionsAndGetsTheNewest) {
+  Client slow(stub_.get(), plan_), fast(stub_.get(), plan_);
+  slow.Open(plan_.run_id());
+  fast.Open(plan_.run_id());
+  for (uint64_t step = 0; step < 6; ++step) {
+    fast.Push(step, {0, 5});
+    ASSERT_TRUE(fast.ReadWeights(step + 1));
+  }
+  ASSERT_TRUE(slow.ReadWeights(6));  // ReadOne checks that versions ascend and are not mixed
+  EXPECT_EQ(slow.weights, fast.weights);
+}
+
+TEST_F(ParameterServiceTest, FetchWeightsStreamsSnapshotsAndTheNewest) {
+  Client client(stub_.get(), plan_);
+  client.Open(plan_.run_id());
+  std::map<uint64_t, std::string> digests;
+  for (uint64_t step = 0; step < 4; ++step) {
+    client.Push(step, {0, 5});
+    ASSERT_TRUE(client.ReadWeights(step + 1));
+    digests[step + 1] = Sha256Hex(client.weights);
+  }
+  auto fetch = [&](uint64_t run_id, uint64_t version) -> absl::StatusOr<std::string> {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(30));
+    v1::FetchWeightsRequest request;
+    request.set_run_id(run_id);
+    request.set_version(version);
+    auto reader = stub_->FetchWeights(&context, request);
+    std::string bytes;
+    for (v1::WeightsChunk chunk; reader->Read(&chunk);) {
+      EXPECT_EQ(chunk.version(), version);
+      EXPECT_EQ(chunk.offset() * sizeof(float), bytes.size());
+      bytes += chunk.values();
+    }
+    auto status = FromGrpcStatus(reader->Finish());
+    if (!status.ok()) return status;
+    return Sha256Hex(bytes);
+  };
+  EXPECT_EQ(*fetch(plan_.run_id(), 3), digests[3]);
+  EXPECT_EQ(*fetch(plan_.run_id(), 4), digests[4]);
+  EXPECT_THAT(fetch(plan_.run_id(), 1), StatusIs(StatusCode::kNotFound));
+  EXPECT_THAT(fetch(1, 4), StatusIs(StatusCode::kFailedPrecondition));
+}
+
+TEST_F(ParameterServiceTest, CheckpointsAndStatus) {
+  Client client(stub_.get(), plan_);
+  client.Open(plan_.run_id());
+  for (uint64_t step = 0; step < 2; ++step) client.Push(step, {0, 5});
+  ASSERT_TRUE(client.ReadWeights(2));
+
+  v1::SaveCheckpointRequest save;
+  save.set_run_id(plan_.run_id());
+  save.set_version(2);
+  save.set_directory(directory_ / "checkpoint");
+  v1::SaveCheckpointResponse saved;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->SaveCheckpoint(&context, save, &saved).ok());
+  }
+  EXPECT_EQ(saved.file(), "shard-00000-of-00001.safetensors");
+  EXPECT_EQ(saved.bytes(), std::filesystem::file_size(directory_ / "checkpoint" / saved.file()));
+  EXPECT_EQ(saved.sha256(), *Sha256File(directory_ / "checkpoint" / saved.file()));
+
+  v1::ReleaseSnapshotRequest release;
+  release.set_run_id(plan_.run_id());
+  release.set_version(2);
+  {
+    grpc::ClientContext context;
+    v1::ReleaseSnapshotResponse released;
+    ASSERT_TRUE(stub_->ReleaseSnapshot(&context, release, &released).ok());
+  }
+  {
+    grpc::ClientContext context;
+    EXPECT_EQ(stub_->SaveCheckpoint(&context, save, &saved).error_code(), grpc::StatusCode::NOT_FOUND);
+  }
+  {
+    grpc::ClientContext context;
+    save.set_run_id(1);
+    EXPECT_EQ(stub_->SaveCheckpoint(&context, save, &saved).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  }
+
+  client.Push(2, {0, 2});
+  ASSERT_TRUE(client.ReadAcks(3));
+  v1::ShardStatus status;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub_->GetShardStatus(&context, {}, &status).ok());
+  EXPECT_EQ(status.version(), 2u);
+  EXPECT_EQ(status.waiting_for(), "step 2: slots 2-4");
+  EXPECT_EQ(status.gradient_bytes(), 3 * kParameters * sizeof(float));
+  EXPECT_GE(status.weight_bytes(), kParameters * sizeof(float));
+  EXPECT_EQ(status.shard().end(), kParameters);
+}
+
+TEST_F(ParameterServiceTest, ClosingEndsOpenExchangesAndRefusesNewOnes) {
+  Client client(stub_.get(), plan_);
+  client.Open(plan_.run_id());
+  ASSERT_TRUE(client.ReadWeights(0));
+  service_->CloseExchanges();
+  EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kUnavailable));
+  Client late(stub_.get(), plan_);
+  late.Open(plan_.run_id());
+  EXPECT_THAT(late.Finish(), StatusIs(StatusCode::kUnavailable));
+}
+
+}  // namespace
+}  // namespace millrace

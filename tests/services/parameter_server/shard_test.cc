@@ -1,0 +1,312 @@
+#include "services/parameter_server/shard.h"
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "common/files.h"
+#include "common/hashing.h"
+#include "common/metrics.h"
+#include "common/tensor/safetensors.h"
+#include "gtest/gtest.h"
+#include "services/parameter_server/schedule.h"
+#include "services/parameter_server/shard_checkpoint.h"
+#include "tests/services/parameter_server/small_plan.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using absl::StatusCode;
+using testing::HasSubstr;
+
+// More than one chunk per shard, and a short one.
+constexpr uint64_t kParameters = 2 * kChunkElements + 1000;
+constexpr uint32_t kSlots = 3;
+
+std::vector<float> Initial() { return SlotGradient(99, 99, kParameters); }
+
+// The shards of one job, all in this process.
+struct Job {
+  explicit Job(uint32_t num_shards, v1::JobPlan job_plan = SmallPlan(kParameters, kSlots)) : plan(std::move(job_plan)) {
+    const std::vector<float> initial = Initial();
+    const auto ranges = *ShardRanges(kParameters, num_shards);
+    for (uint32_t i = 0; i < num_shards; ++i) {
+      v1::ShardInfo info;
+      info.set_shard(i);
+      info.set_begin(ranges[i].begin);
+      info.set_end(ranges[i].end);
+      auto shard = Shard::Create({plan, info, num_shards, &metrics},
+                                 std::span(initial).subspan(ranges[i].begin, ranges[i].size()));
+      EXPECT_THAT(shard, IsOk());
+      shards.push_back(*std::move(shard));
+    }
+  }
+
+  // Pushes one node's gradient to one shard; returns the last chunk's result.
+  absl::StatusOr<Shard::AddResult> Push(Shard& shard, uint64_t step, SlotNode node) {
+    const auto flat = NodeGradient(step, node, kSlots, kParameters);
+    absl::StatusOr<Shard::AddResult> result;
+    for (uint64_t offset = 0; offset < shard.range().size(); offset += kChunkElements) {
+      result = PushChunk(shard, {step, node.begin, node.end, StepSamples(plan, step), offset}, flat);
+      if (!result.ok()) break;
+    }
+    return result;
+  }
+
+  absl::StatusOr<Shard::AddResult> PushChunk(Shard& shard, const GradientChunkHeader& header,
+                                             const std::vector<float>& flat) {
+    const auto values = std::span(flat).subspan(shard.range().begin + header.offset,
+                                                ChunkSize(shard.range().size(), header.offset));
+    const ByteRope::Piece piece = std::as_bytes(values);
+    return shard.AddGradient({header, ByteRope({&piece, 1}, 0, piece.size())});
+  }
+
+  void Steps(uint64_t begin, uint64_t end) {
+    for (uint64_t step = begin; step < end; ++step) {
+      for (auto& shard : shards) {
+        for (const SlotNode node : {SlotNode{2, 3}, SlotNode{0, 2}}) ASSERT_THAT(Push(*shard, step, node), IsOk());
+        const auto applied = shard->ApplyIfComplete();
+        ASSERT_THAT(applied, IsOk());
+        ASSERT_TRUE(*applied);
+        ASSERT_EQ(shard->version(), step + 1);
+      }
+    }
+  }
+
+  std::string Digest() const {
+    Sha256 sha256;
+    for (const auto& shard : shards) sha256.Update(std::as_bytes(shard->weights().values));
+    return sha256.FinishHex();
+  }
+
+  Metrics metrics{"shard_test"};
+  v1::JobPlan plan;
+  std::vector<std::unique_ptr<Shard>> shards;
+};
+
+TEST(ShardTest, AnyNumberOfShardsMakesTheSameBits) {
+  Job one(1), two(2), five(5);
+  one.Steps(0, 6);
+  two.Steps(0, 6);
+  five.Steps(0, 6);
+  EXPECT_NE(one.Digest(), Job(1).Digest());
+  EXPECT_EQ(one.Digest(), two.Digest());
+  EXPECT_EQ(one.Digest(), five.Digest());
+  EXPECT_EQ(one.shards[0]->WaitingFor(), "nothing");
+}
+
+TEST(ShardTest, GradientsAreDividedByTheSamplesOfTheStep) {
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  *plan.mutable_spec()->mutable_optimizer() = Sgd(0);
+  Job job(1, plan);
+  const std::vector<float> initial = Initial();
+  job.Steps(0, 1);
+  const auto sum = NodeGradient(0, {0, kSlots}, kSlots, kParameters);
+  const auto weights = job.shards[0]->weights().values;
+  for (size_t i = 0; i < kParameters; i += 1001) {
+    EXPECT_NEAR(weights[i], initial[i] - 0.1 * sum[i] / 16, 1e-6 * std::abs(initial[i]) + 1e-7 * std::abs(sum[i]));
+  }
+}
+
+TEST(ShardTest, PushesAreCompleteStepsAreAppliedDuplicatesChangeNothing) {
+  Job job(1);
+  Shard& shard = *job.shards[0];
+  std::vector<uint64_t> seen;
+  shard.OnApplied([&](const WeightsVersion& weights) { seen.push_back(weights.version); });
+  EXPECT_EQ(shard.WaitingFor(), "step 0: slots 0-2");
+  auto result = *job.Push(shard, 0, {0, 2});
+  EXPECT_TRUE(result.push_complete);
+  EXPECT_FALSE(result.step_complete);
+  EXPECT_FALSE(*shard.ApplyIfComplete());
+  EXPECT_EQ(shard.WaitingFor(), "step 0: slots 2");
+  result = *job.Push(shard, 0, {1, 2});  // covered
+  EXPECT_TRUE(result.push_complete);
+  EXPECT_FALSE(result.step_complete);
+  result = *job.Push(shard, 0, {2, 3});
+  EXPECT_TRUE(result.step_complete);
+  EXPECT_TRUE(*shard.ApplyIfComplete());
+  EXPECT_FALSE(*shard.ApplyIfComplete());
+  EXPECT_EQ(seen, std::vector<uint64_t>{1});
+
+  const std::string digest = job.Digest();
+  result = *job.Push(shard, 0, {0, 3});  // late
+  EXPECT_TRUE(result.push_complete);
+  EXPECT_FALSE(result.step_complete);
+  EXPECT_EQ(job.Digest(), digest);
+  EXPECT_THAT(job.metrics.Render(), HasSubstr("millrace_ps_duplicate_chunks_total{shard=\"0\"} 6"));
+}
+
+TEST(ShardTest, RefusesGradientsThatDoNotFit) {
+  Job job(1);
+  Shard& shard = *job.shards[0];
+  const auto flat = SlotGradient(0, 0, kParameters);
+  EXPECT_THAT(job.PushChunk(shard, {1, 0, 1, 16, 0}, flat), StatusIs(StatusCode::kFailedPrecondition));
+  EXPECT_THAT(job.PushChunk(shard, {6, 0, 1, 16, 0}, flat), StatusIs(StatusCode::kFailedPrecondition));
+  EXPECT_THAT(job.PushChunk(shard, {UINT64_MAX, 0, 1, 16, 0}, flat), StatusIs(StatusCode::kFailedPrecondition));
+  EXPECT_THAT(job.PushChunk(shard, {0, 0, 1, 17, 0}, flat), StatusIs(StatusCode::kInvalidArgument));
+  EXPECT_THAT(job.PushChunk(shard, {0, 1, 3, 16, 0}, flat), StatusIs(StatusCode::kInvalidArgument));
+  // Offsets off the grid and beyond the end, with values of any size.
+  const ByteRope::Piece piece = std::as_bytes(std::span(flat)).first(4000);
+  for (uint64_t offset : {uint64_t{1}, kParameters, kParameters + 1, UINT64_MAX, UINT64_MAX - 999}) {
+    EXPECT_THAT(shard.AddGradient({{0, 0, 1, 16, offset}, ByteRope({&piece, 1}, 0, piece.size())}),
+                StatusIs(StatusCode::kInvalidArgument));
+  }
+  EXPECT_THAT(job.PushChunk(shard, {0, 0, 1, 16, 2 * kChunkElements}, flat),
+              StatusIs(StatusCode::kInvalidArgument, HasSubstr("order")));
+  EXPECT_EQ(shard.version(), 0u);
+}
+
+TEST(ShardTest, RefusesBadOptions) {
+  Job job(1);
+  const std::vector<float> weights(64);
+  v1::ShardInfo info;
+  info.set_end(64);
+  EXPECT_THAT(Shard::Create({job.plan, info, 1, &job.metrics}, weights), IsOk());
+  EXPECT_THAT(Shard::Create({job.plan, info, 1, &job.metrics}, {}), StatusIs(StatusCode::kInvalidArgument));
+  info.set_begin(32);
+  EXPECT_THAT(Shard::Create({job.plan, info, 1, &job.metrics}, std::span(weights).first(32)),
+              StatusIs(StatusCode::kInvalidArgument));
+  info.set_begin(0);
+  v1::JobPlan plan = job.plan;
+  plan.set_parameter_count(63);
+  EXPECT_THAT(Shard::Create({plan, info, 1, &job.metrics}, weights), StatusIs(StatusCode::kInvalidArgument));
+  plan = job.plan;
+  plan.mutable_spec()->mutable_optimizer()->set_beta1(2);
+  EXPECT_THAT(Shard::Create({plan, info, 1, &job.metrics}, weights), StatusIs(StatusCode::kInvalidArgument));
+}
+
+TEST(ShardTest, SnapshotsStayAsTheyWereUntilReleased) {
+  Job job(1);
+  Shard& shard = *job.shards[0];
+  job.Steps(0, 2);
+  const std::string digest = job.Digest();
+  job.Steps(2, 3);  // versions 2 and 3 are boundaries
+  EXPECT_THAT(shard.WeightsAt(1), StatusIs(StatusCode::kNotFound));
+  const auto held = shard.WeightsAt(2);
+  ASSERT_THAT(held, IsOk());
+  EXPECT_EQ(Sha256Hex(std::as_bytes(held->values)), digest);
+  EXPECT_THAT(shard.WeightsAt(3), IsOk());
+  shard.ReleaseSnapshot(2);
+  shard.ReleaseSnapshot(2);
+  EXPECT_THAT(shard.WeightsAt(2), StatusIs(StatusCode::kNotFound));
+  EXPECT_THAT(shard.SaveCheckpoint(2, "/nowhere"), StatusIs(StatusCode::kNotFound));
+}
+
+TEST(ShardTest, SnapshotsAreBounded) {
+  Job job(1);
+  job.Steps(0, 6);  // boundaries 2, 3, 4 and 6, none of them released
+  EXPECT_THAT(job.shards[0]->WeightsAt(3), StatusIs(StatusCode::kNotFound));
+  EXPECT_THAT(job.shards[0]->WeightsAt(4), IsOk());
+  EXPECT_THAT(job.shards[0]->WeightsAt(6), IsOk());
+  EXPECT_THAT(job.metrics.Render(), HasSubstr("millrace_ps_snapshots_dropped_total{shard=\"0\"} 2"));
+}
+
+class ShardCheckpointTest : public testing::Test {
+ protected:
+  // Writes the checkpoint of version 3 by so many shards.
+  void Save(uint32_t num_shards) {
+    Job job(num_shards);
+    job.Steps(0, 3);
+    for (auto& shard : job.shards) {
+      const auto saved = shard->SaveCheckpoint(3, Directory());
+      ASSERT_THAT(saved, IsOk());
+      EXPECT_EQ(saved->bytes, std::filesystem::file_size(directory_ / "3" / saved->file));
+      EXPECT_EQ(saved->sha256, *Sha256File(directory_ / "3" / saved->file));
+    }
+  }
+
+  std::string Directory() const { return directory_ / "3"; }
+  std::string File(uint32_t shard, uint32_t of) const { return directory_ / "3" / ShardFileName(shard, of); }
+
+  v1::JobPlan ResumedPlan() const {
+    v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+    plan.set_start_version(3);
+    return plan;
+  }
+  absl::Status Load(Job& job) {
+    for (auto& shard : job.shards) {
+      if (auto status = shard->LoadCheckpoint(Directory()); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  TemporaryDirectory directory_;
+};
+
+TEST_F(ShardCheckpointTest, AnyShardingContinuesAnyOther) {
+  Job whole(1);
+  whole.Steps(0, 6);
+  for (uint32_t writers : {1u, 2u, 3u}) {
+    std::filesystem::remove_all(Directory());
+    Save(writers);
+    for (uint32_t readers : {1u, 2u, 4u}) {
+      Job job(readers, ResumedPlan());
+      ASSERT_THAT(Load(job), IsOk()) << writers << " to " << readers;
+      job.Steps(3, 6);
+      EXPECT_EQ(job.Digest(), whole.Digest()) << writers << " to " << readers;
+    }
+  }
+}
+
+TEST_F(ShardCheckpointTest, TheFirstStepContinuesToo) {
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  *plan.mutable_spec()->mutable_optimizer() = Sgd(0.9);
+  plan.mutable_spec()->set_checkpoint_steps(1);
+  Job whole(1, plan);
+  whole.Steps(0, 1);
+  ASSERT_THAT(whole.shards[0]->SaveCheckpoint(1, Directory()), IsOk());
+  whole.Steps(1, 3);
+  plan.set_start_version(1);
+  Job resumed(2, plan);
+  ASSERT_THAT(Load(resumed), IsOk());
+  resumed.Steps(1, 3);
+  EXPECT_EQ(resumed.Digest(), whole.Digest());
+}
+
+TEST_F(ShardCheckpointTest, FindsWhatIsMissingOrDamaged) {
+  Job job(1, ResumedPlan());
+  EXPECT_THAT(Load(job), StatusIs(StatusCode::kNotFound));
+  Save(2);
+  const std::string before = job.Digest();
+  std::filesystem::rename(File(1, 2), File(1, 2) + ".away");
+  EXPECT_THAT(Load(job), StatusIs(StatusCode::kDataLoss, HasSubstr("shard-00001")));
+  std::filesystem::copy(File(0, 2), File(1, 2));  // the wrong range
+  EXPECT_THAT(Load(job), StatusIs(StatusCode::kDataLoss, HasSubstr("do not follow")));
+  std::filesystem::remove(File(1, 2));
+  std::filesystem::copy(File(0, 2), File(0, 1));  // files of two sets
+  EXPECT_THAT(Load(job), StatusIs(StatusCode::kDataLoss));
+  std::filesystem::remove(File(0, 2));  // a set of one file that covers half
+  EXPECT_THAT(Load(job), StatusIs(StatusCode::kDataLoss, HasSubstr("cover")));
+  std::filesystem::resize_file(File(0, 1), std::filesystem::file_size(File(0, 1)) - 4);
+  EXPECT_THAT(Load(job), StatusIs(StatusCode::kDataLoss));
+  EXPECT_EQ(job.Digest(), before);
+}
+
+TEST_F(ShardCheckpointTest, RefusesAnotherJobs) {
+  Save(1);
+  v1::JobPlan plan = ResumedPlan();
+  plan.set_start_version(2);
+  Job other_version(1, plan);
+  EXPECT_THAT(Load(other_version), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("version")));
+  plan = ResumedPlan();
+  *plan.mutable_spec()->mutable_optimizer() = Sgd(0.9);
+  Job other_optimizer(1, plan);
+  EXPECT_THAT(Load(other_optimizer), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("OPTIMIZER_KIND_ADAM")));
+}
+
+TEST_F(ShardCheckpointTest, AFailedSaveLeavesNothing) {
+  Job job(1);
+  job.Steps(0, 3);
+  std::ofstream(Directory()) << "a file where the directory should be";
+  EXPECT_FALSE(job.shards[0]->SaveCheckpoint(3, Directory()).ok());
+  EXPECT_THAT(job.metrics.Render(), HasSubstr("millrace_ps_checkpoint_failures_total{shard=\"0\"} 1"));
+  std::filesystem::remove(Directory());
+  EXPECT_THAT(job.shards[0]->SaveCheckpoint(3, Directory()), IsOk());  // the snapshot is still there
+}
+
+}  // namespace
+}  // namespace millrace
