@@ -18,6 +18,8 @@ function(_millrace_pch name dependency)
   file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/pch_${name}.cc CONTENT "")
   add_library(millrace_pch_${name} OBJECT ${CMAKE_CURRENT_BINARY_DIR}/pch_${name}.cc)
   target_link_libraries(millrace_pch_${name} PRIVATE ${dependency} millrace_compile_options)
+  # As gRPC compiles its users, ours among them; a header compiled without it is not used.
+  target_compile_options(millrace_pch_${name} PRIVATE -pthread)
   target_precompile_headers(millrace_pch_${name} PRIVATE ${ARGN})
 endfunction()
 _millrace_pch(torch millrace_torch <torch/torch.h> <torch/script.h>)

@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks and prints one table: figure, baseline, ratio, target.
+
+Everything is a ratio against a baseline measured in the same run. Each pair is measured `--rounds` times in turn (A B A
+B ...), so that a change in the machine's speed meets both; what is shown is the median of the rounds, with the lowest
+and highest ratio.
+"""
+import argparse
+import contextlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@dataclass
+class Row:
+    """One line of the table; `ratios` has one value per round."""
+    name: str
+    figure: str
+    baseline: str
+    ratios: list
+    target: str
+    met: bool
+    details: dict = field(default_factory=dict)
+
+
+def run_json(command, env=None, timeout=600):
+    """The JSON object that `command` prints last."""
+    done = subprocess.run(command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, timeout=timeout, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@contextlib.contextmanager
+def service(command):
+    """Starts a service, yields its gRPC address, ends it."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        line = process.stdout.readline()
+        match = re.search(r"LISTENING grpc=(\S+)", line)
+        if not match:
+            raise RuntimeError(f"{command[0]} did not start")
+        yield match.group(1)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Benchmarks:
+    def __init__(self, build, rounds, data_dir):
+        self.bin = os.path.join(build, "bin")
+        self.bench = os.path.join(build, "bench")
+        self.rounds = rounds
+        self.data_dir = data_dir
+
+    def train(self, workers, slots, batch, epochs=1):
+        """Images per second of `millrace train`, as it reports them itself."""
+        with tempfile.TemporaryDirectory() as directory:
+            result = os.path.join(directory, "result.json")
+            command = [os.path.join(self.bin, "millrace"), "train", "--data-dir", self.data_dir, "--workers", str(workers),
+                       "--slots", str(slots), "--batch-size", str(batch), "--epochs", str(epochs), "--no-serving",
+                       "--out", os.path.join(directory, "out"), "--json", result]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=600)
+            with open(result) as file:
+                return json.load(file)["images_per_second"]
+
+    def loop(self, threads, batch):
+        command = [os.path.join(self.bench, "train_loop_bench"), "--threads", str(threads), "--batch", str(batch)]
+        return run_json(command, ONE_THREAD if threads == 1 else {})["images_per_second"]
+
+    def ddp(self, form):
+        command = ["/usr/bin/python3", os.path.join(HERE, "ddp_baseline.py"), "--form", form]
+        return run_json(command, ONE_THREAD)["images_per_second"]
+
+    def training(self):
+        """2 workers of one thread, batch 256, against twice the plain loop, and against DistributedDataParallel."""
+        have_torch = subprocess.run(["/usr/bin/python3", "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0
+        if not have_torch:
+            print("python3-torch is not installed: no comparison with DistributedDataParallel", file=sys.stderr)
+        figures = {name: [] for name in ("loop_1", "loop_2", "train_1", "train_2", "ddp_natural", "ddp_tuned")}
+        for _ in range(self.rounds):
+            figures["loop_1"].append(self.loop(1, 128))
+            figures["train_2"].append(self.train(2, 2, 256))
+            if have_torch:
+                figures["ddp_natural"].append(self.ddp("natural"))
+                figures["ddp_tuned"].append(self.ddp("tuned"))
+            figures["train_1"].append(self.train(1, 1, 128))
+            figures["loop_2"].append(self.loop(2, 256))
+        median = {name: statistics.median(values) for name, values in figures.items() if values}
+
+        def against(name, mine, baseline, factor, target):
+            ratios = [a / (factor * b) for a, b in zip(figures[mine], figures[baseline])]
+            return Row(name, f"{median[mine]:,.0f} images/s", f"{factor * median[baseline]:,.0f} images/s", ratios,
+                       f">= {target}" if target else "-", target is None or statistics.median(ratios) >= target, figures)
+
+        rows = [against("2 workers / 2 x plain loop, 1 thread", "train_2", "loop_1", 2, 0.85),
+                against("2 workers / plain loop, 2 threads", "train_2", "loop_2", 1, None),
+                against("1 worker / plain loop, 1 thread", "train_1", "loop_1", 1, None)]
+        if have_torch:
+            rows.append(against("2 workers / DDP gloo, network as anyone writes it", "train_2", "ddp_natural", 1, 1.5))
+            rows.append(against("2 workers / DDP gloo, network tuned alike", "train_2", "ddp_tuned", 1, 1.5))
+        return rows
+
+    def exchange(self):
+        """Push and pull of the default network against a raw gRPC echo of the same bytes."""
+        results = [run_json([os.path.join(self.bench, "exchange_bench")], ONE_THREAD) for _ in range(self.rounds)]
+        ratios = [r["echo_seconds"] / r["exchange_seconds"] for r in results]
+        median = {key: statistics.median(r[key] for r in results) for key in results[0]}
+        return [Row("push + pull / raw gRPC echo (optimizer taken out)", f"{median['exchange_seconds'] * 1e3:.2f} ms",
+                    f"{median['echo_seconds'] * 1e3:.2f} ms", ratios, ">= 0.8", statistics.median(ratios) >= 0.8,
+                    {"results": results})]
+
+    def data(self):
+        """Images per second from the data service to one local client."""
+        with tempfile.TemporaryDirectory() as directory:
+            command = [os.path.join(self.bin, "millrace-data"), "--data-dir", self.data_dir, "--listen",
+                       f"unix:{directory}/data.sock", "--http-listen", ""]
+            with service(command) as address:
+                results = [run_json([os.path.join(self.bench, "batches_bench"), "--target", address])
+                           for _ in range(self.rounds)]
+        ratios = [r["service_images_per_second"] / r["memory_images_per_second"] for r in results]
+        rate = statistics.median(r["service_images_per_second"] for r in results)
+        memory = statistics.median(r["memory_images_per_second"] for r in results)
+        return [Row("data service / gather in memory", f"{rate:,.0f} images/s", f"{memory:,.0f} images/s", ratios,
+                    ">= 500,000 images/s", rate >= 500_000, {"results": results})]
+
+    def predict(self):
+        """Latency of Predict, one client, against the bare forward pass; then what many clients get."""
+        with tempfile.TemporaryDirectory() as directory:
+            bench = [os.path.join(self.bench, "predict_bench"), "--repository", directory]
+            subprocess.run(bench + ["--export"], check=True)
+            command = [os.path.join(self.bin, "millrace-model"), "--repository", directory, "--listen", "127.0.0.1:0",
+                       "--http-listen", "", "--drain-seconds", "0"]
+            with service(command) as address:
+                results = [run_json(bench + ["--target", address]) for _ in range(self.rounds)]
+                load = self.load_test(address, directory)
+        over = statistics.median(r["predict_p50_us"] - r["bare_p50_us"] for r in results)
+        bare = statistics.median(r["bare_p50_us"] for r in results)
+        median = statistics.median(r["predict_p50_us"] for r in results)
+        return [Row("Predict p50, one client / bare forward pass", f"{median:,.0f} us", f"{bare:,.0f} us",
+                    [r["predict_p50_us"] / r["bare_p50_us"] for r in results], "<= bare + 250 us", over <= 250,
+                    {"results": results}),
+                Row("Predict, 8 clients / one core of bare forward passes", f"{load['rate']:,.0f} requests/s",
+                    f"{1e6 / bare:,.0f} passes/s", [load["rate"] * bare / 1e6], "-", True, load)]
+
+    def load_test(self, address, directory):
+        result = os.path.join(directory, "load.json")
+        subprocess.run([os.path.join(self.bin, "millrace"), "load-test", "--target", address, "--concurrency", "8",
+                        "--seconds", "5", "--json", result], check=True, stdout=subprocess.DEVNULL)
+        with open(result) as file:
+            return json.load(file)
+
+
+def show(rows):
+    table = [("", "measured", "baseline", "ratio (low-high)", "target", "")]
+    for row in rows:
+        spread = f"{statistics.median(row.ratios):.2f} ({min(row.ratios):.2f}-{max(row.ratios):.2f})"
+        table.append((row.name, row.figure, row.baseline, spread, row.target,
+                      "" if row.target == "-" else "met" if row.met else "NOT MET"))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ["training", "exchange", "data", "predict"]
+    parser.add_argument("--bin", required=True, help="the build directory")
+    parser.add_argument("--json", help="also write every figure of every round to this file")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    args = parser.parse_args()
+    data_dir = os.environ.get("MILLRACE_DATA_DIR")
+    if not data_dir:
+        sys.exit("run.py: set MILLRACE_DATA_DIR to a directory with the MNIST files")
+
+    benchmarks = Benchmarks(args.bin, args.rounds, data_dir)
+    rows = []
+    for name in args.only:
+        print(f"measuring {name} ...", file=sys.stderr)
+        rows += getattr(benchmarks, name)()
+    show(rows)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump([vars(row) for row in rows], file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test under ctest.
+#
+#   tests/run.sh [--preset release|debug|asan|tsan] [--no-install] [ctest arguments ...]
+#
+# Real MNIST is used where MILLRACE_DATA_DIR or ../shared/mnist has it; tests that need it are skipped, loudly, elsewhere.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+preset=release
+install=1
+while [ $# -gt 0 ]; do
+  case $1 in
+    --preset) preset=${2:?--preset needs a name}; shift 2 ;;
+    --no-install) install=0; shift ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) break ;;
+  esac
+done
+
+[ "$install" = 0 ] || deploy/install_deps.sh --tests
+
+if [ -z "${MILLRACE_DATA_DIR:-}" ] && [ -d "$root/../shared/mnist" ]; then
+  MILLRACE_DATA_DIR=$(cd "$root/../shared/mnist" && pwd)
+  export MILLRACE_DATA_DIR
+fi
+[ -n "${MILLRACE_DATA_DIR:-}" ] || echo "tests: no MNIST (MILLRACE_DATA_DIR is not set): tests on real digits are skipped" >&2
+
+# One thread per process: the tests start many, and OpenMP threads beyond the free cores spin.
+export OMP_NUM_THREADS=1
+export ASAN_OPTIONS="detect_leaks=1:suppressions=$root/tests/suppressions/asan.txt:${ASAN_OPTIONS:-}"
+export LSAN_OPTIONS="suppressions=$root/tests/suppressions/lsan.txt:print_suppressions=0:${LSAN_OPTIONS:-}"
+export UBSAN_OPTIONS="print_stacktrace=1:suppressions=$root/tests/suppressions/ubsan.txt:${UBSAN_OPTIONS:-}"
+export TSAN_OPTIONS="suppressions=$root/tests/suppressions/tsan.txt:second_deadlock_stack=1:${TSAN_OPTIONS:-}"
+
+# Objects are the same wherever the checkout lies.
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
+
+cmake --preset "$preset" > /dev/null
+cmake --build --preset "$preset"
+ctest --preset "$preset" -j "$(nproc)" "$@"
