@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "grpc/grpc.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
@@ -19,6 +20,10 @@ constexpr int kConnectTimeoutMs = 2'000;
 }  // namespace
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  // gRPC shuts itself down with its last object and may then wait 10 s for a poller of its own (seen with 1.51). A
+  // process that has made a channel keeps it up to its end.
+  static const bool kept_up = (grpc_init(), true);
+  (void)kept_up;
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
