@@ -145,11 +145,11 @@ TEST_F(ServableTest, ExportLeavesNothingHalfWritten) {
   // What an exporter that died left behind is no obstacle.
   fs::create_directories(version().parent_path() / ".430.tmp");
   std::ofstream(version().parent_path() / ".430.tmp" / "model.pt") << "torn";
-  // The rename fails: the name is taken by a file.
-  std::ofstream(version()) << "in the way";
+  // The rename fails: the name is taken by a directory that is no version.
+  fs::create_directories(version() / "in the way");
   EXPECT_FALSE(ExportServable(options_).ok());
   EXPECT_FALSE(fs::exists(version().parent_path() / ".430.tmp"));
-  fs::remove(version());
+  fs::remove_all(version());
   Export();
 }
 

@@ -96,7 +96,6 @@ class FakeParameterServer : public v1::ParameterServer::Service {
       ack.mutable_ack()->set_step(push.step);
       ack.mutable_ack()->set_slot_begin(push.slot_begin);
       ack.mutable_ack()->set_slot_end(push.slot_end);
-      stream->Write(ack);
       const uint64_t before = version_;
       apply_(push);
       {
@@ -104,6 +103,7 @@ class FakeParameterServer : public v1::ParameterServer::Service {
         pushes_.push_back(std::move(push));
       }
       push = Push();
+      stream->Write(ack);
       if (version_ != before) SendWeights(stream);
     }
     return grpc::Status::OK;

@@ -172,7 +172,10 @@ TEST_F(ParameterClientTest, TheGradientIsFreeAfterItsPush) {
 
 TEST_F(ParameterClientTest, RefusesShardsThatDoNotCoverTheVector) {
   const auto create = [&](std::vector<v1::ShardInfo> shards) {
-    return ParameterClient::Create({.shards = std::move(shards), .parameters = parameters_.span()}, &metrics_).status();
+    ParameterClient::Options options;
+    options.shards = std::move(shards);
+    options.parameters = parameters_.span();
+    return ParameterClient::Create(options, &metrics_).status();
   };
   EXPECT_THAT(create({}), StatusIs(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(create({first_.info()}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("do not cover")));

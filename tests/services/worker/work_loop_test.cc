@@ -125,10 +125,11 @@ class FakeParameters : public ParameterLink {
 
 class WorkLoopTest : public ::testing::Test {
  protected:
-  WorkLoopTest() {
+  static std::unique_ptr<Replica> NewReplica() {
     ConfigureTorch(1);
-    replica_ = *Replica::Create(Plan().network());
-    replica_->InitializeParameters(1);
+    std::unique_ptr<Replica> replica = *Replica::Create(Plan().network());
+    replica->InitializeParameters(1);
+    return replica;
   }
 
   std::vector<uint64_t> ReportedLeases() const {
@@ -137,7 +138,7 @@ class WorkLoopTest : public ::testing::Test {
     return ids;
   }
 
-  std::unique_ptr<Replica> replica_;
+  std::unique_ptr<Replica> replica_ = NewReplica();
   FakeLeases leases_;
   FakeBatches batches_;
   FakeParameters parameters_;
@@ -200,8 +201,13 @@ TEST_F(WorkLoopTest, EvaluatesWithoutPushing) {
 
 TEST_F(WorkLoopTest, TheSameSlotGivesTheSameChecksum) {
   leases_.Add(Train(1, 0, 0, 8));
-  leases_.Add(Train(2, 0, 3, 4));
+  bool again = true;
+  leases_.when_idle = [&] {
+    again ? leases_.Add(Train(2, 0, 3, 4)) : leases_.Finish();
+    again = false;
+  };
   EXPECT_EQ(*loop_.Run(), WorkLoop::End::kFinished);
+  ASSERT_EQ(leases_.reports.size(), 2u);
   EXPECT_EQ(leases_.reports[0].results(3).checksum(), leases_.reports[1].results(0).checksum());
 }
 
@@ -209,7 +215,9 @@ TEST_F(WorkLoopTest, AsksForTheNextBatchesWhileAnEarlierLeaseIsInProgress) {
   leases_.Add(Train(1, 0, 0, 1));
   leases_.Add(Train(2, 1, 0, 1));
   parameters_.on_push = [&](const GradientPush& push) {
-    if (push.step == 0) EXPECT_THAT(batches_.asked, ElementsAre(BatchKey{v1::SPLIT_TRAIN, 0, 1, 0}));
+    if (push.step == 0) {
+      EXPECT_THAT(batches_.asked, ElementsAre(BatchKey{v1::SPLIT_TRAIN, 0, 1, 0}));
+    }
   };
   EXPECT_EQ(*loop_.Run(), WorkLoop::End::kFinished);
   EXPECT_THAT(ReportedLeases(), ElementsAre(1, 2));

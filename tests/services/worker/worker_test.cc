@@ -88,9 +88,10 @@ TEST_F(WorkerTest, WorksUntilTheJobIsDone) {
   }
   EXPECT_EQ(shard_->pushes().size(), 3u);
   EXPECT_THAT(worker_->Ready(), IsOk());
-  EXPECT_THAT(worker_->StatusPage(), HasSubstr("3 finished"));
+  EXPECT_THAT(worker_->StatusPage(), HasSubstr("tiny (cnn, 10 steps of 8 samples in 4 slots)"));
   coordinator_->Finish(false);
   EXPECT_THAT(AwaitEnd(), IsOk());
+  EXPECT_THAT(worker_->StatusPage(), HasSubstr("3 finished, 0 declined"));
 }
 
 TEST_F(WorkerTest, BeatsAndSaysWhatItWaitsFor) {
