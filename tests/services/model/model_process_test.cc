@@ -25,10 +25,10 @@ using ::testing::HasSubstr;
 
 class ModelProcessTest : public ::testing::Test {
  protected:
-  std::vector<std::string> Command(std::vector<std::string> flags = {}) {
-    std::vector<std::string> command = {MILLRACE_MODEL_PATH, "--repository",       (root_ / "models").string(),
-                                        "--listen",          "127.0.0.1:0",        "--http-listen",
-                                        "127.0.0.1:0",       "--poll-interval-ms", "10"};
+  std::vector<std::string> Command(std::vector<std::string> flags = {}, const std::string& listen = "127.0.0.1:0") {
+    std::vector<std::string> command = {
+        MILLRACE_MODEL_PATH, "--repository", (root_ / "models").string(), "--listen", listen,
+        "--http-listen",     "127.0.0.1:0",  "--poll-interval-ms",        "10"};
     command.insert(command.end(), flags.begin(), flags.end());
     return command;
   }
@@ -102,7 +102,7 @@ TEST_F(ModelProcessTest, FaultsHaveTheirExitCodes) {
 
   ChildProcess first(Command({"--drain-seconds", "0"}));
   ReadAddresses(first);
-  ChildProcess second(Command({"--listen", grpc_}));
+  ChildProcess second(Command({}, grpc_));
   EXPECT_EQ(second.Wait(), 1);
   EXPECT_THAT(second.all_of_stderr(), HasSubstr("in use"));
   first.Kill(SIGTERM);
