@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
 #include "common/hashing.h"
 #include "common/status_macros.h"
 #include "google/protobuf/util/json_util.h"
@@ -31,7 +32,7 @@ Json ToJson(const google::protobuf::Message& message) {
   return Json::parse(text, nullptr, false);
 }
 
-absl::Status Malformed(std::string_view field) {
+absl::Status Malformed(absl::string_view field) {
   return absl::DataLossError(absl::StrCat("manifest.json: ", field, " is missing or malformed"));
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "common/hashing.h"
 #include "common/model/replica.h"
 #include "common/status_macros.h"
@@ -35,14 +36,14 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   std::string text_;
 };
 
-absl::Status CheckRange(std::string_view field, uint64_t value, uint64_t min, uint64_t max) {
+absl::Status CheckRange(absl::string_view field, uint64_t value, uint64_t min, uint64_t max) {
   if (value < min) return absl::InvalidArgumentError(absl::StrCat(field, " ", value, " is under the minimum of ", min));
   if (value > max) return absl::InvalidArgumentError(absl::StrCat(field, " ", value, " is over the limit of ", max));
   return absl::OkStatus();
 }
 
 // [min, max) or, with `open`, (min, max)
-absl::Status CheckReal(std::string_view field, double value, double min, double max, bool open) {
+absl::Status CheckReal(absl::string_view field, double value, double min, double max, bool open) {
   const bool above = open ? value > min : value >= min;
   if (above && value < max && std::isfinite(value)) return absl::OkStatus();
   const std::string limit = std::isinf(max) ? "" : absl::StrCat(" and below ", max);

@@ -47,7 +47,9 @@ Ledger::Ledger(v1::JobPlan plan, Limits limits)
 
 LedgerActions Ledger::WorkerJoined(WorkerId worker, std::string name, absl::Time now) {
   LedgerActions actions;
-  workers_[worker] = {.name = std::move(name), .last_heard = now};
+  Worker& joined = workers_[worker];
+  joined.name = std::move(name);
+  joined.last_heard = now;
   Schedule(now, actions);
   return actions;
 }
@@ -189,9 +191,9 @@ void Ledger::StartNextLease(const Worker& worker, absl::Time now) {
   if (next != nullptr) next->started = now;
 }
 
-bool Ledger::HoldsLeaseOf(const Worker& worker, const RoundId& round) const {
-  return std::any_of(worker.leases.begin(), worker.leases.end(),
-                     [&](uint64_t id) { return leases_.at(id).round() == round; });
+uint32_t Ledger::LeasesOf(const Worker& worker, const RoundId& round) const {
+  return static_cast<uint32_t>(std::count_if(worker.leases.begin(), worker.leases.end(),
+                                             [&](uint64_t id) { return leases_.at(id).round() == round; }));
 }
 
 // --- Results ---
@@ -261,7 +263,7 @@ void Ledger::CompleteRounds(absl::Time now, LedgerActions& actions) {
     if (open_.empty()) continue;
     for (const auto& [id, worker] : workers_) {
       StartNextLease(worker, now);
-      if (HoldsLeaseOf(worker, open_.front().state.id())) current_since_ = now;
+      if (LeasesOf(worker, open_.front().state.id()) > 0) current_since_ = now;
     }
   }
 }
@@ -310,6 +312,9 @@ uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index
   const OpenRound& round = open_[open_index];
   const uint32_t units = round.state.units(), free = round.state.free_units();
   if (free == 0) return 0;
+  const uint32_t held = LeasesOf(worker, round.state.id());
+  // Work ahead must leave room for the oldest round: another worker's part of that may come back at any time.
+  if (open_index > 0 && held + 1 >= limits_.leases_per_worker) return 0;
   if (!round.state.id().is_train()) {
     if (open_index > 0 && open_.front().state.free_units() > 0) return 0;
     return std::min(kEvaluationLeaseMax, WidthOf(units / (kEvaluationLeasesPerWorker * workers)));
@@ -317,7 +322,7 @@ uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index
   // Everyone's share is kept for them, however busy they still are with the step before...
   if (!round.served.contains(id)) return WidthOf(units / workers);
   // ... and what nobody's share covers goes to whoever has nothing left to do for the oldest step.
-  if (open_index > 0 || HoldsLeaseOf(worker, round.state.id())) return 0;
+  if (open_index > 0 || held > 0) return 0;
   return WidthOf(free / workers);
 }
 

@@ -138,7 +138,7 @@ class Ledger {
 
   bool IsSilent(const Worker& worker, absl::Time now) const { return now - worker.last_heard > limits_.silence; }
   RoundState* FindRound(const RoundId& id);  // open or recently completed; else null
-  bool HoldsLeaseOf(const Worker& worker, const RoundId& round) const;
+  uint32_t LeasesOf(const Worker& worker, const RoundId& round) const;
 
   void Schedule(absl::Time now, LedgerActions& actions);
   uint32_t LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const;

@@ -53,7 +53,7 @@ TEST(CheckpointManifestTest, WhatIsNoManifestIsRefused) {
   for (size_t size = 0; size + 2 < good.size(); size += 13) {
     EXPECT_FALSE(CheckpointManifestFromJson(good.substr(0, size)).ok());
   }
-  const auto with = [&](std::string_view from, std::string_view to) {
+  const auto with = [&](absl::string_view from, absl::string_view to) {
     return CheckpointManifestFromJson(absl::StrReplaceAll(good, {{from, to}}));
   };
   EXPECT_THAT(with("\"format_version\": 1", "\"format_version\": 2"), StatusIs(absl::StatusCode::kUnimplemented));

@@ -126,7 +126,8 @@ class Simulation {
     });
     Job& job = *oldest;
     const RoundId round{job.lease.kind(), job.lease.version()};
-    if (!job.computed && (applied_ > round.version || (chaos && Chance(0.02)))) {
+    const bool cannot_start = applied_ > round.version || (worker.leaving && applied_ < round.version);
+    if (!job.computed && (cannot_start || (chaos && Chance(0.02)))) {
       const bool moved_past_an_evaluation = applied_ > round.version && !round.is_train() && expected_ == round;
       EXPECT_FALSE(moved_past_an_evaluation) << "the weights of an incomplete " << RoundName(round) << " are gone";
       const uint64_t lease = job.lease.id();
