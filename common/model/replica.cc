@@ -88,6 +88,10 @@ struct Replica::State {
 
 namespace {
 
+// An evaluation batch is computed in pieces of this many images, whose activations stay below what malloc hands out
+// without a system call: 1000 images at once ran at less than half the speed.
+constexpr size_t kEvaluationPiece = 256;
+
 at::Tensor SummedLoss(const at::Tensor& logits, const at::Tensor& targets) {
   return torch::cross_entropy_loss(logits, targets, /*weight=*/{}, at::Reduction::Sum);
 }
@@ -162,13 +166,21 @@ absl::StatusOr<BatchResult> Replica::ComputeGradient(std::span<const uint8_t> im
 
 absl::StatusOr<BatchResult> Replica::Evaluate(std::span<const uint8_t> images, std::span<const uint8_t> labels) {
   MILLRACE_RETURN_IF_ERROR(state_->CheckBatch(images, labels));
-  if (labels.empty()) return BatchResult{};
   ConfigureTorchThread();
   return CatchTorch("evaluating", [&]() -> absl::StatusOr<BatchResult> {
     torch::InferenceMode inference;
-    const at::Tensor logits = state_->Logits(images, labels.size(), /*training=*/false);
-    const at::Tensor targets = State::Targets(labels);
-    return State::Summarise(logits, targets, SummedLoss(logits, targets));
+    BatchResult total;
+    for (size_t begin = 0; begin < labels.size(); begin += kEvaluationPiece) {
+      const std::span<const uint8_t> part = labels.subspan(begin, std::min(kEvaluationPiece, labels.size() - begin));
+      const at::Tensor logits = state_->Logits(images.subspan(begin * state_->image_size()), part.size(),
+                                               /*training=*/false);
+      const at::Tensor targets = State::Targets(part);
+      const BatchResult result = State::Summarise(logits, targets, SummedLoss(logits, targets));
+      total.samples += result.samples;
+      total.loss_sum += result.loss_sum;
+      total.correct += result.correct;
+    }
+    return total;
   });
 }
 

@@ -209,7 +209,9 @@ absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const s
     MILLRACE_RETURN_IF_ERROR(CheckWeights(state->module, state->manifest));
     MILLRACE_RETURN_IF_ERROR(state->CheckGolden());
     state->module.eval();
-    state->module = torch::jit::optimize_for_inference(state->module);  // freezes first
+    // Freezing only: optimize_for_inference converts to and from oneDNN's own layout around the convolution, which made
+    // 32 images take 2.9 ms instead of 1.7.
+    state->module = torch::jit::freeze(state->module);
     MILLRACE_RETURN_IF_ERROR(state->CheckGolden());
     for (size_t rows = 1; rows <= max_warm_batch; rows *= 2) {
       std::vector<uint8_t> images(rows * state->manifest.image_size());
