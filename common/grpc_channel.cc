@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "common/grpc_library.h"
 #include "grpc/grpc.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
@@ -24,6 +25,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   // process that has made a channel keeps it up to its end.
   static const bool kept_up = (grpc_init(), true);
   (void)kept_up;
+  KeepGrpcUp();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);

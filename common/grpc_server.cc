@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
+#include "common/grpc_library.h"
 #include "common/mutex.h"
 #include "common/rpc_monitor.h"
 #include "common/status_macros.h"
@@ -59,6 +60,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
     MILLRACE_RETURN_IF_ERROR(ListeningSocket::Bind(address).status());
   }
 
+  KeepGrpcUp();
   EnableBuiltInServices();
   auto monitor = std::make_shared<RpcMonitor>(options.metrics);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;

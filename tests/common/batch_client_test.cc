@@ -104,15 +104,16 @@ TEST_F(BatchClientTest, DescribeGivesUp) {
 TEST_F(BatchClientTest, GetsWhatWasRequestedInAnyOrder) {
   const Life life(address_, dataset_);
   BatchClient client(Options());
-  const std::vector<BatchKey> keys = {Train(0, 5, 0), Train(0, 5, 1), Train(0, 5, 3), Train(7, 0, 2),
-                                      {v1::SPLIT_VALIDATION, 0, 1, 0}};
+  const std::vector<BatchKey> keys = {
+      Train(0, 5, 0), Train(0, 5, 1), Train(0, 5, 3), Train(7, 0, 2), {v1::SPLIT_VALIDATION, 0, 1, 0}};
   ASSERT_THAT(client.Request(keys), IsOk());
   for (auto key = keys.rbegin(); key != keys.rend(); ++key) ExpectSamples(client.Get(*key, kPatience), *key);
   EXPECT_EQ(client.stats().batches, 5);
   EXPECT_EQ(client.stats().connects, 1);
 
   // Each is handed over once.
-  EXPECT_THAT(client.Get(keys[0], kPatience), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("step 5 slot 0")));
+  EXPECT_THAT(client.Get(keys[0], kPatience),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("step 5 slot 0")));
   ASSERT_THAT(client.Request(keys), IsOk());
   ExpectSamples(client.Get(keys[0], kPatience), keys[0]);
 }
@@ -236,9 +237,9 @@ TEST_F(BatchClientTest, WholeSplitInOrder) {
   ASSERT_EQ(first_pixels.size(), 20);
   for (size_t i = 0; i < first_pixels.size(); ++i) EXPECT_EQ(first_pixels[i], i);
 
-  EXPECT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience,
-                           [](const v1::Batch&) { return absl::AbortedError("enough"); }),
-              StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(
+      ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience, [](const v1::Batch&) { return absl::AbortedError("enough"); }),
+      StatusIs(absl::StatusCode::kAborted));
 }
 
 TEST_F(BatchClientTest, ManyThreads) {
@@ -328,7 +329,8 @@ RC_GTEST_PROP(TakeRangeTest, RangesNameTheKeys, ()) {
                                : BatchKey{v1::SPLIT_TEST, 0, *small, 0};
     const auto repeat = *rc::gen::inRange<uint64_t>(1, 5);  // runs, so that there is something to join
     for (uint64_t r = 0; r < repeat; ++r) {
-      keys.push_back({key.split, key.epoch, key.step + (train ? r / 2 : r), key.slot + static_cast<uint32_t>(train ? r % 2 : 0)});
+      keys.push_back(
+          {key.split, key.epoch, key.step + (train ? r / 2 : r), key.slot + static_cast<uint32_t>(train ? r % 2 : 0)});
     }
   }
   const std::deque<BatchKey> expected = keys;
