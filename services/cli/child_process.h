@@ -53,7 +53,7 @@ class ChildProcess {
   void ReadOutput();
 
   const pid_t pid_;
-  int output_;              // read end of its stdout; -1 once closed
+  int output_;  // read end of its stdout; -1 once closed
   std::string partial_line_;
   std::optional<AnnouncedAddresses> announced_;
   std::optional<int> wait_status_;

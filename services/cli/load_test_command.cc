@@ -86,11 +86,13 @@ void AddLoadTestFlags(CLI::App& app, LoadTestOptions& options) {
   app.add_option("--seconds", options.seconds, "how long")->capture_default_str()->check(CLI::Range(0.01, 86'400.0));
   app.add_option("--rows", options.rows, "images per request")->capture_default_str()->check(CLI::Range(1u, 65'536u));
   app.add_option("--row-bytes", options.row_bytes, "pixels of one image")
-      ->capture_default_str()->check(CLI::Range(1u, 1u << 24));
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 1u << 24));
   app.add_option("--image", options.image, "send this PNG or JPEG instead of random pixels");
   app.add_option("--model", options.model, "which model; default: the service's own");
   app.add_option("--timeout-seconds", options.timeout_seconds, "for one request")
-      ->capture_default_str()->check(CLI::Range(0.001, 3600.0));
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 3600.0));
   app.add_option("--json", options.json, "write the results to this file");
 }
 

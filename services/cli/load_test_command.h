@@ -15,19 +15,19 @@ namespace millrace {
 
 struct LoadTestOptions {
   std::string target = "127.0.0.1:8500";
-  std::string model{};         // empty: the service's default
-  uint32_t concurrency = 0;    // callers; 0: 8, or 64 with a rate
-  double rate = 0;             // requests per second; 0: each caller sends its next request when it has an answer
+  std::string model{};       // empty: the service's default
+  uint32_t concurrency = 0;  // callers; 0: 8, or 64 with a rate
+  double rate = 0;           // requests per second; 0: each caller sends its next request when it has an answer
   double seconds = 10;
-  uint32_t rows = 1;           // images per request
+  uint32_t rows = 1;  // images per request
   uint32_t row_bytes = 28 * 28;
-  std::string image{};         // send this PNG or JPEG instead of generated pixels
-  double timeout_seconds = 10; // for one request
-  std::string json{};          // empty: no JSON
+  std::string image{};          // send this PNG or JPEG instead of generated pixels
+  double timeout_seconds = 10;  // for one request
+  std::string json{};           // empty: no JSON
 };
 
 struct LoadTestResult {
-  uint64_t requests = 0;   // sent; each was answered, refused or timed out
+  uint64_t requests = 0;  // sent; each was answered, refused or timed out
   uint64_t failed = 0;
   double seconds = 0;      // from the first request to the last answer
   LatencySamples latency;  // of those that succeeded

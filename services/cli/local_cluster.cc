@@ -58,8 +58,8 @@ std::string LocalCluster::WorkerName(uint32_t worker) { return absl::StrCat("wor
 
 Supervisor::Part LocalCluster::MakePart(const std::string& name, const std::string& program,
                                         Supervisor::Replace replace, std::vector<std::string> flags) const {
-  Supervisor::Part part{.name = name, .command = {(bin_dir_ / program).string()}, .log_file = output_.LogFile(name),
-                        .replace = replace};
+  Supervisor::Part part{
+      .name = name, .command = {(bin_dir_ / program).string()}, .log_file = output_.LogFile(name), .replace = replace};
   part.command.insert(part.command.end(), flags.begin(), flags.end());
   part.command.insert(part.command.end(), {"--log-level", options_.log_level, "--drain-grace-ms", kDrainGraceMs});
   return part;
@@ -71,11 +71,11 @@ Supervisor::Part LocalCluster::Data(const std::string& data_dir) const {
 }
 
 Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
-  std::vector<std::string> flags = {"--shard", absl::StrCat(shard), "--num-shards", absl::StrCat(shards),
+  std::vector<std::string> flags = {"--shard",  absl::StrCat(shard),      "--num-shards",  absl::StrCat(shards),
                                     "--listen", Socket(ShardName(shard)), "--http-listen", kAnyLocalPort};
   if (shard == 0) {
-    flags.insert(flags.end(), {"--job", output_.job_file().string(), "--data", data_address(), "--output",
-                               output_.path().string()});
+    flags.insert(flags.end(),
+                 {"--job", output_.job_file().string(), "--data", data_address(), "--output", output_.path().string()});
     if (options_.resume) flags.push_back("--resume");
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});
@@ -93,8 +93,8 @@ Supervisor::Part LocalCluster::Model() const {
   return MakePart(kModel, "millrace-model", Supervisor::Replace::kOnceReady,
                   {"--repository", output_.models().string(), "--poll-interval-ms", kRepositoryPollMs,
                    "--drain-seconds", "0",  // no load balancer needs to be told first
-                   "--listen", options_.serve ? options_.serve_listen : Socket(kModel),
-                   "--http-listen", options_.serve ? options_.serve_http_listen : std::string(kAnyLocalPort)});
+                   "--listen", options_.serve ? options_.serve_listen : Socket(kModel), "--http-listen",
+                   options_.serve ? options_.serve_http_listen : std::string(kAnyLocalPort)});
 }
 
 }  // namespace millrace

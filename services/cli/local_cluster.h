@@ -29,8 +29,8 @@ class PrivateDirectory {
 // nothing else and starts nothing.
 class LocalCluster {
  public:
-  // All must outlive the object. NOT_FOUND, naming it, if a program of the cluster is not in `options.bin_dir` (default:
-  // where this program lies).
+  // All must outlive the object. NOT_FOUND, naming it, if a program of the cluster is not in `options.bin_dir`
+  // (default: where this program lies).
   static absl::StatusOr<LocalCluster> Create(const TrainOptions& options, const OutputDirectory& output,
                                              const std::filesystem::path& sockets);
 

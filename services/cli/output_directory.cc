@@ -65,8 +65,8 @@ bool HoldsResults(const fs::path& path) {
 absl::StatusOr<OutputDirectory> OutputDirectory::Open(const fs::path& path, const std::string& log_dir, bool resume) {
   const fs::path out = fs::absolute(path).lexically_normal();
   if (!resume && HoldsResults(out)) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        out.string(), " holds an earlier run: go on with it by --resume, or choose another --out"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(out.string(), " holds an earlier run: go on with it by --resume, or choose another --out"));
   }
   const fs::path logs = log_dir.empty() ? out / "logs" : fs::absolute(log_dir);
   for (const fs::path& directory : {out, out / "models", logs}) MILLRACE_RETURN_IF_ERROR(MakeDirectories(directory));

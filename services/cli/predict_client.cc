@@ -5,8 +5,7 @@
 
 namespace millrace {
 
-PredictClient::PredictClient(const std::string& address)
-    : stub_(v1::ModelService::NewStub(MakeChannel(address))) {}
+PredictClient::PredictClient(const std::string& address) : stub_(v1::ModelService::NewStub(MakeChannel(address))) {}
 
 absl::StatusOr<v1::PredictResponse> PredictClient::Predict(const v1::PredictRequest& request, absl::Duration timeout) {
   grpc::ClientContext context;

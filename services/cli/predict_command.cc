@@ -38,7 +38,8 @@ void AddPredictFlags(CLI::App& app, PredictOptions& options) {
   app.add_option("--model", options.model, "which model; default: the service's own");
   app.add_option("--version", options.version, "exactly this version; default: the one that serves");
   app.add_option("--timeout-seconds", options.timeout_seconds, "for one file")
-      ->capture_default_str()->check(CLI::Range(0.001, 3600.0));
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 3600.0));
   app.add_option("FILE", options.files, "PNG or JPEG images of any size")->required();
 }
 

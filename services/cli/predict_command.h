@@ -15,9 +15,9 @@ namespace millrace {
 
 struct PredictOptions {
   std::string target = "127.0.0.1:8500";
-  std::string model{};              // empty: the service's default
-  uint64_t version = 0;             // 0: the version that serves
-  std::vector<std::string> files{}; // PNG or JPEG
+  std::string model{};               // empty: the service's default
+  uint64_t version = 0;              // 0: the version that serves
+  std::vector<std::string> files{};  // PNG or JPEG
   double timeout_seconds = 10;
 };
 

@@ -95,7 +95,7 @@ void ProgressReporter::Update(const v1::JobStatus& status) {
     }
   }
   const bool waits = waits_.Update(clock_.Now(), status.waiting_for(), status.version());
-  Show(waits ? FormatWait(status) : FormatProgress(status));
+  Live(waits ? FormatWait(status) : FormatProgress(status));
 }
 
 void ProgressReporter::Waiting(absl::string_view what) {
@@ -106,7 +106,7 @@ void ProgressReporter::Waiting(absl::string_view what) {
     next_plain_line_ = now;
   }
   if (now - waiting_since_ < kUnremarkableWait) return;
-  Show(absl::StrCat("waiting for ", what, " (", FormatClock(now - waiting_since_), ")"));
+  Live(absl::StrCat("waiting for ", what, " (", FormatClock(now - waiting_since_), ")"));
 }
 
 void ProgressReporter::Print(absl::string_view line) {
@@ -117,7 +117,7 @@ void ProgressReporter::Print(absl::string_view line) {
   std::fflush(stream_);
 }
 
-void ProgressReporter::Show(const std::string& line) {
+void ProgressReporter::Live(const std::string& line) {
   if (terminal_) {
     std::fprintf(stream_, "\r%s\x1b[K", FitToWidth(line, Columns()).c_str());
     std::fflush(stream_);

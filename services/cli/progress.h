@@ -54,11 +54,13 @@ class ProgressReporter {
   // Before there is a job to speak of: what the start of the cluster waits for.
   void Waiting(absl::string_view what);
 
+  // The live line, or every few seconds a plain one.
+  void Live(const std::string& line);
+
   // A line that stays.
   void Print(absl::string_view line);
 
  private:
-  void Show(const std::string& line);
   size_t Columns() const;
 
   std::FILE* const stream_;
@@ -68,7 +70,7 @@ class ProgressReporter {
   bool live_line_shown_ = false;
   absl::Time next_plain_line_;
   int evaluations_shown_ = 0;
-  std::string waiting_for_;       // of Waiting()
+  std::string waiting_for_;  // of Waiting()
   absl::Time waiting_since_;
 };
 

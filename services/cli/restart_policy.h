@@ -6,8 +6,8 @@
 
 namespace millrace {
 
-// Decides when a part of the cluster that died is started again. A part that dies soon after its start, several times in
-// a row, will not get better by itself: it is given up. Any longer life clears the count. Pure; not thread-safe.
+// Decides when a part of the cluster that died is started again. A part that dies soon after its start, several times
+// in a row, will not get better by itself: it is given up. Any longer life clears the count. Pure; not thread-safe.
 class RestartPolicy {
  public:
   struct Options {

@@ -114,8 +114,7 @@ absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1:
 }
 
 absl::StatusOr<ServedResult> CheckServing(const std::string& address, const std::string& model, uint64_t version,
-                                          const TestImages& images, std::stop_token stop,
-                                          std::atomic<uint64_t>& done) {
+                                          const TestImages& images, std::stop_token stop, std::atomic<uint64_t>& done) {
   PredictClient client(address);
   MILLRACE_RETURN_IF_ERROR(WaitUntilServed(client, model, version, stop));
   Check check{client, model, version, images, stop, done};

@@ -28,7 +28,6 @@ absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1:
 // for whoever watches, `stop` ends it early with CANCELLED. ABORTED if the service refused the version,
 // DEADLINE_EXCEEDED if it does not get to serve it. Failed requests are counted in the result, not an error.
 absl::StatusOr<ServedResult> CheckServing(const std::string& address, const std::string& model, uint64_t version,
-                                          const TestImages& images, std::stop_token stop,
-                                          std::atomic<uint64_t>& done);
+                                          const TestImages& images, std::stop_token stop, std::atomic<uint64_t>& done);
 
 }  // namespace millrace

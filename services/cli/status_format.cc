@@ -41,13 +41,11 @@ std::string FormatJobStatus(const v1::JobStatus& status) {
                               StateName(v1::JobStatus::State_Name(status.state())))},
       {"progress", FormatProgress(status)},
       {"waiting for", status.waiting_for().empty() ? "nothing" : status.waiting_for()},
-      {"checkpoint", status.committed_version() == 0 ? "none yet"
-                                                     : absl::StrCat("step ", FormatCount(status.committed_version()))},
-      {"servable", status.exported_version() == 0 ? "none yet"
-                                                  : absl::StrCat("version ", status.exported_version())},
+      {"checkpoint",
+       status.committed_version() == 0 ? "none yet" : absl::StrCat("step ", FormatCount(status.committed_version()))},
+      {"servable", status.exported_version() == 0 ? "none yet" : absl::StrCat("version ", status.exported_version())},
       {"leases", absl::StrFormat("%d granted again, %d duplicate results, %d checksum mismatches",
-                                 status.regranted_leases(), status.duplicate_results(),
-                                 status.checksum_mismatches())},
+                                 status.regranted_leases(), status.duplicate_results(), status.checksum_mismatches())},
   };
   for (const v1::ShardInfo& shard : status.shards()) {
     rows.emplace_back(absl::StrCat("shard ", shard.shard()),

@@ -48,17 +48,17 @@ std::string FormatSummary(const TrainSummary& summary) {
                               job.optimizer().learning_rate(), job.batch_size(), Plural(job.slots(), "slot"))},
       {"cluster", absl::StrCat(Plural(summary.workers, "worker"), ", ",
                                Plural(static_cast<uint64_t>(status.shards_size()), "shard"))},
-      {"training", absl::StrFormat("%s, %s, %s images/s", Plural(status.epoch(), "epoch"),
-                                   Plural(status.version(), "step"),
-                                   FormatCount(static_cast<uint64_t>(ImagesPerSecond(status))))},
+      {"training",
+       absl::StrFormat("%s, %s, %s images/s", Plural(status.epoch(), "epoch"), Plural(status.version(), "step"),
+                       FormatCount(static_cast<uint64_t>(ImagesPerSecond(status))))},
   };
   if (status.validation_size() > 0) {
     const v1::Evaluation& validation = status.validation(status.validation_size() - 1);
     rows.emplace_back("validation", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(validation.accuracy()),
                                                     validation.loss()));
   }
-  rows.emplace_back("test", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(status.test().accuracy()),
-                                            status.test().loss()));
+  rows.emplace_back(
+      "test", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(status.test().accuracy()), status.test().loss()));
   if (summary.served.has_value()) {
     const ServedResult& served = *summary.served;
     rows.emplace_back("served", absl::StrFormat("accuracy %s by version %d in %s, p50 %.2f ms, p99 %.2f ms",

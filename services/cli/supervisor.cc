@@ -61,14 +61,13 @@ absl::Status Supervisor::OnDeath(Running& running) {
       absl::StrCat(part.name, " (process ", running.process->pid(), ") ", running.process->DescribeEnd());
   running.process.reset();
 
-  const bool blames_configuration = exit_code == kExitBadConfiguration || exit_code == kExitUsage;
-  if (!running.was_ready && blames_configuration) {
+  if (exit_code == kExitBadConfiguration || exit_code == kExitUsage) {
     return absl::FailedPreconditionError(absl::StrCat(part.name, ": ", MessageOfLogLine(LastLines(part.log_file, 1))));
   }
   if (part.replace == Replace::kNever || (part.replace == Replace::kOnceReady && !running.was_ready)) {
     const bool explained = exit_code == kExitFailure;  // one that was killed had no time to say why
-    return absl::AbortedError(
-        explained ? absl::StrCat(death, ": ", MessageOfLogLine(LastLines(part.log_file, 1))) : death);
+    return absl::AbortedError(explained ? absl::StrCat(death, ": ", MessageOfLogLine(LastLines(part.log_file, 1)))
+                                        : death);
   }
   if (exit_code == kExitOk) {
     // Workers leave like this when the job is over, which their parent learns a little later than they do.

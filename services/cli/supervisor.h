@@ -17,11 +17,11 @@
 namespace millrace {
 
 // Keeps the processes of a local cluster alive. A part that dies is started again by its RestartPolicy, if it may be
-// replaced at all; the death of any other part is an error, and so is the death of a part that has never been ready and
-// says by its exit code that its configuration is at fault: trying again would not help.
+// replaced at all; the death of any other part is an error, and so is the end of a part that says by its exit code that
+// its configuration is at fault (a damaged dataset, say): trying again would not help.
 //
-// Not thread-safe, and every call must come from one thread that outlives the children: they ask the kernel to be killed
-// when the thread that started them ends (PR_SET_PDEATHSIG), so that none survives a parent that was killed.
+// Not thread-safe, and every call must come from one thread that outlives the children: they ask the kernel to be
+// killed when the thread that started them ends (PR_SET_PDEATHSIG), so that none survives a parent that was killed.
 class Supervisor {
  public:
   enum class Replace {
@@ -48,10 +48,10 @@ class Supervisor {
   // Names are unique. An error if the program cannot be run at all.
   absl::Status Start(Part part);
 
-  // Waits at most `timeout` for SIGINT or SIGTERM, then looks after the parts once: takes announcements, reaps the dead,
-  // restarts those that are due.
-  // CANCELLED: a signal came. Any other error: a part ended that cannot be replaced; the message names it, how it ended
-  // and the last line of its log. FAILED_PRECONDITION if the part blamed its configuration, else ABORTED.
+  // Waits at most `timeout` for SIGINT or SIGTERM, then looks after the parts once: takes announcements, reaps the
+  // dead, restarts those that are due. CANCELLED: a signal came. Any other error: a part ended that cannot be replaced;
+  // the message names it, how it ended and the last line of its log. FAILED_PRECONDITION if the part blamed its
+  // configuration, else ABORTED.
   absl::Status Poll(absl::Duration timeout);
 
   // Where a part that runs can be reached; null before its announcement.

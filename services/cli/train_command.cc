@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <future>
 #include <optional>
@@ -61,14 +62,16 @@ absl::Status CheckDataDir(const std::string& data_dir) {
   for (fs::directory_iterator entry(data_dir, error), end; !error && entry != end; entry.increment(error)) {
     if (absl::StartsWith(entry->path().filename().string(), "train-images")) return absl::OkStatus();
   }
-  return absl::NotFoundError(absl::StrCat("no dataset in ", data_dir, error ? " (" + error.message() + ")" : "",
-                                          ": run deploy/fetch_data.sh, or name a directory of IDX files by --data-dir"));
+  return absl::NotFoundError(
+      absl::StrCat("no dataset in ", data_dir, error ? " (" + error.message() + ")" : "",
+                   ": run deploy/fetch_data.sh, or name a directory of IDX files by --data-dir"));
 }
 
 absl::Status CheckJsonPath(const std::string& json) {
+  if (json.empty()) return absl::OkStatus();
   std::error_code error;
   const fs::path parent = fs::absolute(json).parent_path();
-  if (json.empty() || (fs::is_directory(parent, error) && access(parent.c_str(), W_OK) == 0)) return absl::OkStatus();
+  if (fs::is_directory(parent, error) && access(parent.c_str(), W_OK) == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat("--json: cannot write to ", parent.string()));
 }
 
@@ -160,8 +163,8 @@ class TrainRun {
     while (supervisor_.announced(part) == nullptr) {
       if (clock_.Now() > deadline) {
         return absl::DeadlineExceededError(absl::StrCat(part, " did not start to listen within ",
-                                                        absl::FormatDuration(kListenTimeout), "; its log: ",
-                                                        output_.LogFile(part)));
+                                                        absl::FormatDuration(kListenTimeout),
+                                                        "; its log: ", output_.LogFile(part)));
       }
       reporter_.Waiting(absl::StrCat(part, " to listen"));
       MILLRACE_RETURN_IF_ERROR(supervisor_.Poll(kPollInterval));
@@ -192,9 +195,9 @@ class TrainRun {
       return DescribeDataset(cluster_->data_address(), {}, kDescribeTimeout,
                              [&stop](std::string_view) { return !stop.stop_requested(); });
     };
-    MILLRACE_ASSIGN_OR_RETURN(
-        const v1::DatasetInfo info,
-        WhileSupervising(describe, [this] { reporter_.Waiting("the data service to read the dataset"); }));
+    MILLRACE_ASSIGN_OR_RETURN(const v1::DatasetInfo info, WhileSupervising(describe, [this] {
+                                reporter_.Waiting("the data service to read the dataset");
+                              }));
 
     if (options_.dataset.has_value() && info.name() != *options_.dataset) {
       return absl::FailedPreconditionError(
@@ -210,8 +213,9 @@ class TrainRun {
         return read.status();
       }
     }
-    MILLRACE_ASSIGN_OR_RETURN(const v1::JobSpec spec,
-                              MakeJobSpec(options_.job, previous.has_value() ? &*previous : nullptr, info.train_count()));
+    MILLRACE_ASSIGN_OR_RETURN(
+        const v1::JobSpec spec,
+        MakeJobSpec(options_.job, previous.has_value() ? &*previous : nullptr, info.train_count()));
     model_name_ = spec.model_name();
     reporter_.Print(absl::StrFormat("%s: %s samples to train and validate on, %s to test on; %d worker%s; output in %s",
                                     info.name(), FormatCount(info.train_count()), FormatCount(info.test_count()),
@@ -248,13 +252,16 @@ class TrainRun {
     std::atomic<uint64_t> done = 0;
     return WhileSupervising(
         [&](std::stop_token stop) -> absl::StatusOr<ServedResult> {
-          MILLRACE_ASSIGN_OR_RETURN(const TestImages images,
-                                    FetchTestImages(cluster_->data_address(), status_.plan()));
+          MILLRACE_ASSIGN_OR_RETURN(const TestImages images, FetchTestImages(cluster_->data_address(), status_.plan()));
           return CheckServing(ModelAddress(), model_name_, status_.exported_version(), images, stop, done);
         },
         [&] {
-          reporter_.Waiting(done == 0 ? std::string("the model service to serve the final version")
-                                      : "answers to the test images");
+          if (done == 0) {
+            reporter_.Waiting("the model service to serve the final version");
+          } else {
+            reporter_.Live(absl::StrCat("checking what is served: ", FormatCount(done), " of ",
+                                        FormatCount(status_.plan().dataset().test_count()), " test images"));
+          }
         });
   }
 
@@ -305,9 +312,11 @@ class TrainRun {
 
   // A run that ended early, but has committed something, can be gone on with: says how.
   absl::Status ExplainEnd(const absl::Status& status) const {
-    if (status_.state() == v1::JobStatus::STATE_DONE || !HoldsResults(output_.path())) return status;
-    const std::string from =
-        status_.committed_version() == 0 ? "" : absl::StrCat(" from the checkpoint at step ", status_.committed_version());
+    const bool may_go_on = absl::IsAborted(status) || absl::IsCancelled(status);
+    if (!may_go_on || status_.state() == v1::JobStatus::STATE_DONE || !HoldsResults(output_.path())) return status;
+    const std::string from = status_.committed_version() == 0
+                                 ? ""
+                                 : absl::StrCat(" from the checkpoint at step ", status_.committed_version());
     const std::string separator = absl::StrContains(status.message(), '\n') ? "\n" : "; ";
     return absl::Status(status.code(), absl::StrCat(status.message(), separator, "go on", from,
                                                     " with: millrace train --resume --out ", output_.path().string()));
@@ -364,7 +373,11 @@ int RunTrain(const TrainOptions& options) {
   absl::Status status;
   {
     ProgressReporter reporter(stderr, isatty(STDERR_FILENO) != 0, RealClock());
-    status = PrepareAndRun(options, signals, reporter);
+    try {
+      status = PrepareAndRun(options, signals, reporter);
+    } catch (const std::exception& error) {  // the standard library's: no memory, no working directory
+      status = absl::InternalError(error.what());
+    }
   }
   if (status.ok()) return kExitOk;
   std::fprintf(stderr, "millrace: %s\n", std::string(status.message()).c_str());

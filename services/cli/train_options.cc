@@ -62,8 +62,8 @@ v1::JobSpec DefaultJob(uint64_t train_samples) {
   spec.set_slots(4);
   spec.set_epochs(10);
   spec.set_seed(1);
-  spec.set_validation_count(static_cast<uint32_t>(
-      std::min(kDefaultValidationCount, train_samples / kDefaultValidationDivisor)));
+  spec.set_validation_count(
+      static_cast<uint32_t>(std::min(kDefaultValidationCount, train_samples / kDefaultValidationDivisor)));
   spec.set_evaluation_batch_size(500);
   spec.set_normalization(v1::NORMALIZATION_UNIT);
   return spec;
@@ -112,43 +112,67 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   const auto positive = CLI::Range(1e-12, 1e6);
   const std::string what = "What is trained (with --resume: default from the run that is resumed)";
   app.add_option("--model", job.model, "built-in network (cnn, mlp) or a TorchScript .pt file")
-      ->group(what)->default_str("cnn");
+      ->group(what)
+      ->default_str("cnn");
   app.add_option("--model-name", job.model_name, "name under which versions are served")
-      ->group(what)->default_str("mnist");
+      ->group(what)
+      ->default_str("mnist");
   app.add_option("--epochs", job.epochs, "passes over the training samples")
-      ->group(what)->default_str("10")->check(CLI::Range(1u, 100'000u));
+      ->group(what)
+      ->default_str("10")
+      ->check(CLI::Range(1u, 100'000u));
   app.add_option("--batch-size", job.batch_size, "samples per step, all workers together")
-      ->group(what)->default_str("128")->check(CLI::Range(1u, 65'536u));
+      ->group(what)
+      ->default_str("128")
+      ->check(CLI::Range(1u, 65'536u));
   app.add_option("--slots", job.slots, "equal parts of a batch, shared out among workers; part of the job")
-      ->group(what)->default_str("4")->check(CLI::Range(1u, 1024u));
+      ->group(what)
+      ->default_str("4")
+      ->check(CLI::Range(1u, 1024u));
   app.add_option("--optimizer", job.optimizer, "sgd, adam or adamw")
-      ->group(what)->default_str("adam")->check(CLI::IsMember({"sgd", "adam", "adamw"}));
+      ->group(what)
+      ->default_str("adam")
+      ->check(CLI::IsMember({"sgd", "adam", "adamw"}));
   app.add_option("--learning-rate", job.learning_rate, "default 0.001, for sgd 0.01")->group(what)->check(positive);
   app.add_option("--momentum", job.momentum, "sgd only")->group(what)->check(CLI::Range(0.0, 0.999'999));
   app.add_option("--weight-decay", job.weight_decay, "default 0, for adamw 0.01")
-      ->group(what)->check(CLI::Range(0.0, 1e6));
+      ->group(what)
+      ->check(CLI::Range(0.0, 1e6));
   app.add_option("--seed", job.seed, "of initial weights, validation split and shuffling")
-      ->group(what)->default_str("1");
+      ->group(what)
+      ->default_str("1");
   app.add_option("--validation-count", job.validation_count,
                  "train samples kept for validation; default 6000, or a tenth of a smaller dataset")
       ->group(what);
   app.add_option("--checkpoint-steps", job.checkpoint_steps, "a checkpoint every N steps besides every epoch")
-      ->group(what)->default_str("0");
+      ->group(what)
+      ->default_str("0");
   app.add_option("--evaluation-batch-size", job.evaluation_batch_size, "samples per evaluation batch")
-      ->group(what)->default_str("500")->check(CLI::Range(1u, 65'536u));
+      ->group(what)
+      ->default_str("500")
+      ->check(CLI::Range(1u, 65'536u));
   app.add_option("--normalize", job.normalize, "unit: pixel / 255; standard: zero mean, unit deviation")
-      ->group(what)->default_str("unit")->check(CLI::IsMember({"unit", "standard"}));
+      ->group(what)
+      ->default_str("unit")
+      ->check(CLI::IsMember({"unit", "standard"}));
 
   app.add_option("--data-dir", options.data_dir, "IDX files; default ~/.cache/millrace/<dataset>")->group("Data");
   app.add_option("--dataset", options.dataset, "mnist, fashion-mnist or the name of a directory of one's own; checked")
-      ->group("Data")->default_str("mnist");
+      ->group("Data")
+      ->default_str("mnist");
 
   app.add_option("--workers", options.workers, "worker processes")
-      ->group("Cluster")->default_str("2")->check(CLI::Range(1u, kWorkersMax));
+      ->group("Cluster")
+      ->default_str("2")
+      ->check(CLI::Range(1u, kWorkersMax));
   app.add_option("--shards", options.shards, "parameter-server processes")
-      ->group("Cluster")->default_str("1")->check(CLI::Range(1u, kShardsMax));
+      ->group("Cluster")
+      ->default_str("1")
+      ->check(CLI::Range(1u, kShardsMax));
   app.add_option("--threads", options.threads, "compute threads per worker; other weights come out of another number")
-      ->group("Cluster")->capture_default_str()->check(CLI::Range(1u, 256u));
+      ->group("Cluster")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 256u));
   app.add_option("--bin-dir", options.bin_dir, "where the services' programs are; default: beside this one")
       ->group("Cluster");
 
@@ -158,14 +182,17 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   app.add_option("--json", options.json, "write the results to this file")->group("Output");
   app.add_option("--log-dir", options.log_dir, "logs of the processes; default <out>/logs")->group("Output");
   app.add_option("--log-level", options.log_level, "debug, info, warning or error")
-      ->group("Output")->capture_default_str();
+      ->group("Output")
+      ->capture_default_str();
 
   app.add_flag("--serve", options.serve, "go on serving until Ctrl-C")->group("Serving");
   app.add_flag("--no-serving", options.no_serving, "train without a model service")->group("Serving");
   app.add_option("--serve-listen", options.serve_listen, "gRPC address with --serve")
-      ->group("Serving")->capture_default_str();
+      ->group("Serving")
+      ->capture_default_str();
   app.add_option("--serve-http-listen", options.serve_http_listen, "HTTP address with --serve")
-      ->group("Serving")->capture_default_str();
+      ->group("Serving")
+      ->capture_default_str();
 }
 
 absl::Status ValidateTrainOptions(const TrainOptions& options) {
@@ -178,9 +205,8 @@ absl::Status ValidateTrainOptions(const TrainOptions& options) {
   if (options.job.model_name.has_value()) {
     const std::string& name = *options.job.model_name;
     const bool plain = !name.empty() && name.size() <= 64 && name[0] != '.' &&
-                       std::all_of(name.begin(), name.end(), [](unsigned char c) {
-                         return std::isalnum(c) || c == '-' || c == '_' || c == '.';
-                       });
+                       std::all_of(name.begin(), name.end(),
+                                   [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_' || c == '.'; });
     if (!plain) {
       return absl::InvalidArgumentError(
           absl::StrCat("--model-name: '", name, "' is not 1 to 64 letters, digits, '-', '_' or '.'"));
@@ -211,9 +237,9 @@ absl::StatusOr<v1::JobSpec> MakeJobSpec(const JobFlags& flags, const v1::JobSpec
     spec.set_normalization(*flags.normalize == "standard" ? v1::NORMALIZATION_STANDARD : v1::NORMALIZATION_UNIT);
   }
   if (spec.validation_count() >= train_samples) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "--validation-count: %d leaves nothing of the dataset's %d train samples to train on", spec.validation_count(),
-        train_samples));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--validation-count: %d leaves nothing of the dataset's %d train samples to train on",
+                        spec.validation_count(), train_samples));
   }
   return spec;
 }

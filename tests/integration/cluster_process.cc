@@ -24,8 +24,8 @@ std::string ReadAll(const fs::path& file) {
 
 std::vector<std::string> TrainArguments(const fs::path& out, const fs::path& data_dir,
                                         const std::vector<std::string>& flags) {
-  std::vector<std::string> arguments = {"train", "--data-dir", data_dir.string(), "--out", out.string(),
-                                        "--json", out.string() + ".json"};
+  std::vector<std::string> arguments = {"train",      "--data-dir", data_dir.string(),     "--out",
+                                        out.string(), "--json",     out.string() + ".json"};
   arguments.insert(arguments.end(), flags.begin(), flags.end());
   return arguments;
 }

@@ -54,7 +54,8 @@ class ClusterProcess {
 
   // The coordinator's status; nothing while it cannot be had.
   std::optional<v1::JobStatus> Status() const;
-  // Waits until `condition` holds of the status, and returns that status. Throws if the run ends first or takes minutes.
+  // Waits until `condition` holds of the status, and returns that status. Throws if the run ends first or takes
+  // minutes.
   v1::JobStatus WaitUntil(const std::function<bool(const v1::JobStatus&)>& condition);
 
  private:

@@ -36,7 +36,8 @@ void WriteFile(const std::filesystem::path& file, const std::string& bytes) {
   if (std::filesystem::file_size(file) != bytes.size()) throw std::runtime_error("cannot write " + file.string());
 }
 
-void WriteSplit(const std::filesystem::path& directory, const std::string& prefix, int count, std::minstd_rand& random) {
+void WriteSplit(const std::filesystem::path& directory, const std::string& prefix, int count,
+                std::minstd_rand& random) {
   std::string images, labels;
   const auto size = static_cast<uint32_t>(count);
   for (const uint32_t word : {0x803u, size, uint32_t{kSide}, uint32_t{kSide}}) AppendBigEndian(images, word);

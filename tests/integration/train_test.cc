@@ -53,7 +53,8 @@ TEST_F(TrainTest, WeightsAreTheSameBitsForEveryShapeOfTheCluster) {
   ASSERT_EQ(reference["weights_sha256"].get<std::string>().size(), 64u);
   EXPECT_EQ(reference["steps"], 46) << "2 epochs of 1600 - 160 samples in batches of 64";
   EXPECT_GT(reference["test_accuracy"], 0.9);
-  for (const Flags& shape : {Flags{"--workers", "2"}, Flags{"--workers", "3"}, Flags{"--workers", "2", "--shards", "2"}}) {
+  for (const Flags& shape :
+       {Flags{"--workers", "2"}, Flags{"--workers", "3"}, Flags{"--workers", "2", "--shards", "2"}}) {
     const nlohmann::json result = Finish(Start("shape-" + shape[1] + "-" + std::to_string(shape.size()), shape));
     EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]) << testing::PrintToString(shape);
     EXPECT_EQ(result["test_loss"], reference["test_loss"]) << testing::PrintToString(shape);

@@ -79,8 +79,9 @@ TEST_F(ChildProcessTest, InheritsNoInputNoFlagsNoDescriptorsAndNoBlockedSignals)
   sigaddset(&term, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &term, nullptr);
   const int leaked = dup(0);
-  auto child = Shell("cat; env | grep MILLRACE_ >&2; ls /proc/self/fd | wc -l >&2; echo pgid $(ps -o pgid= $$) >&2;"
-                     "echo LISTENING; exec sleep 60");
+  auto child = Shell(
+      "cat; env | grep MILLRACE_ >&2; ls /proc/self/fd | wc -l >&2; echo pgid $(ps -o pgid= $$) >&2;"
+      "echo LISTENING; exec sleep 60");
   pthread_sigmask(SIG_UNBLOCK, &term, nullptr);
   close(leaked);
   unsetenv("MILLRACE_SEED");

@@ -23,7 +23,8 @@ constexpr uint64_t kVersion = 844;
 
 class FakeModelService : public v1::ModelService::Service {
  public:
-  grpc::Status Predict(grpc::ServerContext*, const v1::PredictRequest* request, v1::PredictResponse* response) override {
+  grpc::Status Predict(grpc::ServerContext*, const v1::PredictRequest* request,
+                       v1::PredictResponse* response) override {
     const std::string& input = request->has_raw() ? request->raw() : request->encoded_image();
     if (input.empty() || input[0] == 'x') return {grpc::StatusCode::INVALID_ARGUMENT, "no image"};
     response->set_version(kVersion);
@@ -33,7 +34,8 @@ class FakeModelService : public v1::ModelService::Service {
     prediction.set_probabilities(static_cast<int>(prediction.label()), 0.91f);
     return grpc::Status::OK;
   }
-  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest*, v1::ListModelsResponse* response) override {
+  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest*,
+                          v1::ListModelsResponse* response) override {
     v1::ModelVersionStatus& version = *response->add_versions();
     version.set_model("mnist");
     version.set_version(kVersion);
@@ -73,9 +75,9 @@ class ModelClientsTest : public testing::Test {
 TEST_F(ModelClientsTest, PredictGoesOnAfterABadFile) {
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
-  const int exit_code = RunPredict({.target = server_->address(),
-                                    .files = {WriteFile("7.png", "7"), WriteFile("bad.png", "x"), "missing.png",
-                                              WriteFile("8.png", "8")}});
+  const int exit_code = RunPredict(
+      {.target = server_->address(),
+       .files = {WriteFile("7.png", "7"), WriteFile("bad.png", "x"), "missing.png", WriteFile("8.png", "8")}});
   const std::string out = testing::internal::GetCapturedStdout();
   const std::string err = testing::internal::GetCapturedStderr();
   EXPECT_EQ(exit_code, kExitFailure);

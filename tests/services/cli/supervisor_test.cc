@@ -68,8 +68,10 @@ TEST_F(SupervisorTest, GivesUpAPartThatDiesAtItsStartAndShowsItsLog) {
   EXPECT_THAT(notices_, SizeIs(4));
 }
 
-TEST_F(SupervisorTest, ABlamedConfigurationIsFinalBeforeTheFirstStart) {
-  ASSERT_THAT(Start("data", "echo '2026-01-31T12:00:00.123Z E millrace-data: no images code=NOT_FOUND' >&2; exit 78",
+TEST_F(SupervisorTest, ABlamedConfigurationIsFinal) {
+  ASSERT_THAT(Start("data",
+                    "echo LISTENING grpc=- http=-; echo '2026-01-31T12:00:00.123Z E millrace-data: no images "
+                    "code=NOT_FOUND' >&2; exit 78",
                     Replace::kOnceReady),
               IsOk());
   const absl::Status status = PollUntilError();
@@ -97,7 +99,9 @@ TEST_F(SupervisorTest, ASignalIsCancelled) {
 }
 
 TEST_F(SupervisorTest, StopKillsWhatDoesNotLeave) {
-  ASSERT_THAT(Start("stubborn", "trap '' TERM; echo LISTENING grpc=- http=-; while :; do sleep 0.1; done", Replace::kAlways), IsOk());
+  ASSERT_THAT(
+      Start("stubborn", "trap '' TERM; echo LISTENING grpc=- http=-; while :; do sleep 0.1; done", Replace::kAlways),
+      IsOk());
   ASSERT_THAT(Start("polite", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kAlways), IsOk());
   ASSERT_THAT(Start("other", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kAlways), IsOk());
   ASSERT_THAT(PollUntil([&] { return Listens("stubborn") && Listens("polite") && Listens("other"); }), IsOk());

@@ -49,10 +49,33 @@ TEST(MakeJobSpecTest, ValidationScalesWithATinyDataset) {
 }
 
 TEST(MakeJobSpecTest, EveryFlagReachesTheJob) {
-  const TrainOptions options = Parse({"--model", "mlp", "--model-name", "digits", "--epochs", "3", "--batch-size", "64",
-                                      "--slots", "8", "--optimizer", "sgd", "--learning-rate", "0.5", "--momentum", "0.9",
-                                      "--weight-decay", "0.1", "--seed", "7", "--validation-count", "10",
-                                      "--checkpoint-steps", "5", "--evaluation-batch-size", "100", "--normalize",
+  const TrainOptions options = Parse({"--model",
+                                      "mlp",
+                                      "--model-name",
+                                      "digits",
+                                      "--epochs",
+                                      "3",
+                                      "--batch-size",
+                                      "64",
+                                      "--slots",
+                                      "8",
+                                      "--optimizer",
+                                      "sgd",
+                                      "--learning-rate",
+                                      "0.5",
+                                      "--momentum",
+                                      "0.9",
+                                      "--weight-decay",
+                                      "0.1",
+                                      "--seed",
+                                      "7",
+                                      "--validation-count",
+                                      "10",
+                                      "--checkpoint-steps",
+                                      "5",
+                                      "--evaluation-batch-size",
+                                      "100",
+                                      "--normalize",
                                       "standard"});
   const absl::StatusOr<v1::JobSpec> spec = MakeJobSpec(options.job, nullptr, kMnistTrainSamples);
   ASSERT_THAT(spec, IsOk());
@@ -73,9 +96,9 @@ TEST(MakeJobSpecTest, EveryFlagReachesTheJob) {
 }
 
 TEST(MakeJobSpecTest, ResumingKeepsWhatNoFlagNames) {
-  const v1::JobSpec previous = *MakeJobSpec(Parse({"--optimizer", "sgd", "--momentum", "0.5", "--epochs", "3", "--seed",
-                                                   "9", "--model", "nets/mine.pt"}).job,
-                                            nullptr, kMnistTrainSamples);
+  const v1::JobSpec previous = *MakeJobSpec(
+      Parse({"--optimizer", "sgd", "--momentum", "0.5", "--epochs", "3", "--seed", "9", "--model", "nets/mine.pt"}).job,
+      nullptr, kMnistTrainSamples);
   JobFlags flags;
   flags.epochs = 5;
   flags.momentum = 0.9;
@@ -110,10 +133,16 @@ TEST(MakeJobSpecTest, RefusesWhatMakesNoSense) {
 }
 
 TEST(TrainFlagsTest, BadValuesDoNotParse) {
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {"--epochs", "0"}, {"--batch-size", "-1"}, {"--slots", "1025"}, {"--learning-rate", "0"},
-           {"--optimizer", "lbfgs"}, {"--momentum", "1"}, {"--workers", "0"}, {"--normalize", "none"},
-           {"--seed", "x"}, {"--bogus"}}) {
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{{"--epochs", "0"},
+                                                                                         {"--batch-size", "-1"},
+                                                                                         {"--slots", "1025"},
+                                                                                         {"--learning-rate", "0"},
+                                                                                         {"--optimizer", "lbfgs"},
+                                                                                         {"--momentum", "1"},
+                                                                                         {"--workers", "0"},
+                                                                                         {"--normalize", "none"},
+                                                                                         {"--seed", "x"},
+                                                                                         {"--bogus"}}) {
     EXPECT_THROW(Parse(arguments), CLI::ParseError) << arguments[0];
   }
 }
