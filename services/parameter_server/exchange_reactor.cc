@@ -20,6 +20,7 @@ constexpr size_t kPendingAcksMax = 1024;
 ExchangeReactor::ExchangeReactor(ParameterService* service, Shard* shard, ShardMetrics* metrics)
     : service_(service), shard_(shard), metrics_(metrics) {
   metrics_->exchanges.Increment();
+  MutexLock lock(&read_mutex_);
   StartRead(&request_);
 }
 
@@ -29,15 +30,16 @@ ExchangeReactor::~ExchangeReactor() { metrics_->exchanges.Decrement(); }
 
 void ExchangeReactor::OnReadDone(bool ok) {
   if (!ok) return End(absl::OkStatus());  // the peer has said all it had to say, or is gone
-  absl::Status status = Handle(request_);
+  MutexLock lock(&read_mutex_);
+  const absl::Status status = HandleRequest();
   view_.Clear();
-  request_.Clear();
   if (!status.ok()) return End(status);
   StartRead(&request_);
 }
 
-absl::Status ExchangeReactor::Handle(const grpc::ByteBuffer& request) {
-  MILLRACE_RETURN_IF_ERROR(view_.Reset(request));
+absl::Status ExchangeReactor::HandleRequest() {
+  MILLRACE_RETURN_IF_ERROR(view_.Reset(request_));
+  request_.Clear();  // the view has the slices
   MILLRACE_ASSIGN_OR_RETURN(const ExchangeRequestView message, DecodeExchangeRequest(view_));
   if (const auto* open = std::get_if<v1::OpenExchange>(&message)) return Open(*open);
   if (const auto* chunk = std::get_if<GradientChunkView>(&message)) return Push(*chunk);

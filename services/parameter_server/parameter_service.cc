@@ -14,10 +14,12 @@ namespace {
 
 absl::Status Closed() { return absl::UnavailableError("the parameter server is shutting down"); }
 
-// Streams one version in chunks of WeightsChunk, then ends. Deletes itself. One write at a time, no lock needed.
+// Streams one version as WeightsChunks, one write at a time, then ends. Deletes itself. gRPC calls it from changing
+// threads, one after the other.
 class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   FetchReactor(absl::StatusOr<WeightsVersion> weights, ShardMetrics* metrics) : metrics_(metrics) {
+    MutexLock lock(&mutex_);
     if (weights.ok()) {
       weights_ = *std::move(weights);
       WriteNext();
@@ -27,13 +29,14 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   void OnWriteDone(bool ok) override {
+    MutexLock lock(&mutex_);
     if (!ok) return Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the reader is gone"));
     WriteNext();
   }
   void OnDone() override { delete this; }
 
  private:
-  void WriteNext() {
+  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (next_offset_ == weights_.values.size()) return Finish(grpc::Status::OK);
     const std::span<const float> values =
         weights_.values.subspan(next_offset_, ChunkSize(weights_.values.size(), next_offset_));
@@ -44,9 +47,10 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   ShardMetrics* const metrics_;
-  WeightsVersion weights_;
-  uint64_t next_offset_ = 0;
-  grpc::ByteBuffer response_;
+  Mutex mutex_;
+  WeightsVersion weights_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_offset_ ABSL_GUARDED_BY(mutex_) = 0;
+  grpc::ByteBuffer response_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -59,11 +60,17 @@ void Train(ShardOptimizer& optimizer, std::span<float> weights, uint64_t begin, 
   }
 }
 
-class EveryOptimizerTest : public testing::TestWithParam<v1::OptimizerSpec> {};
+struct Named {
+  std::string name;
+  v1::OptimizerSpec spec;
+
+  friend void PrintTo(const Named& named, std::ostream* out) { *out << named.name; }
+};
+class EveryOptimizerTest : public testing::TestWithParam<Named> {};
 
 TEST_P(EveryOptimizerTest, ShardedEqualsUnsharded) {
   std::vector<float> whole = Weights(kElements);
-  auto optimizer = Make(GetParam(), kElements);
+  auto optimizer = Make(GetParam().spec, kElements);
   Train(*optimizer, whole, 0, 5, {0, kElements});
   EXPECT_FALSE(SameBits(whole, Weights(kElements)));
 
@@ -71,7 +78,7 @@ TEST_P(EveryOptimizerTest, ShardedEqualsUnsharded) {
     std::vector<float> parts = Weights(kElements);
     const std::vector<ElementRange> ranges = *ShardRanges(kElements, shards);
     for (const ElementRange range : ranges) {
-      auto part = Make(GetParam(), range.size());
+      auto part = Make(GetParam().spec, range.size());
       Train(*part, std::span(parts).subspan(range.begin, range.size()), 0, 5, range);
     }
     EXPECT_TRUE(SameBits(parts, whole)) << shards;
@@ -81,14 +88,14 @@ TEST_P(EveryOptimizerTest, ShardedEqualsUnsharded) {
 TEST_P(EveryOptimizerTest, SavedAndLoadedGoesOnWithTheSameBits) {
   for (uint64_t saved_at : {0u, 1u, 3u}) {
     std::vector<float> weights = Weights(kElements);
-    auto optimizer = Make(GetParam(), kElements);
+    auto optimizer = Make(GetParam().spec, kElements);
     Train(*optimizer, weights, 0, saved_at, {0, kElements});
     const OptimizerState state = optimizer->Save();
     EXPECT_EQ(state.step, saved_at);
     std::vector<float> restored = weights;
     Train(*optimizer, weights, saved_at, 6, {0, kElements});
 
-    auto other = Make(GetParam(), kElements);
+    auto other = Make(GetParam().spec, kElements);
     std::vector<float> scratch = Weights(kElements);
     Train(*other, scratch, 0, 2, {0, kElements});  // what it remembers must go
     ASSERT_THAT(other->Load(state), IsOk());
@@ -101,7 +108,7 @@ TEST_P(EveryOptimizerTest, SavedAndLoadedGoesOnWithTheSameBits) {
 
 TEST_P(EveryOptimizerTest, WeightsMayMoveBetweenSteps) {
   std::vector<float> stay = Weights(kElements), first = stay;
-  auto a = Make(GetParam(), kElements), b = Make(GetParam(), kElements);
+  auto a = Make(GetParam().spec, kElements), b = Make(GetParam().spec, kElements);
   Train(*a, stay, 0, 4, {0, kElements});
   Train(*b, first, 0, 2, {0, kElements});
   std::vector<float> second = first;
@@ -110,23 +117,21 @@ TEST_P(EveryOptimizerTest, WeightsMayMoveBetweenSteps) {
 }
 
 TEST_P(EveryOptimizerTest, RefusesAnotherState) {
-  auto optimizer = Make(GetParam(), kElements);
+  auto optimizer = Make(GetParam().spec, kElements);
   OptimizerState state = optimizer->Save();
   state.tensors.push_back({"bogus", std::vector<float>(kElements)});
   EXPECT_THAT(optimizer->Load(state), StatusIs(StatusCode::kInvalidArgument));
-  auto smaller = Make(GetParam(), kElements - 1);
+  auto smaller = Make(GetParam().spec, kElements - 1);
   std::vector<float> weights = Weights(kElements - 1), gradient(kElements - 1);
   ASSERT_THAT(smaller->Step(weights, gradient), IsOk());
   if (smaller->Save().tensors.empty()) return;  // nothing that could not fit
   EXPECT_THAT(optimizer->Load(smaller->Save()), StatusIs(StatusCode::kInvalidArgument));
 }
 
-std::string NameOf(const testing::TestParamInfo<v1::OptimizerSpec>& info) {
-  const std::vector<std::string> names = {"Sgd", "Momentum", "Adam", "AdamWithDecay", "AdamW"};
-  return names[info.index];
-}
-INSTANTIATE_TEST_SUITE_P(All, EveryOptimizerTest, testing::Values(Sgd(0), Sgd(0.9), Adam(), AdamWithDecay(), AdamW()),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(All, EveryOptimizerTest,
+                         testing::Values(Named{"Sgd", Sgd(0)}, Named{"Momentum", Sgd(0.9)}, Named{"Adam", Adam()},
+                                         Named{"AdamWithDecay", AdamWithDecay()}, Named{"AdamW", AdamW()}),
+                         testing::PrintToStringParamName());
 
 TEST(ShardOptimizerTest, AdamFollowsItsPaper) {
   auto optimizer = Make(Adam(), 64);
