@@ -79,9 +79,11 @@ void VersionLoader::NoteRepository(const absl::Status& status) {
 
 std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing) {
   std::vector<ModelState> states;
-  for (const auto& [name, versions] : listing.models) {
+  for (const auto& entry : listing.models) {
+    const std::string& name = entry.first;
+    const std::vector<AvailableVersion>& versions = entry.second;
     Model& model = models_[name];
-    // Failures of versions that are gone, or that a newer one has overtaken, are of no further interest.
+    // Failures of versions that are gone are of no further interest.
     std::erase_if(model.failed, [&](const auto& failed) {
       const bool there = std::any_of(versions.begin(), versions.end(),
                                      [&](const AvailableVersion& version) { return version.version == failed.first; });
