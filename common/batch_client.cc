@@ -61,7 +61,8 @@ absl::StatusOr<v1::DatasetInfo> DescribeDataset(const std::string& address, cons
     const absl::Status status = FromGrpcStatus(stub->DescribeDataset(&context, request, &info));
     if (status.ok()) return info;
     const std::string what = absl::StrCat("the data service at ", address, " (", status.message(), ")");
-    if (!IsTransient(status)) return absl::Status(status.code(), absl::StrCat("data service at ", address, ": ", status.message()));
+    if (!IsTransient(status))
+      return absl::Status(status.code(), absl::StrCat("data service at ", address, ": ", status.message()));
     if (keep_waiting && !keep_waiting(what)) return absl::CancelledError(absl::StrCat("gave up waiting for ", what));
     const absl::Duration wait = backoff.Next();
     if (absl::Now() + wait >= deadline) {
@@ -77,7 +78,8 @@ class BatchClient::Session final : public grpc::ClientBidiReactor<v1::BatchReque
  public:
   explicit Session(BatchClient& client) : client_(client), stub_(v1::DataService::NewStub(client.channel_)) {}
 
-  void Start() ABSL_EXCLUSIVE_LOCKS_REQUIRED(client_.mutex_) {
+  // The client calls these with its mutex held. The analysis cannot see that client_.mutex_ is that one.
+  void Start() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     stub_->async()->StreamBatches(&context_, this);
     *request_.mutable_plan() = client_.options_.plan;
     writing_ = true;
@@ -87,7 +89,7 @@ class BatchClient::Session final : public grpc::ClientBidiReactor<v1::BatchReque
   }
 
   // Writes the next request if there is one and none is being written.
-  void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(client_.mutex_) {
+  void WriteNext() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     if (writing_ || closed_) return;
     const std::optional<v1::BatchRange> range = client_.NextRange();
     if (!range.has_value()) return;
@@ -98,8 +100,8 @@ class BatchClient::Session final : public grpc::ClientBidiReactor<v1::BatchReque
 
   void Cancel() { context_.TryCancel(); }
 
-  bool done() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(client_.mutex_) { return done_; }
-  const absl::Status& status() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(client_.mutex_) { return status_; }
+  bool done() const ABSL_NO_THREAD_SAFETY_ANALYSIS { return done_; }
+  const absl::Status& status() const ABSL_NO_THREAD_SAFETY_ANALYSIS { return status_; }
 
  private:
   void OnReadDone(bool ok) override {
@@ -181,8 +183,8 @@ void BatchClient::Run() {
       LogWarning("damaged batch from the data service", {{"address", options_.address}, {"fault", last_error_}});
     }
     if (absl::IsDataLoss(last_error_) ? corrupt_in_a_row_ >= kCorruptInARowMax : !IsTransient(last_error_)) {
-      failure_ = absl::Status(last_error_.code(), absl::StrCat("data service at ", options_.address, ": ",
-                                                              last_error_.message()));
+      failure_ = absl::Status(last_error_.code(),
+                              absl::StrCat("data service at ", options_.address, ": ", last_error_.message()));
       changed_.SignalAll();
       return;
     }
@@ -204,8 +206,8 @@ absl::Status BatchClient::Check(const v1::Batch& batch) const {
     return fault(absl::StrCat(batch.samples(), " samples with ", batch.labels().size(), " labels"));
   }
   if (options_.image_bytes != 0 && batch.images().size() != batch.samples() * options_.image_bytes) {
-    return fault(absl::StrCat(batch.samples(), " images of ", options_.image_bytes, " bytes in ",
-                              batch.images().size(), " bytes"));
+    return fault(absl::StrCat(batch.samples(), " images of ", options_.image_bytes, " bytes in ", batch.images().size(),
+                              " bytes"));
   }
   if (batch.samples() > batch.step_samples()) {
     return fault(absl::StrCat(batch.samples(), " samples in a step of ", batch.step_samples()));
@@ -293,9 +295,9 @@ absl::StatusOr<v1::Batch> BatchClient::Get(const BatchKey& key, absl::Duration t
     if (!failure_.ok()) return failure_;
     const absl::Time now = absl::Now();
     if (now >= deadline) {
-      return absl::DeadlineExceededError(
-          absl::StrCat(key.ToString(), " from ", DescribeServiceLocked(), ", asked for ",
-                       absl::FormatDuration(absl::Trunc(now - found->second.requested, absl::Milliseconds(100))), " ago"));
+      return absl::DeadlineExceededError(absl::StrCat(
+          key.ToString(), " from ", DescribeServiceLocked(), ", asked for ",
+          absl::FormatDuration(absl::Trunc(now - found->second.requested, absl::Milliseconds(100))), " ago"));
     }
     changed_.WaitWithTimeout(&mutex_, deadline - now);
   }

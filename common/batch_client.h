@@ -26,30 +26,31 @@ class Channel;
 
 namespace millrace {
 
-// Asks the data service at `address` what its dataset is, again and again until it answers: it may not have been started
-// yet. Before each wait (at most 2 s) `keep_waiting` is told what is waited for; it returns false to give up (CANCELLED).
-// DEADLINE_EXCEEDED after `timeout`, with the last reason; what the service itself refuses (INVALID_ARGUMENT for too many
-// validation samples, say) is returned at once.
-absl::StatusOr<v1::DatasetInfo> DescribeDataset(const std::string& address, const v1::DescribeDatasetRequest& request,
-                                                absl::Duration timeout,
-                                                const std::function<bool(std::string_view waiting_for)>& keep_waiting = {});
+// Asks the data service at `address` what its dataset is, again and again until it answers: it may not have been
+// started yet. Before each wait (at most 2 s) `keep_waiting` is told what is waited for; it returns false to give up
+// (CANCELLED). DEADLINE_EXCEEDED after `timeout`, with the last reason; what the service itself refuses
+// (INVALID_ARGUMENT for too many validation samples, say) is returned at once.
+absl::StatusOr<v1::DatasetInfo> DescribeDataset(
+    const std::string& address, const v1::DescribeDatasetRequest& request, absl::Duration timeout,
+    const std::function<bool(std::string_view waiting_for)>& keep_waiting = {});
 
-// Gets batches from the data service: ask ahead, fetch when needed. One stream; when it breaks, the client opens another
-// with back-off and asks again for what has not come, so a restart of the service shows as a delay and nothing else.
+// Gets batches from the data service: ask ahead, fetch when needed. One stream; when it breaks, the client opens
+// another with back-off and asks again for what has not come, so a restart of the service shows as a delay and nothing
+// else.
 //
 //   BatchClient client({.address = "127.0.0.1:7100", .plan = plan, .image_bytes = 784});
 //   client.Request(keys);                                         // returns at once
 //   absl::StatusOr<v1::Batch> batch = client.Get(keys[0], absl::Seconds(1));
 //
-// Threads: all methods may be called from any thread; nothing but Get waits. The client has one thread of its own, which
-// keeps the stream open, and works on gRPC's threads otherwise.
+// Threads: all methods may be called from any thread; nothing but Get waits. The client has one thread of its own,
+// which keeps the stream open, and works on gRPC's threads otherwise.
 class BatchClient {
  public:
   struct Options {
-    std::string address;         // as MakeChannel takes it
+    std::string address;  // as MakeChannel takes it
     // Its fingerprint should be set: a service with another dataset is then refused.
     v1::BatchPlan plan;
-    uint64_t image_bytes = 0;    // channels * height * width: what a batch must have per sample. 0: any
+    uint64_t image_bytes = 0;  // channels * height * width: what a batch must have per sample. 0: any
   };
 
   // Asked for and not yet fetched or forgotten; bounds the memory that batches take.
@@ -94,7 +95,7 @@ class BatchClient {
     uint64_t sequence = 0;  // of asking
     State state = State::kToAsk;
     absl::Time requested;
-    v1::Batch batch;        // once kArrived
+    v1::Batch batch;  // once kArrived
   };
 
   void Run();
@@ -115,7 +116,8 @@ class BatchClient {
   std::map<BatchKey, Entry> entries_ ABSL_GUARDED_BY(mutex_);
   std::deque<BatchKey> to_ask_ ABSL_GUARDED_BY(mutex_);  // those in kToAsk, in the order of asking
   uint64_t next_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;  // asked for on this stream and not received, forgotten ones included
+  uint64_t in_flight_ ABSL_GUARDED_BY(mutex_) =
+      0;  // asked for on this stream and not received, forgotten ones included
   Session* session_ ABSL_GUARDED_BY(mutex_) = nullptr;  // the open stream, if there is one
   bool answered_ ABSL_GUARDED_BY(mutex_) = false;       // this stream has brought a batch
   absl::Status last_error_ ABSL_GUARDED_BY(mutex_);     // of the stream before

@@ -39,8 +39,8 @@ grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, c
   end = WriteBytesHeader(v1::Batch::kImagesFieldNumber, count * image_bytes, end);
   const auto head_bytes = static_cast<size_t>(end - head.data());
   std::array<uint8_t, 16> labels_head;
-  const auto labels_head_bytes =
-      static_cast<size_t>(WriteBytesHeader(v1::Batch::kLabelsFieldNumber, count, labels_head.data()) - labels_head.data());
+  const auto labels_head_bytes = static_cast<size_t>(
+      WriteBytesHeader(v1::Batch::kLabelsFieldNumber, count, labels_head.data()) - labels_head.data());
   constexpr size_t kChecksumBytes = 1 + sizeof(uint64_t);
 
   grpc::Slice slice(head_bytes + count * image_bytes + labels_head_bytes + count + kChecksumBytes);

@@ -132,7 +132,6 @@ void BatchStream::OnWriteDone(bool ok) {
     metrics_.send_wait_seconds.Increment(std::max(0.0, absl::ToDoubleSeconds(now - since_)));
     since_ = now;
     sending_ = false;
-    queue_.Sent();
     if (!ok && !ended()) end_ = absl::CancelledError("the client is gone");
     FinishIfDue();
   }
@@ -161,8 +160,9 @@ std::string BatchStream::Describe() const {
     absl::StrAppend(&text, "batch_size ", plan_.batch_size(), ", ", plan_.slots(), " slots, seed ", plan_.seed(), "; ");
   }
   absl::StrAppend(&text, batches_sent_, " batches, ", samples_sent_, " samples, ", bytes_sent_, " bytes sent; ",
-                  queue_.outstanding(), " batches outstanding; ");
-  const std::string since = absl::StrCat(" for ", absl::FormatDuration(absl::Trunc(absl::Now() - since_, absl::Milliseconds(1))));
+                  queue_.outstanding() + (sending_ ? 1 : 0), " batches outstanding; ");
+  const std::string since =
+      absl::StrCat(" for ", absl::FormatDuration(absl::Trunc(absl::Now() - since_, absl::Milliseconds(1))));
   if (ended()) {
     absl::StrAppend(&text, "ending");
   } else if (dataset_ == nullptr) {

@@ -61,12 +61,12 @@ class BatchStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   grpc::ByteBuffer write_buffer_;  // belongs to whoever set sending_
 
   mutable Mutex mutex_;
-  std::shared_ptr<const Dataset> dataset_ ABSL_GUARDED_BY(mutex_);        // from Begin on
+  std::shared_ptr<const Dataset> dataset_ ABSL_GUARDED_BY(mutex_);         // from Begin on
   std::shared_ptr<const BatchSchedule> schedule_ ABSL_GUARDED_BY(mutex_);  // from the first message on
   v1::BatchPlan plan_ ABSL_GUARDED_BY(mutex_);
   RequestQueue queue_ ABSL_GUARDED_BY(mutex_);
-  bool sending_ ABSL_GUARDED_BY(mutex_) = false;      // a batch is being made or written
-  bool all_asked_ ABSL_GUARDED_BY(mutex_) = false;    // the client has closed its side
+  bool sending_ ABSL_GUARDED_BY(mutex_) = false;             // a batch is being made or written
+  bool all_asked_ ABSL_GUARDED_BY(mutex_) = false;           // the client has closed its side
   std::optional<absl::Status> end_ ABSL_GUARDED_BY(mutex_);  // what the call is to end with
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;            // Finish() was called: no operation may be started
   absl::Time since_ ABSL_GUARDED_BY(mutex_);                 // of the present wait, for requests or for the write

@@ -20,8 +20,8 @@ absl::Status CheckLimit(absl::string_view field, uint64_t value, uint64_t limit)
 absl::Status CheckValidationCount(uint64_t validation_count, uint64_t train_file_count) {
   if (validation_count < train_file_count) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("validation_count ", validation_count,
-                                                 " leaves nothing to train on: the train files have ",
-                                                 train_file_count, " samples"));
+                                                 " leaves nothing to train on: the train files have ", train_file_count,
+                                                 " samples"));
 }
 
 uint64_t DivideRoundingUp(uint64_t value, uint64_t divisor) { return (value + divisor - 1) / divisor; }
@@ -41,11 +41,12 @@ absl::StatusOr<BatchSchedule> BatchSchedule::Create(const v1::BatchPlan& plan, u
   MILLRACE_RETURN_IF_ERROR(CheckLimit("evaluation_batch_size", plan.evaluation_batch_size(), kBatchSizeMax));
   MILLRACE_RETURN_IF_ERROR(CheckLimit("slots", plan.slots(), kSlotsMax));
   MILLRACE_RETURN_IF_ERROR(CheckValidationCount(plan.validation_count(), train_file_count));
-  const uint64_t samples_max = std::max<uint64_t>(DivideRoundingUp(plan.batch_size(), plan.slots()),
-                                                  plan.evaluation_batch_size());
+  const uint64_t samples_max =
+      std::max<uint64_t>(DivideRoundingUp(plan.batch_size(), plan.slots()), plan.evaluation_batch_size());
   if (samples_max * (image_bytes + 1) > batch_bytes_max) {
-    return absl::InvalidArgumentError(absl::StrCat(samples_max, " samples of ", image_bytes, " bytes in one batch: over the limit of ",
-                                                   batch_bytes_max, " bytes; use more slots or smaller batches"));
+    return absl::InvalidArgumentError(absl::StrCat(samples_max, " samples of ", image_bytes,
+                                                   " bytes in one batch: over the limit of ", batch_bytes_max,
+                                                   " bytes; use more slots or smaller batches"));
   }
   return BatchSchedule(plan, train_file_count, test_file_count);
 }
@@ -84,13 +85,13 @@ absl::Status BatchSchedule::Check(const v1::BatchRange& range) const {
   }
   const uint64_t steps = StepCount(range.split());
   if (range.steps() == 0 || range.step() >= steps || range.steps() > steps - range.step()) {
-    return absl::OutOfRangeError(absl::StrCat(range.steps(), " steps from step ", range.step(), ": the split has ",
-                                              steps, " steps"));
+    return absl::OutOfRangeError(
+        absl::StrCat(range.steps(), " steps from step ", range.step(), ": the split has ", steps, " steps"));
   }
   const uint32_t slots = SlotCount(range.split());
   if (range.slot_begin() >= range.slot_end() || range.slot_end() > slots) {
-    return absl::OutOfRangeError(absl::StrCat("slots [", range.slot_begin(), ", ", range.slot_end(),
-                                              "): a step has ", slots));
+    return absl::OutOfRangeError(
+        absl::StrCat("slots [", range.slot_begin(), ", ", range.slot_end(), "): a step has ", slots));
   }
   return absl::OkStatus();
 }

@@ -49,8 +49,7 @@ class BatchSchedule {
   // INVALID_ARGUMENT names the field of `plan` and its limit: sizes in [1, 65536], slots in [1, 1024], fewer validation
   // samples than there are in the train files, and no batch over `batch_bytes_max`.
   static absl::StatusOr<BatchSchedule> Create(const v1::BatchPlan& plan, uint64_t train_file_count,
-                                              uint64_t test_file_count, uint64_t image_bytes,
-                                              uint64_t batch_bytes_max);
+                                              uint64_t test_file_count, uint64_t image_bytes, uint64_t batch_bytes_max);
 
   uint64_t SampleCount(v1::Split split) const;
   // Steps per epoch.

@@ -15,8 +15,9 @@ DataMetrics::PerSplit ForSplit(Metrics& metrics, const char* split) {
 DataMetrics::DataMetrics(Metrics& metrics)
     : per_split{ForSplit(metrics, "train"), ForSplit(metrics, "validation"), ForSplit(metrics, "test")},
       streams(metrics.Gauge("millrace_data_streams", "Open batch streams.")),
-      credit_wait_seconds(metrics.Counter("millrace_data_credit_wait_seconds_total",
-                                          "Time in which open streams had nothing asked of them, summed over streams.")),
+      credit_wait_seconds(
+          metrics.Counter("millrace_data_credit_wait_seconds_total",
+                          "Time in which open streams had nothing asked of them, summed over streams.")),
       send_wait_seconds(metrics.Counter("millrace_data_send_wait_seconds_total",
                                         "Time for which batches waited to be taken, summed over streams.")),
       load_seconds(metrics.Gauge("millrace_data_load_seconds", "Time that reading and checking the dataset took.")),

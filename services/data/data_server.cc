@@ -68,9 +68,9 @@ std::string DataServer::StatusPage() {
     absl::StrAppend(&text, "dataset: ", dataset->name(), "\nfingerprint: ", dataset->fingerprint(),
                     "\ntrain files: ", dataset->train().count(), " samples\ntest files: ", dataset->test().count(),
                     " samples\nimages: ", dataset->train().height(), " x ", dataset->train().width(),
-                    " pixels\nclasses: ", dataset->classes(), ", train samples by label: ",
-                    absl::StrJoin(dataset->train_class_counts(), " "), "\npixel / 255: mean ",
-                    dataset->train_sums().Mean(), ", standard deviation ",
+                    " pixels\nclasses: ", dataset->classes(),
+                    ", train samples by label: ", absl::StrJoin(dataset->train_class_counts(), " "),
+                    "\npixel / 255: mean ", dataset->train_sums().Mean(), ", standard deviation ",
                     dataset->train_sums().StandardDeviation(), "\n");
   }
   return text + service_.StreamsText();

@@ -115,7 +115,8 @@ grpc::ServerUnaryReactor* DataService::DescribeDataset(grpc::CallbackServerConte
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DataService::StreamBatches(
     grpc::CallbackServerContext* context) {
-  auto stream = std::make_shared<BatchStream>(context->peer(), metrics_, [this](BatchStream* closed) { Remove(closed); });
+  auto stream =
+      std::make_shared<BatchStream>(context->peer(), metrics_, [this](BatchStream* closed) { Remove(closed); });
   {
     MutexLock lock(&mutex_);
     streams_.emplace(stream.get(), stream);

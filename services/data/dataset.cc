@@ -50,8 +50,7 @@ absl::StatusOr<fs::path> FindFile(const fs::path& directory, absl::string_view p
                                           " (nor either with .gz)"));
 }
 
-absl::StatusOr<Samples> LoadSamples(const fs::path& images_path, const fs::path& labels_path,
-                                    const IdxLimits& limits) {
+absl::StatusOr<Samples> LoadSamples(const fs::path& images_path, const fs::path& labels_path, const IdxLimits& limits) {
   // Labels first: they are small, and a fault in them need not wait for the images.
   MILLRACE_ASSIGN_OR_RETURN(IdxArray labels, ReadIdx(labels_path, 1, limits));
   MILLRACE_ASSIGN_OR_RETURN(IdxArray images, ReadIdx(images_path, 3, limits));
@@ -115,9 +114,8 @@ absl::StatusOr<DatasetFiles> FindDatasetFiles(const fs::path& directory) {
 }
 
 absl::StatusOr<std::shared_ptr<const Dataset>> Dataset::Load(const DatasetFiles& files, const Options& options) {
-  auto test_loading = std::async(std::launch::async, [&] {
-    return LoadSamples(files.test_images, files.test_labels, options.limits);
-  });
+  auto test_loading =
+      std::async(std::launch::async, [&] { return LoadSamples(files.test_images, files.test_labels, options.limits); });
   absl::StatusOr<Samples> train = LoadSamples(files.train_images, files.train_labels, options.limits);
   absl::StatusOr<Samples> test = test_loading.get();
   if (!train.ok()) return train.status();

@@ -176,7 +176,9 @@ absl::Status CheckMagic(const std::filesystem::path& path, std::span<const uint8
   }
   if (header[3] != rank) {
     return Fault(path, absl::StrCat("has ", header[3], " dimensions, not ", rank,
-                                    rank == 1 ? " (is it an images file?)" : header[3] == 1 ? " (is it a labels file?)" : ""));
+                                    rank == 1        ? " (is it an images file?)"
+                                    : header[3] == 1 ? " (is it a labels file?)"
+                                                     : ""));
   }
   return absl::OkStatus();
 }

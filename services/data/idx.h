@@ -14,10 +14,10 @@ namespace millrace {
 // The contents of one IDX file of unsigned bytes: MNIST's own format. Layout: bytes 0, 0, 0x08, rank; then `rank`
 // big-endian uint32 sizes; then the values, last dimension fastest.
 struct IdxArray {
-  std::vector<uint32_t> sizes;           // one per dimension, all > 0
+  std::vector<uint32_t> sizes;  // one per dimension, all > 0
   std::unique_ptr<uint8_t[]> values;
-  uint64_t value_count = 0;              // product of sizes
-  std::vector<uint8_t> header;           // the file's first 4 + 4 * rank bytes, as they are
+  uint64_t value_count = 0;     // product of sizes
+  std::vector<uint8_t> header;  // the file's first 4 + 4 * rank bytes, as they are
 
   std::span<const uint8_t> span() const { return {values.get(), value_count}; }
 };

@@ -27,9 +27,8 @@ Permutation::Permutation(uint64_t size, uint64_t seed, PermutationPurpose purpos
   low_bits_ = bits - high_bits_;
   const PhiloxKey key = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
   for (uint32_t block = 0; block < kRounds / 2; ++block) {
-    const auto words = Philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
-                                   static_cast<uint32_t>(purpose), block},
-                                  key);
+    const auto words = Philox4x32(
+        {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(purpose), block}, key);
     keys_[2 * block] = Join(words[0], words[1]);
     keys_[2 * block + 1] = Join(words[2], words[3]);
   }

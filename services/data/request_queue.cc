@@ -8,9 +8,9 @@ absl::Status RequestQueue::Add(const v1::BatchRange& range) {
   const uint64_t free = kOutstandingMax - outstanding_;
   const uint64_t slots = range.slot_end() - range.slot_begin();
   if (range.steps() > free / slots) {
-    return absl::ResourceExhaustedError(absl::StrCat(range.steps(), " steps of ", slots, " batches are asked for while ",
-                                                     outstanding_, " batches are outstanding: over the limit of ",
-                                                     kOutstandingMax));
+    return absl::ResourceExhaustedError(absl::StrCat(range.steps(), " steps of ", slots,
+                                                     " batches are asked for while ", outstanding_,
+                                                     " batches are outstanding: over the limit of ", kOutstandingMax));
   }
   if (ranges_.empty()) next_slot_ = range.slot_begin();
   ranges_.push_back(range);
@@ -19,6 +19,7 @@ absl::Status RequestQueue::Add(const v1::BatchRange& range) {
 }
 
 BatchKey RequestQueue::Pop() {
+  --outstanding_;
   v1::BatchRange& range = ranges_.front();
   const BatchKey key = {range.split(), range.epoch(), range.step(), next_slot_};
   if (++next_slot_ == range.slot_end()) {

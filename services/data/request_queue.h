@@ -20,12 +20,11 @@ class RequestQueue {
   absl::Status Add(const v1::BatchRange& range);
 
   bool empty() const { return ranges_.empty(); }
-  // The next batch to send; not empty. The credit stays taken until Sent().
+  // The next batch to send; not empty. Its credit is free from now on, not only once it has been written: the client
+  // may have it, and ask for another, before the writer learns that it has left.
   BatchKey Pop();
-  // One popped batch has left.
-  void Sent() { --outstanding_; }
 
-  // Batches asked for and not sent.
+  // Batches asked for and not popped.
   uint64_t outstanding() const { return outstanding_; }
 
  private:

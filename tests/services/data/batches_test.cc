@@ -70,10 +70,10 @@ RC_GTEST_PROP(BatchScheduleTest, EverySampleOfASplitOncePerEpoch, ()) {
   const auto train_files = *rc::gen::inRange<uint32_t>(1, 600);
   const auto validation = *rc::gen::inRange<uint32_t>(0, train_files);
   const auto test_files = *rc::gen::inRange<uint32_t>(1, 100);
-  const BatchSchedule schedule = MakeSchedule(
-      MakePlan(*rc::gen::inRange<uint32_t>(1, 130), *rc::gen::inRange<uint32_t>(1, 20), validation,
-               *rc::gen::inRange<uint32_t>(1, 130), *rc::gen::arbitrary<uint64_t>()),
-      train_files, test_files);
+  const BatchSchedule schedule =
+      MakeSchedule(MakePlan(*rc::gen::inRange<uint32_t>(1, 130), *rc::gen::inRange<uint32_t>(1, 20), validation,
+                            *rc::gen::inRange<uint32_t>(1, 130), *rc::gen::arbitrary<uint64_t>()),
+                   train_files, test_files);
 
   std::vector<uint64_t> all = Epoch(schedule, v1::SPLIT_TRAIN, *rc::gen::arbitrary<uint64_t>());
   RC_ASSERT(all.size() == train_files - validation);
@@ -112,7 +112,8 @@ TEST(BatchScheduleTest, LastStepIsShortNeitherDroppedNorPadded) {
 TEST(BatchScheduleTest, SlotsOfAShortStepMayBeEmpty) {
   const BatchSchedule schedule = MakeSchedule(MakePlan(8, 8, 0, 8, 1), 11, 5);  // last step: 3 samples, 8 slots
   std::vector<size_t> sizes;
-  for (uint32_t slot = 0; slot < 8; ++slot) sizes.push_back(schedule.SamplesOf({v1::SPLIT_TRAIN, 0, 1, slot}).indices.size());
+  for (uint32_t slot = 0; slot < 8; ++slot)
+    sizes.push_back(schedule.SamplesOf({v1::SPLIT_TRAIN, 0, 1, slot}).indices.size());
   EXPECT_THAT(sizes, ElementsAre(0, 0, 1, 0, 0, 1, 0, 1));
 }
 
@@ -132,7 +133,8 @@ TEST(BatchScheduleTest, RefusesImpossiblePlans) {
   };
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   EXPECT_THAT(create(MakePlan(0, 1, 0, 1, 1)), StatusIs(kInvalid, HasSubstr("batch_size 0")));
-  EXPECT_THAT(create(MakePlan(65537, 1, 0, 1, 1)), StatusIs(kInvalid, HasSubstr("batch_size 65537 is not in [1, 65536]")));
+  EXPECT_THAT(create(MakePlan(65537, 1, 0, 1, 1)),
+              StatusIs(kInvalid, HasSubstr("batch_size 65537 is not in [1, 65536]")));
   EXPECT_THAT(create(MakePlan(1, 0, 0, 1, 1)), StatusIs(kInvalid, HasSubstr("slots 0")));
   EXPECT_THAT(create(MakePlan(1, 1025, 0, 1, 1)), StatusIs(kInvalid, HasSubstr("slots 1025")));
   EXPECT_THAT(create(MakePlan(1, 1, 0, 0, 1)), StatusIs(kInvalid, HasSubstr("evaluation_batch_size 0")));
@@ -142,7 +144,8 @@ TEST(BatchScheduleTest, RefusesImpossiblePlans) {
 }
 
 TEST(BatchScheduleTest, RefusesRangesThatDoNotExist) {
-  const BatchSchedule schedule = MakeSchedule(MakePlan(16, 4, 0, 4, 7), 100, 20);  // 7 steps; 5 of test, 0 of validation
+  const BatchSchedule schedule =
+      MakeSchedule(MakePlan(16, 4, 0, 4, 7), 100, 20);  // 7 steps; 5 of test, 0 of validation
   constexpr auto kOutOfRange = absl::StatusCode::kOutOfRange;
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   EXPECT_THAT(schedule.Check(Range(v1::SPLIT_TRAIN, 1 << 20, 0, 7, 0, 4)), IsOk());
@@ -157,7 +160,8 @@ TEST(BatchScheduleTest, RefusesRangesThatDoNotExist) {
   EXPECT_THAT(schedule.Check(Range(v1::SPLIT_TEST, 1, 0, 1, 0, 1)), StatusIs(kInvalid, HasSubstr("epoch 1")));
   EXPECT_THAT(schedule.Check(Range(v1::SPLIT_VALIDATION, 0, 0, 1, 0, 1)), StatusIs(kOutOfRange));
   EXPECT_THAT(schedule.Check(Range(v1::SPLIT_UNSPECIFIED, 0, 0, 1, 0, 1)), StatusIs(kInvalid));
-  EXPECT_THAT(schedule.Check(Range(static_cast<v1::Split>(99), 0, 0, 1, 0, 1)), StatusIs(kInvalid, HasSubstr("split 99")));
+  EXPECT_THAT(schedule.Check(Range(static_cast<v1::Split>(99), 0, 0, 1, 0, 1)),
+              StatusIs(kInvalid, HasSubstr("split 99")));
 }
 
 TEST(DescribeTest, CountsWhatIsLeftForTraining) {

@@ -87,8 +87,9 @@ class DataServiceTest : public testing::Test {
     plan_.set_batch_size(16);
     plan_.set_slots(4);
     plan_.set_evaluation_batch_size(8);
-    server_ = GrpcServer::Start({.address = "unix:" + (directory_ / "socket").string(), .metrics = &metrics_}, {&service_})
-                  .value();
+    server_ =
+        GrpcServer::Start({.address = "unix:" + (directory_ / "socket").string(), .metrics = &metrics_}, {&service_})
+            .value();
     stub_ = v1::DataService::NewStub(MakeChannel(server_->address()));
   }
 

@@ -55,8 +55,8 @@ TEST(PermutationTest, SeedPurposeAndIndexEachGiveAnother) {
   EXPECT_NE(base, First(Permutation(1000, 1, PermutationPurpose::kShuffle, uint64_t{1} << 32 | 1), 1000));
 }
 
-// Over many epochs each sample should come to each place equally often: chi-squared with 81 degrees of freedom, of which
-// 0.1 % is over 126.1. The seed is fixed, so this passes or fails once and for all.
+// Over many epochs each sample should come to each place equally often: chi-squared with 81 degrees of freedom, of
+// which 0.1 % is over 126.1. The seed is fixed, so this passes or fails once and for all.
 TEST(PermutationTest, PutsEachElementEverywhereEquallyOften) {
   constexpr uint64_t kSize = 10;
   constexpr uint64_t kEpochs = 20000;
