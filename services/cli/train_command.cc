@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "common/address.h"
 #include "common/batch_client.h"
 #include "common/clock.h"
 #include "common/command_line.h"
@@ -73,6 +74,17 @@ absl::Status CheckJsonPath(const std::string& json) {
   const fs::path parent = fs::absolute(json).parent_path();
   if (fs::is_directory(parent, error) && access(parent.c_str(), W_OK) == 0) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat("--json: cannot write to ", parent.string()));
+}
+
+// Finds a port in use before anything is trained in vain; the model service, which takes a second to load, binds it
+// anew.
+absl::Status CheckServingAddresses(const TrainOptions& options) {
+  if (!options.serve) return absl::OkStatus();
+  for (const std::string& listen : {options.serve_listen, options.serve_http_listen}) {
+    MILLRACE_ASSIGN_OR_RETURN(const Address address, ParseAddress(listen));
+    MILLRACE_RETURN_IF_ERROR(ListeningSocket::Bind(address).status());
+  }
+  return absl::OkStatus();
 }
 
 std::string NewOutputPath(const JobFlags& job) {
@@ -355,6 +367,7 @@ absl::Status PrepareAndRun(const TrainOptions& options, ShutdownSignals& signals
   data_dir = fs::absolute(data_dir).string();
   MILLRACE_RETURN_IF_ERROR(CheckDataDir(data_dir));
   MILLRACE_RETURN_IF_ERROR(CheckJsonPath(options.json));
+  MILLRACE_RETURN_IF_ERROR(CheckServingAddresses(options));
   absl::StatusOr<OutputDirectory> output = OutputDirectory::Open(out, options.log_dir, options.resume);
   MILLRACE_RETURN_IF_ERROR(AsBadPath(output.status()));
   MILLRACE_ASSIGN_OR_RETURN(PrivateDirectory sockets, PrivateDirectory::Create());

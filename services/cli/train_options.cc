@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "common/address.h"
 
 namespace millrace {
 namespace {
@@ -201,6 +202,9 @@ absl::Status ValidateTrainOptions(const TrainOptions& options) {
   }
   if (options.resume && options.out.empty()) {
     return absl::InvalidArgumentError("--resume needs --out: the directory of the run to go on with");
+  }
+  for (const std::string& address : {options.serve_listen, options.serve_http_listen}) {
+    if (absl::Status status = ParseAddress(address).status(); !status.ok()) return status;
   }
   if (options.job.model_name.has_value()) {
     const std::string& name = *options.job.model_name;

@@ -155,6 +155,8 @@ TEST(ValidateTrainOptionsTest, NamesFlagsThatDoNotGoTogether) {
   EXPECT_THAT(ValidateTrainOptions(Parse({})), IsOk());
   EXPECT_THAT(ValidateTrainOptions(Parse({"--serve", "--no-serving"})),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--no-serving")));
+  EXPECT_THAT(ValidateTrainOptions(Parse({"--serve", "--serve-listen", "8500"})),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("8500")));
   EXPECT_THAT(ValidateTrainOptions(Parse({"--resume"})),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--out")));
   EXPECT_THAT(ValidateTrainOptions(Parse({"--resume", "--out", "x", "--momentum", "0.9"})), IsOk());
