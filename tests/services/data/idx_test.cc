@@ -118,12 +118,13 @@ TEST_F(IdxTest, GzipWithWrongCheckValues) {
   ExpectFault(bytes, 3, "the gzip stream is damaged: incorrect length check");
 }
 
-RC_GTEST_FIXTURE_PROP(IdxTest, AnyFlippedBitOfTheGzipBodyIsFound, ()) {
-  // Bytes 4 to 9 of the gzip header are time, flags and system, which mean nothing here.
+// A few bits of a gzip file mean nothing (padding before the check values, say): then the contents are still right.
+RC_GTEST_FIXTURE_PROP(IdxTest, AFlippedBitNeverChangesTheContents, ()) {
   std::string bytes = Gzip(images_);
-  const auto at = *rc::gen::inRange<size_t>(10, bytes.size());
+  const auto at = *rc::gen::inRange<size_t>(0, bytes.size());
   bytes[at] ^= static_cast<char>(1 << *rc::gen::inRange(0, 8));
-  RC_ASSERT(!Read(bytes, 3).ok());
+  const absl::StatusOr<IdxArray> array = Read(bytes, 3);
+  if (array.ok()) RC_ASSERT(std::string(array->span().begin(), array->span().end()) == "abcdefghijkl");
 }
 
 RC_GTEST_FIXTURE_PROP(IdxTest, SurvivesAnyBytes, (const std::vector<uint8_t>& noise, bool sensible_start)) {
