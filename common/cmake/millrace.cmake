@@ -25,6 +25,11 @@ endfunction()
 _millrace_pch(torch millrace_torch <torch/torch.h> <torch/script.h>)
 _millrace_pch(grpc gRPC::grpc++ <grpcpp/grpcpp.h> <grpcpp/generic/async_generic_service.h> <google/protobuf/message.h>
               <map> <string> <vector>)
+if(MILLRACE_BUILD_TESTS)
+  _millrace_pch(test "gRPC::grpc++;GTest::gmock;rapidcheck;rapidcheck_gtest" <grpcpp/grpcpp.h>
+                <google/protobuf/message.h> <gmock/gmock.h> <gtest/gtest.h> <rapidcheck.h> <rapidcheck/gtest.h>
+                <map> <string> <vector>)
+endif()
 
 function(_millrace_target name)
   cmake_parse_arguments(ARG "" "PCH" "SOURCES;DEPS;LABELS" ${ARGN})
@@ -50,9 +55,12 @@ function(millrace_binary name)
   install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endfunction()
 
-# millrace_test(name SOURCES ... DEPS ... [LABELS ...] [TIMEOUT seconds]): every case is a ctest of its own
+# millrace_test(name SOURCES ... DEPS ... [LABELS ...] [TIMEOUT seconds] [PCH torch]): every case is a ctest of its own
 function(millrace_test name)
   cmake_parse_arguments(ARG "" "PCH;TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  if(NOT ARG_PCH)
+    set(ARG_PCH test)
+  endif()
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 60)
   endif()
@@ -61,7 +69,7 @@ function(millrace_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-  _millrace_target(${name} ${ARGN})
+  _millrace_target(${name} SOURCES ${ARG_SOURCES} DEPS ${ARG_DEPS} PCH ${ARG_PCH})
   target_link_libraries(${name} PRIVATE GTest::gmock GTest::gtest_main rapidcheck rapidcheck_gtest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
