@@ -91,12 +91,16 @@ if fetch_all; then
   exit 0
 fi
 
-echo "MNIST cannot be had: no mirror gave the four files. Taking Fashion-MNIST instead (Debian's dataset-fashion-mnist:" >&2
-echo "same format, ten classes of clothing, not digits). Accuracy will be near 91 %, not 98 %." >&2
+cat >&2 <<'TEXT'
+MNIST cannot be had: no mirror gave the four files. Taking Fashion-MNIST instead (Debian's dataset-fashion-mnist:
+same format, ten classes of clothing, not digits). Accuracy will be near 91 %, not 98 %.
+TEXT
 if ! [ -s "$fashion_dir/${files[0]}.gz" ]; then
   as_root=(env DEBIAN_FRONTEND=noninteractive)
   if [ "$(id -u)" != 0 ]; then as_root=(sudo "${as_root[@]}"); fi
-  if ! "${as_root[@]}" apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install dataset-fashion-mnist >&2; then
+  install=("${as_root[@]}" apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install dataset-fashion-mnist)
+  # The first try may fail for want of a package list.
+  if ! "${install[@]}" >&2 && ! { "${as_root[@]}" apt-get -qq update >&2 && "${install[@]}" >&2; }; then
     echo "fetch_data.sh: no dataset: put the four MNIST .gz files into $dir" >&2
     exit 1
   fi
