@@ -34,6 +34,12 @@ inline bool IsCheckpointBoundary(const v1::JobPlan& plan, uint64_t version) {
   return IsEpochEnd(plan, version) || IsFinalVersion(plan, version) || (every > 0 && version % every == 0);
 }
 
+// How many versions before the newest every shard can still hand out. A worker may be lost after one shard has all of
+// its gradient and another has not, or after all have and the coordinator has not heard of it. Its slots are computed
+// again then, on the same weights; by that time the shards may be two steps further, as the ledger has at most two
+// steps open.
+inline constexpr uint64_t kRetainedVersions = 2;
+
 // Samples of a whole step: batch_size, or what is left for the last step of an epoch.
 inline uint64_t StepSamples(const v1::JobPlan& plan, uint64_t step) {
   const uint64_t first = step % plan.steps_per_epoch() * plan.spec().batch_size();

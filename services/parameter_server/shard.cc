@@ -93,10 +93,13 @@ WeightsVersion Shard::weights() const {
 absl::StatusOr<WeightsVersion> Shard::WeightsAt(uint64_t version) const {
   MutexLock lock(&mutex_);
   if (version == version_) return weights_.current();
+  for (const WeightsVersion& previous : previous_) {
+    if (previous.version == version) return previous;
+  }
   const auto snapshot = snapshots_.find(version);
   if (snapshot != snapshots_.end()) return snapshot->second->weights;
   return absl::NotFoundError(
-      absl::StrCat("version ", version, " is neither the newest, ", version_, ", nor a retained snapshot"));
+      absl::StrCat("version ", version, " is neither one of the newest, up to ", version_, ", nor a retained snapshot"));
 }
 
 absl::Status Shard::CheckFits(const GradientChunkHeader& chunk) const {
@@ -156,6 +159,9 @@ absl::StatusOr<bool> Shard::ApplyIfComplete() {
     weights = weights_.current();
   }
   for (const auto& listener : listeners_) listener(weights);
+  // The workers compute now: a good time for the copy that the next step would have to wait for.
+  MutexLock lock(&mutex_);
+  weights_.PrepareNext();
   return true;
 }
 
@@ -165,6 +171,8 @@ absl::Status Shard::ApplyLocked() {
   const float scale = 1.0f / static_cast<float>(StepSamples(plan(), version_));
   const std::span<float> gradient = aggregator_.total();
   for (float& value : gradient) value *= scale;
+  previous_.push_back(weights_.current());
+  if (previous_.size() > kRetainedVersions) previous_.pop_front();
   MILLRACE_RETURN_IF_ERROR(optimizer_->Step(weights_.BeginNext(), gradient));
   weights_.Publish(++version_);
   aggregator_.Reset();

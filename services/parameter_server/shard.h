@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -65,7 +66,8 @@ class Shard {
   // The newest weights. Holding on to them makes the next step write to another buffer.
   WeightsVersion weights() const;
 
-  // The weights of a retained snapshot or of the newest version; else NOT_FOUND.
+  // The weights of the newest version, of one of the kRetainedVersions before it, or of a retained snapshot; else
+  // NOT_FOUND.
   absl::StatusOr<WeightsVersion> WeightsAt(uint64_t version) const;
 
   struct AddResult {
@@ -123,6 +125,7 @@ class Shard {
   uint64_t version_ ABSL_GUARDED_BY(mutex_);
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);  // why no further step can be applied
   WeightsPool weights_ ABSL_GUARDED_BY(mutex_);
+  std::deque<WeightsVersion> previous_ ABSL_GUARDED_BY(mutex_);  // oldest first
   Aggregator aggregator_ ABSL_GUARDED_BY(mutex_);
   const std::unique_ptr<ShardOptimizer> optimizer_ ABSL_PT_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<const Snapshot>> snapshots_ ABSL_GUARDED_BY(mutex_);

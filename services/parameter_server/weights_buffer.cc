@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 namespace millrace {
 
@@ -14,18 +15,24 @@ WeightsPool::WeightsPool(uint64_t version, std::span<const float> values) : buff
 
 std::span<float> WeightsPool::BeginNext() {
   current_ = {};  // our own hold
-  auto is_free = [](const std::shared_ptr<Buffer>& buffer) { return !buffer->held.load(std::memory_order_acquire); };
-  if (!is_free(buffer_)) {
-    auto spare = std::find_if(buffers_.begin(), buffers_.end(), is_free);
-    if (spare == buffers_.end()) {
-      buffers_.push_back(std::make_shared<Buffer>());
-      buffers_.back()->values = AlignedBuffer<float>(buffer_->values.size());
-      spare = std::prev(buffers_.end());
-    }
-    std::memcpy((*spare)->values.data(), buffer_->values.data(), buffer_->values.span().size_bytes());
-    buffer_ = *spare;
-  }
+  if (!IsFree(*buffer_)) buffer_ = prepared_ != nullptr ? prepared_ : CopyToSpare();
+  prepared_.reset();
   return buffer_->values.span();
+}
+
+void WeightsPool::PrepareNext() {
+  if (prepared_ == nullptr) prepared_ = CopyToSpare();
+}
+
+std::shared_ptr<WeightsPool::Buffer> WeightsPool::CopyToSpare() {
+  auto spare = std::find_if(buffers_.begin(), buffers_.end(), [](const auto& buffer) { return IsFree(*buffer); });
+  if (spare == buffers_.end()) {
+    buffers_.push_back(std::make_shared<Buffer>());
+    buffers_.back()->values = AlignedBuffer<float>(buffer_->values.size());
+    spare = std::prev(buffers_.end());
+  }
+  std::memcpy((*spare)->values.data(), buffer_->values.data(), buffer_->values.span().size_bytes());
+  return *spare;
 }
 
 void WeightsPool::Publish(uint64_t version) {

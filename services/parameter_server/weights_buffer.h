@@ -33,6 +33,9 @@ class WeightsPool {
   std::span<float> BeginNext();
   void Publish(uint64_t version);
 
+  // Makes the copy that the next BeginNext would make, at a time that suits better. For when versions are held anyway.
+  void PrepareNext();
+
  private:
   // `held` is cleared (release) when the last holder of the published version lets go, and read (acquire) before the
   // buffer is written again: use_count() would give no such ordering.
@@ -41,7 +44,11 @@ class WeightsPool {
     std::atomic<bool> held{false};
   };
 
+  static bool IsFree(const Buffer& buffer) { return !buffer.held.load(std::memory_order_acquire); }
+  std::shared_ptr<Buffer> CopyToSpare();  // the values of buffer_, in a buffer that nobody holds
+
   std::vector<std::shared_ptr<Buffer>> buffers_;
+  std::shared_ptr<Buffer> prepared_;  // a copy of buffer_, or null
   std::shared_ptr<Buffer> buffer_;  // of the current version, or between BeginNext and Publish of the next one
   WeightsVersion current_;
 };

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/backoff.h"
 #include "common/grpc_channel.h"
 #include "common/status_macros.h"
 
@@ -87,22 +89,35 @@ absl::Status ParameterClient::PollUntil(absl::FunctionRef<bool()> done, absl::Fu
 }
 
 absl::StatusOr<ParameterLink::Weights> ParameterClient::AwaitVersion(uint64_t version, WaitCallback wait) {
-  const auto moved_past = [&] {
-    for (const auto& exchange : exchanges_) {
-      if (exchange->newest_version() > version) return true;
-    }
-    return false;
-  };
-  const auto lagging = [&]() -> const ShardExchange* {
+  const auto lagging = [&]() -> ShardExchange* {
     for (const auto& exchange : exchanges_) {
       if (exchange->version() != version) return exchange.get();
     }
     return nullptr;
   };
-  MILLRACE_RETURN_IF_ERROR(PollUntil([&] { return lagging() == nullptr || moved_past(); },
-                                     [&] { return absl::StrCat("weights ", version, " from ", lagging()->Describe()); },
-                                     wait));
-  return moved_past() ? Weights::kMovedPast : Weights::kReady;
+  const auto to_fetch = [&]() -> ShardExchange* {
+    for (const auto& exchange : exchanges_) {
+      if (exchange->must_fetch(version)) return exchange.get();
+    }
+    return nullptr;
+  };
+  Backoff backoff;
+  while (true) {
+    MILLRACE_RETURN_IF_ERROR(
+        PollUntil([&] { return lagging() == nullptr || to_fetch() != nullptr; },
+                  [&] { return absl::StrCat("weights ", version, " from ", lagging()->Describe()); }, wait));
+    // A shard is further than the lease: some worker was lost before everyone had what it computed.
+    ShardExchange* const ahead = to_fetch();
+    if (ahead == nullptr) return Weights::kReady;
+    const absl::Status fetched = ahead->Fetch(version);
+    if (absl::IsNotFound(fetched) || absl::IsUnimplemented(fetched)) return Weights::kMovedPast;
+    if (fetched.ok()) continue;
+    const absl::Time again = absl::Now() + backoff.Next();
+    MILLRACE_RETURN_IF_ERROR(
+        PollUntil([&] { return absl::Now() >= again; },
+                  [&] { return absl::StrCat("weights ", version, " from ", ahead->Describe(), ": ", fetched.message()); },
+                  wait));
+  }
 }
 
 absl::Status ParameterClient::Push(const GradientPush& push, WaitCallback wait) {

@@ -67,7 +67,7 @@ class ParameterLink {
  public:
   enum class Weights {
     kReady,      // the flat parameter vector holds the version, whole
-    kMovedPast,  // a shard is at a later version; the vector is of no use for this one
+    kMovedPast,  // a shard does not have the version any more; the vector is of no use for this one
   };
 
   virtual ~ParameterLink() = default;

@@ -1,16 +1,20 @@
 #include "services/worker/shard_exchange.h"
 
 #include <array>
+#include <cstring>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "common/grpc_channel.h"
 #include "common/grpc_status.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 
 namespace millrace {
 namespace {
+
+constexpr absl::Duration kFetchDeadline = absl::Seconds(5);
 
 constexpr char kMethod[] = "/millrace.v1.ParameterServer/Exchange";
 
@@ -54,7 +58,11 @@ struct ShardExchange::Call {
 
 ShardExchange::ShardExchange(Options options, std::shared_ptr<grpc::Channel> channel, grpc::CompletionQueue* queue,
                              const WorkerMetrics* metrics)
-    : options_(std::move(options)), stub_(std::move(channel)), queue_(queue), metrics_(*metrics) {}
+    : options_(std::move(options)),
+      stub_(channel),
+      fetch_stub_(v1::ParameterServer::NewStub(channel)),
+      queue_(queue),
+      metrics_(*metrics) {}
 
 ShardExchange::~ShardExchange() = default;
 
@@ -192,6 +200,7 @@ absl::Status ShardExchange::Receive(const WeightsChunkView& chunk) {
   }
   version_.reset();  // the range holds a mixture until the last piece is in
   newest_version_ = chunk.header.version;
+  received_ = true;
   CopyFloats(chunk.values, options_.parameters.subspan(offset, count));
   metrics_.received_bytes.Increment(static_cast<double>(count * sizeof(float)));
   incoming_offset_ = offset + count;
@@ -199,6 +208,35 @@ absl::Status ShardExchange::Receive(const WeightsChunkView& chunk) {
     version_ = newest_version_;
     incoming_offset_ = 0;
   }
+  return absl::OkStatus();
+}
+
+absl::Status ShardExchange::Fetch(uint64_t version) {
+  grpc::ClientContext context;
+  SetDeadline(context, kFetchDeadline);
+  v1::FetchWeightsRequest request;
+  request.set_run_id(options_.hello.run_id());
+  request.set_version(version);
+  const auto reader = fetch_stub_->FetchWeights(&context, request);
+  version_.reset();  // the range holds a mixture until the last piece is in
+  v1::WeightsChunk chunk;
+  uint64_t received = 0;  // elements
+  while (reader->Read(&chunk)) {
+    const uint64_t count = chunk.values().size() / sizeof(float);
+    if (chunk.version() != version || chunk.offset() != received || count > options_.parameters.size() - received) {
+      context.TryCancel();
+      break;
+    }
+    std::memcpy(options_.parameters.data() + received, chunk.values().data(), count * sizeof(float));
+    received += count;
+  }
+  MILLRACE_RETURN_IF_ERROR(FromGrpcStatus(reader->Finish()));
+  if (received != options_.parameters.size()) {
+    return absl::InternalError(absl::StrCat("shard ", options_.shard.shard(), " sent ", received, " of ",
+                                            options_.parameters.size(), " weights"));
+  }
+  metrics_.received_bytes.Increment(static_cast<double>(received * sizeof(float)));
+  version_ = version;
   return absl::OkStatus();
 }
 

@@ -21,6 +21,7 @@
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "millrace/v1/coordinator.pb.h"
+#include "millrace/v1/parameter.grpc.pb.h"
 #include "services/worker/ports.h"
 #include "services/worker/worker_metrics.h"
 
@@ -59,6 +60,14 @@ class ShardExchange {
   // The newest version of which a piece has arrived; 0 before the first.
   uint64_t newest_version() const { return newest_version_; }
 
+  // True if the shard has moved past `version`, or was overtaken by a fetch: only Fetch can bring it.
+  bool must_fetch(uint64_t version) const {
+    return version_ != version && newest_version_ >= version && incoming_offset_ == 0 && received_;
+  }
+  // Reads `version` into the range; blocks for one call. NOT_FOUND if the shard does not have it any more. A newer
+  // version that the range held is fetched again when its turn comes.
+  absl::Status Fetch(uint64_t version);
+
   void StartPush(const GradientPush& push);
   bool push_done() const { return !push_.has_value(); }
   void AbandonPush() { push_.reset(); }
@@ -80,6 +89,7 @@ class ShardExchange {
 
   const Options options_;
   grpc::GenericStub stub_;
+  const std::unique_ptr<v1::ParameterServer::Stub> fetch_stub_;
   grpc::CompletionQueue* const queue_;
   const WorkerMetrics& metrics_;
   Backoff backoff_;
@@ -92,6 +102,7 @@ class ShardExchange {
   absl::Status last_error_;
 
   std::optional<uint64_t> version_;
+  bool received_ = false;         // newest_version_ means something
   uint64_t newest_version_ = 0;
   uint64_t incoming_offset_ = 0;  // elements of newest_version_ received; 0 if none is under way
 

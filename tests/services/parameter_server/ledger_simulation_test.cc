@@ -29,9 +29,6 @@ v1::UnitResult Compute(const v1::JobPlan& plan, const RoundId& round, uint32_t u
   return result;
 }
 
-// Versions before the newest whose weights the shards can still hand out (Shard::WeightsAt).
-constexpr uint64_t kRetainedVersions = 2;
-
 class Simulation {
  public:
   explicit Simulation(uint64_t seed) : random_(seed, 0), plan_(RandomPlan()), ledger_(plan_) {

@@ -185,15 +185,30 @@ TEST(ShardTest, SnapshotsStayAsTheyWereUntilReleased) {
   job.Steps(0, 2);
   const std::string digest = job.Digest();
   job.Steps(2, 3);  // versions 2 and 3 are boundaries
-  EXPECT_THAT(shard.WeightsAt(1), StatusIs(StatusCode::kNotFound));
   const auto held = shard.WeightsAt(2);
   ASSERT_THAT(held, IsOk());
   EXPECT_EQ(Sha256Hex(std::as_bytes(held->values)), digest);
   EXPECT_THAT(shard.WeightsAt(3), IsOk());
   shard.ReleaseSnapshot(2);
   shard.ReleaseSnapshot(2);
-  EXPECT_THAT(shard.WeightsAt(2), StatusIs(StatusCode::kNotFound));
   EXPECT_THAT(shard.SaveCheckpoint(2, "/nowhere"), StatusIs(StatusCode::kNotFound));
+}
+
+TEST(ShardTest, TheVersionsBeforeTheNewestCanStillBeRead) {
+  Job job(1);
+  Shard& shard = *job.shards[0];
+  std::vector<std::string> digests;
+  for (uint64_t step = 0; step < 2; ++step) {
+    digests.push_back(job.Digest());
+    job.Steps(step, step + 1);
+  }
+  for (uint64_t version = 0; version < 2; ++version) {
+    const auto weights = shard.WeightsAt(version);
+    ASSERT_THAT(weights, IsOk());
+    EXPECT_EQ(Sha256Hex(std::as_bytes(weights->values)), digests[version]);
+  }
+  job.Steps(2, 3);
+  EXPECT_THAT(shard.WeightsAt(0), StatusIs(StatusCode::kNotFound));
 }
 
 TEST(ShardTest, SnapshotsAreBounded) {

@@ -55,6 +55,19 @@ TEST(WeightsPoolTest, BuffersAreReused) {
   EXPECT_EQ(pool.current().values.data(), first);
 }
 
+TEST(WeightsPoolTest, APreparedCopyIsTheNextVersionsBuffer) {
+  WeightsPool pool(0, std::vector<float>(kElements, 0));
+  std::vector<WeightsVersion> held;
+  for (int i = 0; i < 5; ++i) {
+    pool.PrepareNext();
+    if (i % 2 == 0) pool.PrepareNext();
+    held.push_back(pool.current());
+    Advance(pool);
+  }
+  for (const WeightsVersion& weights : held) EXPECT_TRUE(IsIntact(weights)) << weights.version;
+  EXPECT_TRUE(IsIntact(pool.current()));
+}
+
 TEST(WeightsPoolTest, AVersionOutlivesThePool) {
   WeightsVersion held;
   {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,6 +55,7 @@ class FakeParameterServer : public v1::ParameterServer::Service {
   int break_after_chunks_ = -1;   // ends the exchange with UNAVAILABLE, once, after that many gradient chunks
   bool send_garbage_ = false;     // one piece of weights beyond the range, once
   bool mute_ = false;             // takes pushes and never acknowledges
+  std::map<uint64_t, std::vector<float>> retained_;  // versions besides version_ that FetchWeights knows
   // After each complete push; changes weights_ and version_, which are then sent.
   std::function<void(const Push&)> apply_ = [](const Push&) {};
 
@@ -64,6 +66,22 @@ class FakeParameterServer : public v1::ParameterServer::Service {
   int exchanges() const {
     MutexLock lock(&mutex_);
     return exchanges_;
+  }
+
+  grpc::Status FetchWeights(grpc::ServerContext*, const v1::FetchWeightsRequest* request,
+                            grpc::ServerWriter<v1::WeightsChunk>* writer) override {
+    const auto found = retained_.find(request->version());
+    if (found == retained_.end() && request->version() != version_) return {grpc::StatusCode::NOT_FOUND, "gone"};
+    const std::vector<float>& weights = found == retained_.end() ? weights_ : found->second;
+    v1::WeightsChunk chunk;
+    chunk.set_version(request->version());
+    for (uint64_t offset = 0; offset < weights.size(); offset += kChunkElements) {
+      chunk.set_offset(offset);
+      chunk.set_values(reinterpret_cast<const char*>(weights.data() + offset),
+                       ChunkSize(weights.size(), offset) * sizeof(float));
+      writer->Write(chunk);
+    }
+    return grpc::Status::OK;
   }
 
   grpc::Status Exchange(grpc::ServerContext*,
