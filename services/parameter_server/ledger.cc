@@ -313,14 +313,16 @@ uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index
   const uint32_t units = round.state.units(), free = round.state.free_units();
   if (free == 0) return 0;
   const uint32_t held = LeasesOf(worker, round.state.id());
-  // Work ahead must leave room for the oldest round: another worker's part of that may come back at any time.
-  if (open_index > 0 && held + 1 >= limits_.leases_per_worker) return 0;
+  if (open_index > 0) {
+    // Nobody waits for the next weights while there is work on these. And work ahead must leave room for the oldest
+    // round: another worker's part of that may come back at any time.
+    if (open_.front().state.free_units() > 0 || held + 1 >= limits_.leases_per_worker) return 0;
+  }
   if (!round.state.id().is_train()) {
-    if (open_index > 0 && open_.front().state.free_units() > 0) return 0;
     return std::min(kEvaluationLeaseMax, WidthOf(units / (kEvaluationLeasesPerWorker * workers)));
   }
   // Everyone's share is kept for them, however busy they still are with the step before...
-  if (!round.served.contains(id)) return WidthOf(units / workers);
+  if (!round.served.contains(id)) return workers == 1 ? std::bit_ceil(units) : WidthOf(units / workers);
   // ... and what nobody's share covers goes to whoever has nothing left to do for the oldest step.
   if (open_index > 0 || held > 0) return 0;
   return WidthOf(free / workers);

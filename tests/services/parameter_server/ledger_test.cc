@@ -220,11 +220,14 @@ class SevenSlotsTest : public LedgerTest {
 
 TEST_F(SevenSlotsTest, WhatNobodysShareCoversGoesToWhoeverIsDoneFirst) {
   EXPECT_THAT(Do(ledger_.WorkerJoined(1, "a", now_)),
-              ElementsAre("1: step 0 slots [0, 4)", "1: step 1 slots [0, 4)"));
-  EXPECT_THAT(Do(ledger_.WorkerJoined(2, "b", now_)),
-              ElementsAre("2: step 0 slots [4, 6)", "2: step 1 slots [4, 6)"));
-  EXPECT_THAT(Report(2), ElementsAre("2: step 0 slot 6"));
-  EXPECT_THAT(Report(1), IsEmpty()) << "nothing of step 0 is left, and it has its share of step 1";
+              ElementsAre("1: step 0 slots [0, 7)", "1: step 1 slots [0, 7)"));
+  Do(ledger_.WorkerJoined(2, "b", now_));
+  EXPECT_THAT(Report(1), ElementsAre("2: step 2 slots [0, 2)", "1: step 2 slots [2, 4)"));
+  EXPECT_THAT(Report(1), IsEmpty()) << "nothing ahead while step 2 has free slots";
+  EXPECT_THAT(Report(2), ElementsAre("2: step 2 slot 4"));
+  EXPECT_THAT(Report(1), ElementsAre("1: step 2 slot 5"));
+  EXPECT_THAT(Report(2), ElementsAre("2: step 2 slot 6", "1: validation at version 3 unit 0",
+                                     "2: validation at version 3 unit 1"));
 }
 
 TEST_F(LedgerTest, WorkAheadLeavesRoomForWhatALostWorkerHeld) {
