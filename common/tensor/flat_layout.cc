@@ -31,8 +31,9 @@ absl::Status ParameterTable::Add(std::string name, std::vector<int64_t> shape) {
 absl::StatusOr<std::vector<ElementRange>> ShardRanges(uint64_t count, uint32_t shards) {
   const uint64_t blocks = (count + kShardAlignment - 1) / kShardAlignment;
   if (shards == 0 || shards > blocks) {
-    return absl::InvalidArgumentError(absl::StrCat(shards, " shards for ", count, " parameters: there must be between 1 and ",
-                                                   blocks, ", one per ", kShardAlignment, " parameters"));
+    return absl::InvalidArgumentError(absl::StrCat(shards, " shards for ", count,
+                                                   " parameters: there must be between 1 and ", blocks, ", one per ",
+                                                   kShardAlignment, " parameters"));
   }
   // shards <= blocks <= 2^40 / 64 + 1, so the product fits.
   std::vector<ElementRange> ranges(shards);

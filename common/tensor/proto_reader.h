@@ -3,7 +3,8 @@
 //   ProtoReader reader(message.bytes());
 //   while (reader.Next()) {
 //     if (reader.Is(1, ProtoReader::kVarint)) step = reader.number();
-//     else if (reader.Is(6, ProtoReader::kBytes)) values = reader.bytes();   // a submessage is ProtoReader(reader.bytes())
+//     else if (reader.Is(6, ProtoReader::kBytes)) values = reader.bytes();   // a submessage is
+//     ProtoReader(reader.bytes())
 //   }                                                // fields that are not asked for are skipped
 //   if (!reader.ok()) ...                            // the bytes are not a well-formed message
 //

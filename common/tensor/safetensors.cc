@@ -60,8 +60,8 @@ absl::StatusOr<std::string> EncodeHeader(const std::vector<TensorView>& tensors,
       return absl::InvalidArgumentError(absl::StrCat("tensor name '", tensor.name, "' is reserved or there twice"));
     }
     if (ElementCount(tensor.shape) != tensor.values.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("the shape of tensor ", tensor.name, " does not give its ",
-                                                     tensor.values.size(), " values"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the shape of tensor ", tensor.name, " does not give its ", tensor.values.size(), " values"));
     }
     const uint64_t end = offset + tensor.values.size_bytes();
     header[tensor.name] = {{"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
@@ -245,15 +245,17 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Read(const std::string& path) {
   file.data_ = AlignedBuffer<float>(data_bytes / sizeof(float));
   MILLRACE_RETURN_IF_ERROR(ReadFully(fd, reinterpret_cast<std::byte*>(file.data_.data()), data_bytes, path));
   for (HeaderEntry& entry : header.entries) {
-    const auto values = std::as_const(file.data_).span().subspan(entry.begin / sizeof(float),
-                                                                 (entry.end - entry.begin) / sizeof(float));
+    const auto values = std::as_const(file.data_)
+                            .span()
+                            .subspan(entry.begin / sizeof(float), (entry.end - entry.begin) / sizeof(float));
     file.tensors_.push_back({std::move(entry.name), std::move(entry.shape), values});
   }
   return file;
 }
 
 const TensorView* SafetensorsFile::Find(const std::string& name) const {
-  const auto found = std::find_if(tensors_.begin(), tensors_.end(), [&](const auto& tensor) { return tensor.name == name; });
+  const auto found =
+      std::find_if(tensors_.begin(), tensors_.end(), [&](const auto& tensor) { return tensor.name == name; });
   return found == tensors_.end() ? nullptr : &*found;
 }
 

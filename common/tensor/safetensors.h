@@ -39,8 +39,9 @@ absl::StatusOr<WrittenFile> WriteSafetensors(const std::string& path, const std:
 
 class SafetensorsFile {
  public:
-  // NOT_FOUND if there is no file; DATA_LOSS, with path and fault, for anything that is not a well-formed file of float32
-  // tensors: a header that is no JSON or over 16 MiB, tensors that overlap, leave gaps or end before or beyond the file.
+  // NOT_FOUND if there is no file; DATA_LOSS, with path and fault, for anything that is not a well-formed file of
+  // float32 tensors: a header that is no JSON or over 16 MiB, tensors that overlap, leave gaps or end before or beyond
+  // the file.
   static absl::StatusOr<SafetensorsFile> Read(const std::string& path);
 
   const std::vector<TensorView>& tensors() const { return tensors_; }  // in file order

@@ -50,7 +50,8 @@ grpc::Slice ValuesSlice(std::span<const float> values, std::shared_ptr<const voi
       [](void* held) { delete static_cast<std::shared_ptr<const void>*>(held); }, holder);
 }
 
-// `fields` followed by the values as bytes field `values_field`; wrapped as field `wrapper` of another message unless 0.
+// `fields` followed by the values as bytes field `values_field`; wrapped as field `wrapper` of another message unless
+// 0.
 grpc::ByteBuffer Encode(int wrapper, FieldWriter fields, int values_field, std::span<const float> values,
                         std::shared_ptr<const void> owner) {
   if (!values.empty()) fields.Bytes(values_field, values.size_bytes());
@@ -72,7 +73,8 @@ FieldWriter WeightsFields(const WeightsChunkHeader& header) {
 
 absl::Status Malformed(absl::string_view what) { return absl::InvalidArgumentError(absl::StrCat("malformed ", what)); }
 
-// Each reads the fields of one occurrence into `out`, which keeps what an earlier occurrence has set. False if malformed.
+// Each reads the fields of one occurrence into `out`, which keeps what an earlier occurrence has set. False if
+// malformed.
 bool ReadGradient(ProtoReader reader, GradientChunkView* out) {
   using Chunk = v1::GradientChunk;
   while (reader.Next()) {
@@ -107,7 +109,8 @@ bool ReadWeights(ProtoReader reader, WeightsChunkView* out) {
   return reader.ok();
 }
 
-// The alternative of a oneof that a field selects: the one that is set already, so that occurrences merge, or a new one.
+// The alternative of a oneof that a field selects: the one that is set already, so that occurrences merge, or a new
+// one.
 template <typename T, typename Variant>
 T& Select(Variant& oneof) {
   if (auto* set = std::get_if<T>(&oneof)) return *set;
@@ -117,9 +120,8 @@ T& Select(Variant& oneof) {
 bool MergeMessage(const ByteRope& bytes, google::protobuf::MessageLite* out) {
   std::string flat;
   flat.reserve(bytes.size());
-  bytes.ForEachPiece([&](ByteRope::Piece piece) {
-    flat.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-  });
+  bytes.ForEachPiece(
+      [&](ByteRope::Piece piece) { flat.append(reinterpret_cast<const char*>(piece.data()), piece.size()); });
   return out->MergeFromString(flat);
 }
 
@@ -139,8 +141,7 @@ grpc::ByteBuffer EncodeGradient(const GradientChunkHeader& header, std::span<con
   fields.Number(Chunk::kSlotEndFieldNumber, header.slot_end);
   fields.Number(Chunk::kSamplesFieldNumber, header.samples);
   fields.Number(Chunk::kOffsetFieldNumber, header.offset);
-  return Encode(v1::ExchangeRequest::kGradientFieldNumber, fields, Chunk::kValuesFieldNumber, values,
-                std::move(owner));
+  return Encode(v1::ExchangeRequest::kGradientFieldNumber, fields, Chunk::kValuesFieldNumber, values, std::move(owner));
 }
 
 grpc::ByteBuffer EncodeWeights(const WeightsChunkHeader& header, std::span<const float> values,

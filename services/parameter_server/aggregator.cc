@@ -37,8 +37,8 @@ AlignedBuffer<float> Aggregator::Detach(Chunk& chunk, size_t index) {
 }
 
 bool Aggregator::ChunkHolds(const Chunk& chunk, SlotNode node) {
-  return chunk.complete || std::any_of(chunk.held.begin(), chunk.held.end(),
-                                       [&](const Held& held) { return held.node.Covers(node); });
+  return chunk.complete ||
+         std::any_of(chunk.held.begin(), chunk.held.end(), [&](const Held& held) { return held.node.Covers(node); });
 }
 
 absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteRope& values) {
@@ -52,8 +52,8 @@ absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteR
   }
   const uint64_t size = std::min(chunk_elements_, elements_ - offset);
   if (values.size() != size * sizeof(float)) {
-    return absl::InvalidArgumentError(absl::StrCat("the chunk at ", offset, " has ", values.size(), " bytes instead of ",
-                                                   size * sizeof(float)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the chunk at ", offset, " has ", values.size(), " bytes instead of ", size * sizeof(float)));
   }
   Chunk& chunk = chunks_[offset / chunk_elements_];
   if (ChunkHolds(chunk, node)) return false;

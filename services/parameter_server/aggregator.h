@@ -1,12 +1,12 @@
 // Sums the gradients of one step's slots, in the fixed tree of common/tensor/slot_tree.h, as they arrive.
 //
-// Pure: no gRPC, no threads, no clock. What arrives is the sum over one node of the tree, in chunks of a fixed grid. Each
-// chunk is its own little tree: a node that is covered by what is held is a duplicate and changes nothing; one that
-// covers held nodes replaces them; siblings are added at once. Gradients are deterministic to the bit, so it makes no
-// difference which copy of a slot is kept, nor in which order siblings meet (a + b is commutative).
+// Pure: no gRPC, no threads, no clock. What arrives is the sum over one node of the tree, in chunks of a fixed grid.
+// Each chunk is its own little tree: a node that is covered by what is held is a duplicate and changes nothing; one
+// that covers held nodes replaces them; siblings are added at once. Gradients are deterministic to the bit, so it makes
+// no difference which copy of a slot is kept, nor in which order siblings meet (a + b is commutative).
 //
-// Memory: what is held of a chunk are disjoint nodes, so at most one accumulator per slot, and with pushes that arrive in
-// slot order about log2(slots). Accumulators are reused from chunk to chunk and step to step.
+// Memory: what is held of a chunk are disjoint nodes, so at most one accumulator per slot, and with pushes that arrive
+// in slot order about log2(slots). Accumulators are reused from chunk to chunk and step to step.
 //
 // Threads: one at a time.
 #pragma once

@@ -1,10 +1,10 @@
-// One open Exchange call (the protocol is in parameter_service.h). Lives from the call's start until OnDone, then deletes
-// itself.
+// One open Exchange call (the protocol is in parameter_service.h). Lives from the call's start until OnDone, then
+// deletes itself.
 //
 // Threads: gRPC runs the On... methods on its callback threads, reads one after the other, writes likewise; Offer and
-// End come from any thread. read_mutex_ is held while a request is handled, and is taken before every other lock: it has
-// no rival and only makes visible, also to the thread sanitizer, that reads follow each other. Nothing of the service or
-// the shard is called with mutex_ held.
+// End come from any thread. read_mutex_ is held while a request is handled, and is taken before every other lock: it
+// has no rival and only makes visible, also to the thread sanitizer, that reads follow each other. Nothing of the
+// service or the shard is called with mutex_ held.
 #pragma once
 
 #include <deque>

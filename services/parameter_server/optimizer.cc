@@ -16,19 +16,21 @@
 namespace millrace {
 namespace {
 
-// A multiple of kShardAlignment, and not above LibTorch's grain size (at::internal::GRAIN_SIZE), below which elementwise
-// kernels run on the calling thread alone.
+// A multiple of kShardAlignment, and not above LibTorch's grain size (at::internal::GRAIN_SIZE), below which
+// elementwise kernels run on the calling thread alone.
 constexpr uint64_t kBlockElements = 32768;
 static_assert(kBlockElements <= at::internal::GRAIN_SIZE);
 
 absl::Status CheckRange(const char* field, double value, double low, double high) {
   if (value >= low && value < high) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("optimizer ", field, " ", value, " is outside [", low, ", ", high, ")"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("optimizer ", field, " ", value, " is outside [", low, ", ", high, ")"));
 }
 
 absl::Status CheckSpec(const v1::OptimizerSpec& spec) {
   if (!(spec.learning_rate() > 0) || !std::isfinite(spec.learning_rate())) {
-    return absl::InvalidArgumentError(absl::StrCat("optimizer learning_rate ", spec.learning_rate(), " is not above 0"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("optimizer learning_rate ", spec.learning_rate(), " is not above 0"));
   }
   MILLRACE_RETURN_IF_ERROR(CheckRange("weight_decay", spec.weight_decay(), 0, HUGE_VAL));
   switch (spec.kind()) {
@@ -157,7 +159,7 @@ struct ShardOptimizer::Impl {
   std::vector<AlignedBuffer<float>> tensors;  // flat, in the order of OptimizerTensorNames
   std::vector<at::Tensor> blocks;             // views of the weights, whose gradients are views of the gradient
   std::unique_ptr<torch::optim::Optimizer> optimizer;
-  float* weights = nullptr;   // what the blocks point at now
+  float* weights = nullptr;  // what the blocks point at now
   float* gradient = nullptr;
   uint64_t step = 0;
 };
@@ -216,9 +218,9 @@ absl::Status ShardOptimizer::Load(const OptimizerState& state) {
                                  return name == tensor.name && tensor.values.size() == impl_->elements;
                                });
   if (!fits) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("this is no state of ", v1::OptimizerKind_Name(impl_->spec.kind()), " after ", state.step,
-                     " steps over ", impl_->elements, " elements"));
+    return absl::InvalidArgumentError(absl::StrCat("this is no state of ", v1::OptimizerKind_Name(impl_->spec.kind()),
+                                                   " after ", state.step, " steps over ", impl_->elements,
+                                                   " elements"));
   }
   for (size_t i = 0; i < impl_->tensors.size(); ++i) {
     const std::span<float> out = impl_->tensors[i].span();

@@ -1,9 +1,9 @@
 // LibTorch's own SGD, Adam and AdamW over the flat range of one shard.
 //
 // The optimizers work element by element, so a sharded run computes the same bits as an unsharded one, provided that
-// shards begin on multiples of 64 elements (kShardAlignment). The range is given to LibTorch as blocks of 32768 elements:
-// a block and its state stay in the cache through the dozen passes of one update, and a block is below the size from
-// which LibTorch splits work among threads, so the number of threads cannot change the bits either.
+// shards begin on multiples of 64 elements (kShardAlignment). The range is given to LibTorch as blocks of 32768
+// elements: a block and its state stay in the cache through the dozen passes of one update, and a block is below the
+// size from which LibTorch splits work among threads, so the number of threads cannot change the bits either.
 //
 // Threads: one at a time. Errors: INVALID_ARGUMENT for what a caller gave, INTERNAL for an exception of LibTorch.
 #pragma once

@@ -6,8 +6,8 @@
 //
 // An exchange speaks as follows. The first request is `open`; another run's id is FAILED_PRECONDITION. Then chunks of
 // pushes, in order of offset; the ack of a push answers its last chunk, even if all of it was held already. The newest
-// weights are sent at once and after every applied step, chunk by chunk from offset 0; a version is left unfinished when
-// a newer one is there. A request that breaks the protocol ends the exchange with INVALID_ARGUMENT.
+// weights are sent at once and after every applied step, chunk by chunk from offset 0; a version is left unfinished
+// when a newer one is there. A request that breaks the protocol ends the exchange with INVALID_ARGUMENT.
 //
 // Threads: any. Ownership: the shard and the metrics must outlive the service, the service the server it is added to.
 #pragma once
@@ -37,8 +37,7 @@ class ParameterService final
   // Ends every open exchange, and every later one, with UNAVAILABLE: the streams would otherwise hold up a drain.
   void CloseExchanges();
 
-  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Exchange(
-      grpc::CallbackServerContext* context) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Exchange(grpc::CallbackServerContext* context) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* FetchWeights(grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer* request) override;
   grpc::Status SaveCheckpoint(grpc::ServerContext* context, const v1::SaveCheckpointRequest* request,

@@ -98,8 +98,8 @@ absl::StatusOr<WeightsVersion> Shard::WeightsAt(uint64_t version) const {
   }
   const auto snapshot = snapshots_.find(version);
   if (snapshot != snapshots_.end()) return snapshot->second->weights;
-  return absl::NotFoundError(
-      absl::StrCat("version ", version, " is neither one of the newest, up to ", version_, ", nor a retained snapshot"));
+  return absl::NotFoundError(absl::StrCat("version ", version, " is neither one of the newest, up to ", version_,
+                                          ", nor a retained snapshot"));
 }
 
 absl::Status Shard::CheckFits(const GradientChunkHeader& chunk) const {
@@ -108,8 +108,8 @@ absl::Status Shard::CheckFits(const GradientChunkHeader& chunk) const {
         absl::StrCat("step ", chunk.step, " is beyond the job's ", plan().total_steps(), " steps"));
   }
   if (chunk.samples != StepSamples(plan(), chunk.step)) {
-    return absl::InvalidArgumentError(absl::StrCat("step ", chunk.step, " has ", StepSamples(plan(), chunk.step),
-                                                   " samples, not ", chunk.samples));
+    return absl::InvalidArgumentError(
+        absl::StrCat("step ", chunk.step, " has ", StepSamples(plan(), chunk.step), " samples, not ", chunk.samples));
   }
   return absl::OkStatus();
 }

@@ -1,4 +1,5 @@
-// One shard of a job: a contiguous range of the flat parameters, its optimizer and the gradient sum of the current step.
+// One shard of a job: a contiguous range of the flat parameters, its optimizer and the gradient sum of the current
+// step.
 //
 //   auto shard = Shard::Create({.plan = plan, .num_shards = 2, .info = info, .metrics = &metrics}, initial_weights);
 //   if (!plan.checkpoint_dir().empty()) status = (*shard)->LoadCheckpoint(plan.checkpoint_dir());
@@ -8,7 +9,8 @@
 // depend on who computed or pushed it, so all of them make the same versions (DESIGN D3).
 //
 // Threads: every method may be called from any thread. Adding gradients and applying a step run on the caller's thread
-// under one lock; listeners and the disk are outside it. Ownership: the plan is copied; the metrics must outlive the shard.
+// under one lock; listeners and the disk are outside it. Ownership: the plan is copied; the metrics must outlive the
+// shard.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +42,7 @@ class Shard {
  public:
   struct Options {
     v1::JobPlan plan;
-    v1::ShardInfo info;       // which range; `address` is not used
+    v1::ShardInfo info;  // which range; `address` is not used
     uint32_t num_shards = 1;
     Metrics* metrics = nullptr;  // required
   };

@@ -10,8 +10,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "common/status_macros.h"
 
 namespace millrace {
@@ -30,7 +30,8 @@ absl::Status Damaged(const std::string& path, absl::string_view fault) {
 absl::StatusOr<uint32_t> CountShards(const std::string& directory) {
   std::error_code error;
   std::optional<uint32_t> num_shards;
-  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     unsigned shard, of;
     if (std::sscanf(name.c_str(), "shard-%5u-of-%5u", &shard, &of) != 2 || name != ShardFileName(shard, of)) continue;
@@ -66,17 +67,15 @@ absl::Status CheckIdentity(const SafetensorsFile& file, const CheckpointIdentity
   const auto optimizer = metadata.find("optimizer");
   const std::string kind = v1::OptimizerKind_Name(identity.optimizer.kind());
   if (version != identity.version) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, " is of version ", version, ", not ", identity.version));
+    return absl::FailedPreconditionError(absl::StrCat(path, " is of version ", version, ", not ", identity.version));
   }
   if (parameter_count != identity.parameter_count) {
     return absl::FailedPreconditionError(absl::StrCat(path, " is of a network with ", parameter_count,
                                                       " parameters, the job has ", identity.parameter_count));
   }
   if (optimizer == metadata.end() || optimizer->second != kind) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is of optimizer ",
-                                                      optimizer == metadata.end() ? "none" : optimizer->second,
-                                                      ", the job has ", kind));
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, " is of optimizer ", optimizer == metadata.end() ? "none" : optimizer->second, ", the job has ", kind));
   }
   return absl::OkStatus();
 }

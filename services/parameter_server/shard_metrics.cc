@@ -19,8 +19,8 @@ ShardMetrics::ShardMetrics(Metrics* metrics, uint32_t shard)
                                         "Gradient chunks that were held or applied already.", OfShard(shard))),
       pushes_acknowledged(
           metrics->Counter("millrace_ps_pushes_acknowledged_total", "Pushes acknowledged.", OfShard(shard))),
-      apply_seconds(metrics->Histogram("millrace_ps_apply_seconds", "Time to apply one step.", LatencyBuckets(),
-                                       OfShard(shard))),
+      apply_seconds(
+          metrics->Histogram("millrace_ps_apply_seconds", "Time to apply one step.", LatencyBuckets(), OfShard(shard))),
       snapshots(metrics->Gauge("millrace_ps_snapshots", "Snapshots retained for checkpoints.", OfShard(shard))),
       snapshots_dropped(metrics->Counter("millrace_ps_snapshots_dropped_total",
                                          "Retained snapshots dropped because too many were not released.",

@@ -13,17 +13,17 @@ struct ShardMetrics {
 
   prometheus::Counter& steps_applied;
   prometheus::Gauge& version;
-  prometheus::Counter& gradient_bytes;       // of chunks received, duplicates included
-  prometheus::Counter& weight_bytes;         // of chunks sent
+  prometheus::Counter& gradient_bytes;  // of chunks received, duplicates included
+  prometheus::Counter& weight_bytes;    // of chunks sent
   prometheus::Counter& duplicate_chunks;
   prometheus::Counter& pushes_acknowledged;
-  prometheus::Histogram& apply_seconds;      // scaling, optimizer and copying of one step
+  prometheus::Histogram& apply_seconds;  // scaling, optimizer and copying of one step
   prometheus::Gauge& snapshots;
-  prometheus::Counter& snapshots_dropped;    // retained ones that had to make room
-  prometheus::Histogram& checkpoint_seconds; // writing and syncing one file
+  prometheus::Counter& snapshots_dropped;     // retained ones that had to make room
+  prometheus::Histogram& checkpoint_seconds;  // writing and syncing one file
   prometheus::Counter& checkpoint_bytes;
   prometheus::Counter& checkpoint_failures;
-  prometheus::Gauge& exchanges;              // open now
+  prometheus::Gauge& exchanges;  // open now
 };
 
 }  // namespace millrace

@@ -1,7 +1,7 @@
 // Buffers that hold one version of the weights each: written by the optimizer, then read by whoever sends them.
 //
-// A version is published when it is complete and never changes while anyone holds it. The next step writes into the same
-// buffer if nobody does any more (the usual case, no copy), else into another one that starts as a copy.
+// A version is published when it is complete and never changes while anyone holds it. The next step writes into the
+// same buffer if nobody does any more (the usual case, no copy), else into another one that starts as a copy.
 #pragma once
 
 #include <atomic>
@@ -49,7 +49,7 @@ class WeightsPool {
 
   std::vector<std::shared_ptr<Buffer>> buffers_;
   std::shared_ptr<Buffer> prepared_;  // a copy of buffer_, or null
-  std::shared_ptr<Buffer> buffer_;  // of the current version, or between BeginNext and Publish of the next one
+  std::shared_ptr<Buffer> buffer_;    // of the current version, or between BeginNext and Publish of the next one
   WeightsVersion current_;
 };
 

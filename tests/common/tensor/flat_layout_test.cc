@@ -1,9 +1,8 @@
 #include "common/tensor/flat_layout.h"
 
-#include "gtest/gtest.h"
-
 #include <rapidcheck/gtest.h>
 
+#include "gtest/gtest.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {

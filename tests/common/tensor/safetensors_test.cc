@@ -37,8 +37,9 @@ class SafetensorsTest : public testing::Test {
 
 TEST_F(SafetensorsTest, RoundTrip) {
   const std::vector<float> a = {1, -2.5f, 3e-40f}, b = {4, 5, 6, 7, 8, 9};
-  const auto written = WriteSafetensors(Path(), {{"b", {2, 3}, b}, {"a", {3}, a}, {"none", {0}, {}}, {"one", {}, {a.data(), 1}}},
-                                        {{"version", "812"}, {"text", "\"quoted\"\n"}});
+  const auto written =
+      WriteSafetensors(Path(), {{"b", {2, 3}, b}, {"a", {3}, a}, {"none", {0}, {}}, {"one", {}, {a.data(), 1}}},
+                       {{"version", "812"}, {"text", "\"quoted\"\n"}});
   ASSERT_THAT(written, IsOk());
   EXPECT_EQ(written->bytes, std::filesystem::file_size(Path()));
   EXPECT_EQ(written->sha256, *Sha256File(Path()));
@@ -116,8 +117,10 @@ TEST_F(SafetensorsTest, BadHeaders) {
       {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12},
       {R"({"a":{"dtype":"F32","shape":[2]}})", 8},
       {R"({"a":7})", 0},
-      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12},
-      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8},
+      {R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+       12},
+      {R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+       8},
       {R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0},
       {R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,18446744073709551612]}})", 0},
       {R"({"__metadata__":{"k":1}})", 0},

@@ -25,7 +25,8 @@ TEST(SlotTreeTest, NodesAreTheAlignedRanges) {
     const auto nodes = AllNodes(slots);
     for (uint32_t begin = 0; begin <= slots + 1; ++begin) {
       for (uint32_t end = 0; end <= slots + 2; ++end) {
-        EXPECT_EQ(IsSlotNode({begin, end}, slots), nodes.contains({begin, end})) << slots << ": " << begin << "-" << end;
+        EXPECT_EQ(IsSlotNode({begin, end}, slots), nodes.contains({begin, end}))
+            << slots << ": " << begin << "-" << end;
       }
     }
   }

@@ -1,13 +1,12 @@
 #include "common/tensor/wire.h"
 
-#include "gtest/gtest.h"
-
 #include <rapidcheck/gtest.h>
 
 #include <algorithm>
 #include <string>
 #include <vector>
 
+#include "gtest/gtest.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
@@ -49,7 +48,8 @@ std::vector<float> FloatsOf(const ByteRope& values) {
 }
 
 rc::Gen<std::vector<float>> Floats() {
-  return rc::gen::container<std::vector<float>>(rc::gen::map(rc::gen::arbitrary<int>(), [](int i) { return i / 7.0f; }));
+  return rc::gen::container<std::vector<float>>(
+      rc::gen::map(rc::gen::arbitrary<int>(), [](int i) { return i / 7.0f; }));
 }
 rc::Gen<std::vector<size_t>> Cuts() { return rc::gen::container<std::vector<size_t>>(rc::gen::inRange<size_t>(0, 9)); }
 
@@ -207,7 +207,14 @@ TEST(WireTest, SmallMessagesRoundTrip) {
 
 TEST(WireTest, UnknownFieldsAreSkipped) {
   // Field 9 as varint, fixed32, fixed64 and bytes; then nothing that is known.
-  const std::string bytes("\x48\x05\x4d" "abcd" "\x49" "abcdefgh" "\x4a\x02" "xy", 20);
+  const std::string bytes(
+      "\x48\x05\x4d"
+      "abcd"
+      "\x49"
+      "abcdefgh"
+      "\x4a\x02"
+      "xy",
+      20);
   MessageView view;
   ASSERT_THAT(view.Reset(Whole(bytes)), IsOk());
   const auto request = DecodeExchangeRequest(view);
@@ -217,14 +224,16 @@ TEST(WireTest, UnknownFieldsAreSkipped) {
 
 TEST(WireTest, RefusesMalformedMessages) {
   const std::vector<std::string> malformed = {
-      std::string("\x12\x7f", 2),                            // longer than the message
+      std::string("\x12\x7f", 2),                                       // longer than the message
       std::string("\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11),  // 2^64 - 1 bytes
-      std::string("\x00\x00", 2),                            // field 0
-      std::string("\x0f", 1),                                // wire type 7
-      std::string(11, '\xff'),                               // endless varint
-      std::string("\x12\x02\x32\x05", 4),                    // values longer than their message
-      std::string("\x12\x04\x32\x02" "ab", 6),               // half a float
-      std::string("\x0a\x02\x12\x05", 4),                    // malformed open
+      std::string("\x00\x00", 2),                                       // field 0
+      std::string("\x0f", 1),                                           // wire type 7
+      std::string(11, '\xff'),                                          // endless varint
+      std::string("\x12\x02\x32\x05", 4),                               // values longer than their message
+      std::string("\x12\x04\x32\x02"
+                  "ab",
+                  6),                      // half a float
+      std::string("\x0a\x02\x12\x05", 4),  // malformed open
   };
   for (const std::string& bytes : malformed) {
     MessageView view;

@@ -1,7 +1,5 @@
 #include "services/parameter_server/aggregator.h"
 
-#include "gtest/gtest.h"
-
 #include <rapidcheck/gtest.h>
 
 #include <algorithm>
@@ -10,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "gtest/gtest.h"
 #include "tests/services/parameter_server/small_plan.h"
 #include "tests/testing/status_matchers.h"
 

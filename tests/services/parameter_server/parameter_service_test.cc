@@ -39,8 +39,8 @@ class ParameterServiceTest : public testing::Test {
     info_.set_end(kParameters);
     shard_ = *Shard::Create({plan_, info_, 1, &metrics_}, initial_);
     service_ = std::make_unique<ParameterService>(shard_.get(), &metrics_);
-    auto server = GrpcServer::Start({.address = "unix:" + (directory_ / "ps").string(), .metrics = &metrics_},
-                                    {service_.get()});
+    auto server =
+        GrpcServer::Start({.address = "unix:" + (directory_ / "ps").string(), .metrics = &metrics_}, {service_.get()});
     EXPECT_THAT(server, IsOk());
     server_ = *std::move(server);
     stub_ = v1::ParameterServer::NewStub(MakeChannel(server_->address()));
@@ -58,8 +58,8 @@ class ParameterServiceTest : public testing::Test {
       const auto sum = NodeGradient(step, {0, kSlots}, kSlots, kParameters);
       for (uint64_t offset = 0; offset < kParameters; offset += kChunkElements) {
         const ByteRope::Piece piece = std::as_bytes(std::span(sum).subspan(offset, ChunkSize(kParameters, offset)));
-        EXPECT_THAT(reference->AddGradient({{step, 0, kSlots, StepSamples(plan_, step), offset},
-                                            ByteRope({&piece, 1}, 0, piece.size())}),
+        EXPECT_THAT(reference->AddGradient(
+                        {{step, 0, kSlots, StepSamples(plan_, step), offset}, ByteRope({&piece, 1}, 0, piece.size())}),
                     IsOk());
       }
       EXPECT_TRUE(*reference->ApplyIfComplete());

@@ -59,8 +59,8 @@ struct Job {
 
   absl::StatusOr<Shard::AddResult> PushChunk(Shard& shard, const GradientChunkHeader& header,
                                              const std::vector<float>& flat) {
-    const auto values = std::span(flat).subspan(shard.range().begin + header.offset,
-                                                ChunkSize(shard.range().size(), header.offset));
+    const auto values =
+        std::span(flat).subspan(shard.range().begin + header.offset, ChunkSize(shard.range().size(), header.offset));
     const ByteRope::Piece piece = std::as_bytes(values);
     return shard.AddGradient({header, ByteRope({&piece, 1}, 0, piece.size())});
   }

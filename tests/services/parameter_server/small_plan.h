@@ -30,7 +30,8 @@ inline v1::OptimizerSpec Sgd(double momentum) {
   return spec;
 }
 
-// 2 epochs of 3 steps over 40 samples in batches of 16 (the last step of an epoch has 8), checkpoints also every 2 steps.
+// 2 epochs of 3 steps over 40 samples in batches of 16 (the last step of an epoch has 8), checkpoints also every 2
+// steps.
 inline v1::JobPlan SmallPlan(uint64_t parameter_count, uint32_t slots) {
   v1::JobPlan plan;
   *plan.mutable_spec()->mutable_optimizer() = Adam();
@@ -46,7 +47,8 @@ inline v1::JobPlan SmallPlan(uint64_t parameter_count, uint32_t slots) {
   return plan;
 }
 
-// Some gradient of one slot over the whole flat vector: values of many magnitudes, so that the order of additions shows.
+// Some gradient of one slot over the whole flat vector: values of many magnitudes, so that the order of additions
+// shows.
 inline std::vector<float> SlotGradient(uint64_t step, uint32_t slot, uint64_t count) {
   std::vector<float> gradient(count);
   uint64_t state = step * 1000003 + slot * 7919 + 1;
