@@ -31,17 +31,11 @@ done
 "$root/deploy/install_deps.sh"
 
 build() {
-  # A LibTorch source takes up to 1.5 GB to compile: no more at once than fit into memory.
-  local jobs memory_jobs
-  jobs=$(nproc)
-  memory_jobs=$(awk '/^MemAvailable:/ { print int($2 / 1500000) }' /proc/meminfo)
-  if [ "$memory_jobs" -lt "$jobs" ]; then jobs=$memory_jobs; fi
-  if [ "$jobs" -lt 1 ]; then jobs=1; fi
   # A tree that is configured already, perhaps with tests, stays as it is.
   if ! [ -f "$root/build/release/build.ninja" ]; then
     (cd "$root" && cmake --preset release -DMILLRACE_BUILD_TESTS=OFF)
   fi
-  cmake --build "$root/build/release" --parallel "$jobs" --target "${binaries[@]}"
+  cmake --build "$root/build/release" --parallel "$("$root/deploy/parallel_jobs.sh")" --target "${binaries[@]}"
 }
 
 log=$(mktemp)

@@ -40,5 +40,5 @@ export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 # A tree that deploy/run.sh configured has no tests.
 cmake --preset "$preset" -DMILLRACE_BUILD_TESTS=ON > /dev/null
-cmake --build --preset "$preset"
+cmake --build --preset "$preset" --parallel "$(deploy/parallel_jobs.sh)"
 ctest --preset "$preset" -j "$(nproc)" "$@"

@@ -15,5 +15,5 @@ if [ -z "${MILLRACE_DATA_DIR:-}" ] && [ -d "$root/../shared/mnist" ]; then
   export MILLRACE_DATA_DIR
 fi
 cmake --preset release -DMILLRACE_BUILD_BENCHMARKS=ON > /dev/null
-cmake --build --preset release >&2
+cmake --build --preset release --parallel "$(deploy/parallel_jobs.sh)" >&2
 exec /usr/bin/python3 tests/bench/run.py --bin build/release "$@"
