@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 
+#include "absl/status/statusor.h"
 #include "common/grpc_channel.h"
 #include "millrace/v1/data.grpc.pb.h"
 
@@ -41,6 +42,7 @@ double GatherImagesPerSecond(uint64_t images, uint64_t image_bytes) {
 
 absl::StatusOr<double> ServiceImagesPerSecond(v1::DataService::Stub& stub, const v1::DatasetInfo& info, int epochs) {
   grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(120));
   auto stream = stub.StreamBatches(&context);
   v1::BatchRequest request;
   v1::BatchPlan& plan = *request.mutable_plan();

@@ -57,6 +57,7 @@ absl::StatusOr<double> EchoSeconds(const std::string& address, int rounds) {
   grpc::CompletionQueue queue;
   grpc::GenericStub stub(MakeChannel((*server)->address()));
   grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(120));
   auto stream = stub.PrepareCall(&context, "/millrace.v1.ParameterServer/Exchange", &queue);
   int tag_start, tag_write, tag_read;
   auto next = [&](void** tag) {
