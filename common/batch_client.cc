@@ -12,6 +12,7 @@
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
 #include "common/hashing.h"
+#include "common/limits.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "grpcpp/client_context.h"
@@ -21,8 +22,6 @@
 namespace millrace {
 namespace {
 
-// What the service lets one stream have outstanding (data.proto).
-constexpr uint64_t kCreditsMax = 1024;
 // One attempt at a unary call. The service may hold it until its dataset is loaded.
 constexpr absl::Duration kAttemptTimeout = absl::Seconds(10);
 // A damaged batch is asked for again; this many in a row are no accident.
@@ -170,7 +169,6 @@ void BatchClient::Run() {
     answered_ = false;
     in_flight_ = 0;
     AskAgain();
-    ++stats_.connects;
     session.Start();
     while (!session.done()) changed_.Wait(&mutex_);
     session_ = nullptr;
@@ -178,7 +176,6 @@ void BatchClient::Run() {
 
     last_error_ = session.status();
     if (absl::IsDataLoss(last_error_)) {
-      ++stats_.corrupt;
       ++corrupt_in_a_row_;
       LogWarning("damaged batch from the data service", {{"address", options_.address}, {"fault", last_error_}});
     }
@@ -223,8 +220,6 @@ void BatchClient::Deliver(v1::Batch batch) {
   answered_ = true;
   corrupt_in_a_row_ = 0;
   if (in_flight_ > 0) --in_flight_;
-  ++stats_.batches;
-  stats_.bytes += batch.images().size() + batch.labels().size();
   const auto found = entries_.find(KeyOf(batch));
   if (found == entries_.end() || found->second.state == State::kArrived) return;  // forgotten meanwhile
   if (found->second.state == State::kToAsk) {
@@ -249,8 +244,8 @@ void BatchClient::AskAgain() {
 }
 
 std::optional<v1::BatchRange> BatchClient::NextRange() {
-  if (to_ask_.empty() || in_flight_ >= kCreditsMax) return std::nullopt;
-  const v1::BatchRange range = TakeRange(to_ask_, kCreditsMax - in_flight_);
+  if (to_ask_.empty() || in_flight_ >= kOutstandingBatchesMax) return std::nullopt;
+  const v1::BatchRange range = TakeRange(to_ask_, kOutstandingBatchesMax - in_flight_);
   for (uint64_t step = range.step(); step < range.step() + range.steps(); ++step) {
     for (uint32_t slot = range.slot_begin(); slot < range.slot_end(); ++slot) {
       entries_.at({range.split(), range.epoch(), step, slot}).state = State::kAsked;
@@ -296,7 +291,7 @@ absl::StatusOr<v1::Batch> BatchClient::Get(const BatchKey& key, absl::Duration t
     const absl::Time now = absl::Now();
     if (now >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(
-          key.ToString(), " from ", DescribeServiceLocked(), ", asked for ",
+          key.ToString(), " from ", DescribeService(), ", asked for ",
           absl::FormatDuration(absl::Trunc(now - found->second.requested, absl::Milliseconds(100))), " ago"));
     }
     changed_.WaitWithTimeout(&mutex_, deadline - now);
@@ -313,21 +308,11 @@ void BatchClient::Forget(std::span<const BatchKey> keys) {
   }
 }
 
-std::string BatchClient::DescribeServiceLocked() const {
+std::string BatchClient::DescribeService() const {
   const std::string service = absl::StrCat("the data service at ", options_.address);
   if (session_ != nullptr && (answered_ || last_error_.ok())) return service;
   if (last_error_.ok()) return absl::StrCat(service, " (not connected: it ended the stream)");
   return absl::StrCat(service, " (not connected: ", last_error_.message(), ")");
-}
-
-std::string BatchClient::DescribeService() const {
-  MutexLock lock(&mutex_);
-  return DescribeServiceLocked();
-}
-
-BatchClient::Stats BatchClient::stats() const {
-  MutexLock lock(&mutex_);
-  return stats_;
 }
 
 v1::BatchRange TakeRange(std::deque<BatchKey>& keys, uint64_t batches_max) {
@@ -356,8 +341,24 @@ v1::BatchRange TakeRange(std::deque<BatchKey>& keys, uint64_t batches_max) {
   return range;
 }
 
+namespace {
+
+// BatchClient::Get in slices short enough for a person who pressed Ctrl-C.
+absl::StatusOr<v1::Batch> GetUnlessStopped(BatchClient& client, const BatchKey& key, absl::Duration timeout,
+                                           const std::stop_token& stop) {
+  constexpr absl::Duration kSlice = absl::Milliseconds(200);
+  while (!stop.stop_requested()) {
+    absl::StatusOr<v1::Batch> batch = client.Get(key, std::min(timeout, kSlice));
+    timeout -= kSlice;
+    if (!absl::IsDeadlineExceeded(batch.status()) || timeout <= absl::ZeroDuration()) return batch;
+  }
+  return absl::CancelledError("interrupted");
+}
+
+}  // namespace
+
 absl::Status ForEachBatch(BatchClient& client, v1::Split split, uint64_t steps, absl::Duration timeout,
-                          absl::FunctionRef<absl::Status(const v1::Batch&)> use) {
+                          const std::stop_token& stop, absl::FunctionRef<absl::Status(const v1::Batch&)> use) {
   constexpr uint64_t kAhead = 8;
   uint64_t asked = 0;
   const absl::Cleanup forget = [&] {
@@ -371,7 +372,7 @@ absl::Status ForEachBatch(BatchClient& client, v1::Split split, uint64_t steps, 
       const BatchKey key{split, 0, asked, 0};
       MILLRACE_RETURN_IF_ERROR(client.Request({&key, 1}));
     }
-    MILLRACE_ASSIGN_OR_RETURN(const v1::Batch batch, client.Get({split, 0, step, 0}, timeout));
+    MILLRACE_ASSIGN_OR_RETURN(const v1::Batch batch, GetUnlessStopped(client, {split, 0, step, 0}, timeout, stop));
     MILLRACE_RETURN_IF_ERROR(use(batch));
   }
   return absl::OkStatus();

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -56,13 +57,6 @@ class BatchClient {
   // Asked for and not yet fetched or forgotten; bounds the memory that batches take.
   static constexpr size_t kKeysMax = 1024;
 
-  struct Stats {
-    uint64_t batches = 0;   // received intact, wanted or not
-    uint64_t bytes = 0;     // of their images and labels
-    uint64_t connects = 0;  // streams opened
-    uint64_t corrupt = 0;   // batches whose checksum or shape was wrong; they are asked for again
-  };
-
   explicit BatchClient(Options options);
   // Gets of other threads must have returned.
   ~BatchClient();
@@ -81,11 +75,6 @@ class BatchClient {
 
   // These will not be fetched.
   void Forget(std::span<const BatchKey> keys);
-
-  // "the data service at 127.0.0.1:7100 (not connected: connection refused)".
-  std::string DescribeService() const;
-
-  Stats stats() const;
 
  private:
   class Session;
@@ -106,7 +95,8 @@ class BatchClient {
   void AskAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes what the next message should ask for, as far as the service's limit on credits allows.
   std::optional<v1::BatchRange> NextRange() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::string DescribeServiceLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // "the data service at 127.0.0.1:7100 (not connected: connection refused)".
+  std::string DescribeService() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;
   const std::shared_ptr<grpc::Channel> channel_;
@@ -124,7 +114,6 @@ class BatchClient {
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);        // permanent
   int corrupt_in_a_row_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  Stats stats_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;  // last: it uses everything above
 };
@@ -134,8 +123,8 @@ class BatchClient {
 v1::BatchRange TakeRange(std::deque<BatchKey>& keys, uint64_t batches_max);
 
 // Gets steps [0, steps) of the validation or test split in order, with some of them asked for ahead, and calls `use` on
-// each; stops at its first error. `timeout` is for each batch.
+// each; stops at its first error. `timeout` is for each batch. CANCELLED soon after `stop` says so.
 absl::Status ForEachBatch(BatchClient& client, v1::Split split, uint64_t steps, absl::Duration timeout,
-                          absl::FunctionRef<absl::Status(const v1::Batch&)> use);
+                          const std::stop_token& stop, absl::FunctionRef<absl::Status(const v1::Batch&)> use);
 
 }  // namespace millrace

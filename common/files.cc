@@ -34,15 +34,6 @@ absl::Status WriteAll(int fd, std::string_view contents, const fs::path& path) {
   return absl::OkStatus();
 }
 
-absl::Status Sync(const fs::path& path, int flags) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
-  if (fd < 0) return Error(errno, "cannot open ", path);
-  const int result = fsync(fd);
-  const int error = errno;
-  close(fd);
-  return result == 0 ? absl::OkStatus() : Error(error, "cannot sync ", path);
-}
-
 fs::path ParentOf(const fs::path& path) {
   const fs::path parent = path.parent_path();
   return parent.empty() ? fs::path(".") : parent;
@@ -96,8 +87,14 @@ absl::Status WriteFileAtomically(const fs::path& path, std::string_view contents
   return status;
 }
 
-absl::Status SyncFile(const fs::path& path) { return Sync(path, 0); }
-absl::Status SyncDirectory(const fs::path& path) { return Sync(path, O_DIRECTORY); }
+absl::Status SyncDirectory(const fs::path& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+  if (fd < 0) return Error(errno, "cannot open ", path);
+  const int result = fsync(fd);
+  const int error = errno;
+  close(fd);
+  return result == 0 ? absl::OkStatus() : Error(error, "cannot sync ", path);
+}
 
 absl::Status RenameDurably(const fs::path& from, const fs::path& to) {
   if (rename(from.c_str(), to.c_str()) != 0) {

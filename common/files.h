@@ -21,8 +21,7 @@ absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t b
 // (a crash may leave `path`.tmp behind, which the next write replaces).
 absl::Status WriteFileAtomically(const std::filesystem::path& path, std::string_view contents);
 
-// fsync of a file, or of a directory's entries.
-absl::Status SyncFile(const std::filesystem::path& path);
+// fsync of a directory's entries.
 absl::Status SyncDirectory(const std::filesystem::path& path);
 
 // Gives `from`, a file or a directory, its final name `to`, and makes the new name durable. Replaces a file `to`, or an

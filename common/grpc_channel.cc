@@ -3,7 +3,8 @@
 #include <chrono>
 
 #include "common/grpc_library.h"
-#include "grpc/grpc.h"
+#include "common/limits.h"
+#include "grpc/impl/codegen/grpc_types.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
@@ -11,7 +12,6 @@
 namespace millrace {
 namespace {
 
-constexpr int kMaxMessageBytes = 64 << 20;  // as GrpcServer::kMaxMessageBytes
 constexpr int kKeepaliveTimeMs = 10'000;
 constexpr int kKeepaliveTimeoutMs = 5'000;
 constexpr int kReconnectMinMs = 100;
@@ -21,14 +21,10 @@ constexpr int kConnectTimeoutMs = 2'000;
 }  // namespace
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  // gRPC shuts itself down with its last object and may then wait 10 s for a poller of its own (seen with 1.51). A
-  // process that has made a channel keeps it up to its end.
-  static const bool kept_up = (grpc_init(), true);
-  (void)kept_up;
   KeepGrpcUp();
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(kMessageBytesMax);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);

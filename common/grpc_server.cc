@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
 #include "common/grpc_library.h"
+#include "common/limits.h"
 #include "common/mutex.h"
 #include "common/rpc_monitor.h"
 #include "common/status_macros.h"
@@ -71,7 +72,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   builder.AddListeningPort(address.ToString(), grpc::InsecureServerCredentials(), &port);
   SetChannelArguments(builder);
   builder.SetMaxReceiveMessageSize(options.max_receive_message_bytes);
-  builder.SetMaxSendMessageSize(options.max_send_message_bytes);
+  builder.SetMaxSendMessageSize(kMessageBytesMax);
   builder.SetResourceQuota(grpc::ResourceQuota("server").SetMaxThreads(kMaxThreads));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   for (grpc::Service* service : services) builder.RegisterService(service);

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/limits.h"
 
 namespace grpc {
 class Server;
@@ -23,15 +24,10 @@ class RpcMonitor;
 // Threads: handlers run on gRPC's threads. All methods may be called from any thread.
 class GrpcServer {
  public:
-  // One MiB of payload per message is the rule on our streams; the limit leaves room for unary calls that carry a
-  // model.
-  static constexpr int kMaxMessageBytes = 64 << 20;
-
   struct Options {
     std::string address = {};    // as ParseAddress takes it
     Metrics* metrics = nullptr;  // must outlive the server; null: none
-    int max_receive_message_bytes = kMaxMessageBytes;
-    int max_send_message_bytes = kMaxMessageBytes;
+    int max_receive_message_bytes = kMessageBytesMax;
   };
 
   // Listens and answers. `services` must outlive the server. Health says NOT_SERVING until SetServing(true).

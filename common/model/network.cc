@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "common/files.h"
 #include "common/hashing.h"
+#include "common/limits.h"
 #include "common/model/torch_status.h"
 #include "common/random.h"
 #include "common/status_macros.h"
@@ -23,7 +24,6 @@ namespace {
 
 constexpr uint32_t kMaxChannels = 16;
 constexpr uint32_t kMaxSide = 1024;
-constexpr uint32_t kMaxClasses = 1000;
 constexpr size_t kMaxScriptBytes = size_t{1} << 30;
 
 // Parameters by name and shape; `fan_in` 0 marks a bias.
@@ -93,9 +93,9 @@ absl::Status CheckSpec(const v1::NetworkSpec& spec) {
         absl::StrFormat("network input %ux%ux%u is outside [1, %u] channels and [1, %u] pixels a side", spec.channels(),
                         spec.height(), spec.width(), kMaxChannels, kMaxSide));
   }
-  if (spec.classes() < 2 || spec.classes() > kMaxClasses) {
+  if (spec.classes() < 2 || spec.classes() > kClassesMax) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("network with %u classes is outside [2, %u]", spec.classes(), kMaxClasses));
+        absl::StrFormat("network with %u classes is outside [2, %u]", spec.classes(), kClassesMax));
   }
   if (!std::isfinite(spec.mean()) || !std::isfinite(spec.standard_deviation()) || spec.standard_deviation() <= 0) {
     return absl::InvalidArgumentError(absl::StrCat("network normalisation needs a finite mean and a standard deviation "

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "common/files.h"
 #include "common/hashing.h"
+#include "common/limits.h"
 #include "common/model/network.h"
 #include "common/model/runtime.h"
 #include "common/model/servable.h"
@@ -40,10 +41,10 @@ std::string TritonConfig(const ExportOptions& options) {
   return absl::StrFormat(
       "name: \"%s\"\n"
       "platform: \"pytorch_libtorch\"\n"
-      "max_batch_size: 1024\n"
+      "max_batch_size: %u\n"
       "input [{ name: \"%s\" data_type: TYPE_UINT8 dims: [ %u, %u, %u ] }]\n"
       "output [{ name: \"%s\" data_type: TYPE_FP32 dims: [ %u ] }]\n",
-      options.model_name, kInputName, options.network.channels(), options.network.height(), options.network.width(),
+      options.model_name, kPredictRowsMax, kInputName, options.network.channels(), options.network.height(), options.network.width(),
       kOutputName, options.network.classes());
 }
 

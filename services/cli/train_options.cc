@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "common/address.h"
+#include "common/limits.h"
 
 namespace millrace {
 namespace {
@@ -121,15 +122,15 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   app.add_option("--epochs", job.epochs, "passes over the training samples")
       ->group(what)
       ->default_str("10")
-      ->check(CLI::Range(1u, 100'000u));
+      ->check(CLI::Range(1u, kEpochsMax));
   app.add_option("--batch-size", job.batch_size, "samples per step, all workers together")
       ->group(what)
       ->default_str("128")
-      ->check(CLI::Range(1u, 65'536u));
+      ->check(CLI::Range(1u, kBatchSamplesMax));
   app.add_option("--slots", job.slots, "equal parts of a batch, shared out among workers; part of the job")
       ->group(what)
       ->default_str("4")
-      ->check(CLI::Range(1u, 1024u));
+      ->check(CLI::Range(1u, kSlotsMax));
   app.add_option("--optimizer", job.optimizer, "sgd, adam or adamw")
       ->group(what)
       ->default_str("adam")
@@ -151,7 +152,7 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   app.add_option("--evaluation-batch-size", job.evaluation_batch_size, "samples per evaluation batch")
       ->group(what)
       ->default_str("500")
-      ->check(CLI::Range(1u, 65'536u));
+      ->check(CLI::Range(1u, kBatchSamplesMax));
   app.add_option("--normalize", job.normalize, "unit: pixel / 255; standard: zero mean, unit deviation")
       ->group(what)
       ->default_str("unit")
@@ -208,12 +209,12 @@ absl::Status ValidateTrainOptions(const TrainOptions& options) {
   }
   if (options.job.model_name.has_value()) {
     const std::string& name = *options.job.model_name;
-    const bool plain = !name.empty() && name.size() <= 64 && name[0] != '.' &&
+    const bool plain = !name.empty() && name.size() <= kModelNameBytesMax && name[0] != '.' &&
                        std::all_of(name.begin(), name.end(),
                                    [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_' || c == '.'; });
     if (!plain) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--model-name: '", name, "' is not 1 to 64 letters, digits, '-', '_' or '.'"));
+      return absl::InvalidArgumentError(absl::StrCat("--model-name: '", name, "' is not 1 to ", kModelNameBytesMax,
+                                                     " letters, digits, '-', '_' or '.'"));
     }
   }
   // The rest is what making the job would find; any size of dataset will do to find it.

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/grpc_server.h"
 #include "common/grpc_status.h"
+#include "common/limits.h"
 #include "common/status_macros.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "services/data/batch_encoding.h"
@@ -82,7 +82,7 @@ absl::Status BatchStream::AcceptPlan(const v1::BatchPlan& plan) {
   MILLRACE_ASSIGN_OR_RETURN(
       BatchSchedule schedule,
       BatchSchedule::Create(plan, dataset_->train().count(), dataset_->test().count(), dataset_->train().image_bytes(),
-                            GrpcServer::kMaxMessageBytes - kBatchOverheadBytes));
+                            kMessageBytesMax - kBatchOverheadBytes));
   schedule_ = std::make_shared<const BatchSchedule>(std::move(schedule));
   plan_ = plan;
   return absl::OkStatus();

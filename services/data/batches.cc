@@ -4,13 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/limits.h"
 #include "common/status_macros.h"
 
 namespace millrace {
 namespace {
-
-constexpr uint32_t kBatchSizeMax = 65536;
-constexpr uint32_t kSlotsMax = 1024;
 
 absl::Status CheckLimit(absl::string_view field, uint64_t value, uint64_t limit) {
   if (value >= 1 && value <= limit) return absl::OkStatus();
@@ -37,8 +35,8 @@ TrainValidationSplit::TrainValidationSplit(uint64_t count, uint64_t seed, uint64
 absl::StatusOr<BatchSchedule> BatchSchedule::Create(const v1::BatchPlan& plan, uint64_t train_file_count,
                                                     uint64_t test_file_count, uint64_t image_bytes,
                                                     uint64_t batch_bytes_max) {
-  MILLRACE_RETURN_IF_ERROR(CheckLimit("batch_size", plan.batch_size(), kBatchSizeMax));
-  MILLRACE_RETURN_IF_ERROR(CheckLimit("evaluation_batch_size", plan.evaluation_batch_size(), kBatchSizeMax));
+  MILLRACE_RETURN_IF_ERROR(CheckLimit("batch_size", plan.batch_size(), kBatchSamplesMax));
+  MILLRACE_RETURN_IF_ERROR(CheckLimit("evaluation_batch_size", plan.evaluation_batch_size(), kBatchSamplesMax));
   MILLRACE_RETURN_IF_ERROR(CheckLimit("slots", plan.slots(), kSlotsMax));
   MILLRACE_RETURN_IF_ERROR(CheckValidationCount(plan.validation_count(), train_file_count));
   const uint64_t samples_max =

@@ -1,16 +1,18 @@
 #include "services/data/request_queue.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/limits.h"
 
 namespace millrace {
 
 absl::Status RequestQueue::Add(const v1::BatchRange& range) {
-  const uint64_t free = kOutstandingMax - outstanding_;
+  const uint64_t free = kOutstandingBatchesMax - outstanding_;
   const uint64_t slots = range.slot_end() - range.slot_begin();
   if (range.steps() > free / slots) {
     return absl::ResourceExhaustedError(absl::StrCat(range.steps(), " steps of ", slots,
                                                      " batches are asked for while ", outstanding_,
-                                                     " batches are outstanding: over the limit of ", kOutstandingMax));
+                                                     " batches are outstanding: over the limit of ",
+                                                     kOutstandingBatchesMax));
   }
   if (ranges_.empty()) next_slot_ = range.slot_begin();
   ranges_.push_back(range);

@@ -13,10 +13,8 @@ namespace millrace {
 // bounds what a stream can make the service remember, and ranges are kept as ranges. Not thread-safe.
 class RequestQueue {
  public:
-  static constexpr uint64_t kOutstandingMax = 1024;
-
-  // `range` exists under the stream's plan. RESOURCE_EXHAUSTED if it takes the stream over its limit; nothing is added
-  // then.
+  // `range` exists under the stream's plan. RESOURCE_EXHAUSTED if it takes the stream over kOutstandingBatchesMax;
+  // nothing is added then.
   absl::Status Add(const v1::BatchRange& range);
 
   bool empty() const { return ranges_.empty(); }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/limits.h"
 #include "common/status_macros.h"
 #include "services/model/image_decoder.h"
 #include "services/model/image_preparation.h"
@@ -20,9 +21,9 @@ absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request
     if (request.rows > 1) return absl::InvalidArgumentError("encoded_image is one row; rows must be 0 or 1");
     return absl::OkStatus();
   }
-  if (request.rows == 0 || request.rows > InferenceEngine::kRowsMax) {
+  if (request.rows == 0 || request.rows > kPredictRowsMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("rows is ", request.rows, "; the limit is ", InferenceEngine::kRowsMax));
+        absl::StrCat("rows is ", request.rows, "; the limit is ", kPredictRowsMax));
   }
   const uint64_t expected = info.input.bytes() * request.rows;
   if (request.input.size() != expected) {

@@ -40,8 +40,6 @@ struct InferenceResult {
 // Any thread.
 class InferenceEngine {
  public:
-  static constexpr uint32_t kRowsMax = 1024;  // per request
-
   // executors: forward passes at once; in_flight_max: those and the ones that wait.
   InferenceEngine(int executors, int in_flight_max, std::shared_ptr<ModelMetrics> metrics);
 

@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/hashing.h"
+#include "common/limits.h"
 #include "common/model/manifest.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -21,8 +22,6 @@ namespace millrace {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr size_t kModelNameBytesMax = 128;
 
 absl::Status StatusOf(const std::error_code& error, const fs::path& path) {
   return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", path.string()));

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/hashing.h"
+#include "common/limits.h"
 #include "common/model/replica.h"
 #include "common/status_macros.h"
 #include "google/protobuf/io/tokenizer.h"
@@ -17,13 +18,8 @@
 namespace millrace {
 namespace {
 
-constexpr uint32_t kBatchSizeMax = 65536;
-constexpr uint32_t kSlotsMax = 1024;
-constexpr uint32_t kEpochsMax = 100000;
-constexpr uint32_t kClassesMax = 1000;
 constexpr uint64_t kTotalStepsMax = uint64_t{1} << 40;
 constexpr uint64_t kEvaluationUnitsMax = uint64_t{1} << 20;
-constexpr size_t kModelNameMax = 128;
 
 class FirstError : public google::protobuf::io::ErrorCollector {
  public:
@@ -53,10 +49,10 @@ absl::Status CheckReal(absl::string_view field, double value, double min, double
 
 // The name becomes a directory and part of URLs.
 absl::Status CheckModelName(const std::string& name) {
-  bool good = !name.empty() && name.size() <= kModelNameMax && absl::ascii_isalnum(name[0]);
+  bool good = !name.empty() && name.size() <= kModelNameBytesMax && absl::ascii_isalnum(name[0]);
   for (const char c : name) good = good && (absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.');
   if (good) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("model_name \"", name, "\" must be 1 to ", kModelNameMax,
+  return absl::InvalidArgumentError(absl::StrCat("model_name \"", name, "\" must be 1 to ", kModelNameBytesMax,
                                                  " letters, digits, '_', '-' or '.', beginning with a letter or digit"));
 }
 
@@ -116,10 +112,10 @@ absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
     return absl::InvalidArgumentError("torchscript_path goes with architecture \"torchscript\", and only with it");
   }
   MILLRACE_RETURN_IF_ERROR(CheckOptimizer(spec.optimizer()));
-  MILLRACE_RETURN_IF_ERROR(CheckRange("batch_size", spec.batch_size(), 1, kBatchSizeMax));
+  MILLRACE_RETURN_IF_ERROR(CheckRange("batch_size", spec.batch_size(), 1, kBatchSamplesMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("slots", spec.slots(), 1, kSlotsMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("epochs", spec.epochs(), 1, kEpochsMax));
-  MILLRACE_RETURN_IF_ERROR(CheckRange("evaluation_batch_size", spec.evaluation_batch_size(), 1, kBatchSizeMax));
+  MILLRACE_RETURN_IF_ERROR(CheckRange("evaluation_batch_size", spec.evaluation_batch_size(), 1, kBatchSamplesMax));
   if (spec.normalization() != v1::NORMALIZATION_UNIT && spec.normalization() != v1::NORMALIZATION_STANDARD) {
     return absl::InvalidArgumentError("normalization is missing or unknown; known: UNIT, STANDARD");
   }

@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/limits.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/model/fake_model.h"
@@ -60,7 +61,7 @@ TEST_F(InferenceEngineTest, SizesAreCheckedAndTheMessageNamesThem) {
   EXPECT_THAT(engine.Infer(version_, request),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("model mnist takes uint8 [rows, 1, 2, 3]: 18 bytes for rows = 3, got 12")));
-  EXPECT_THAT(engine.Infer(version_, Raw(InferenceEngine::kRowsMax + 1)),
+  EXPECT_THAT(engine.Infer(version_, Raw(kPredictRowsMax + 1)),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1024")));
   EXPECT_EQ(forward_passes_, 0);
 }

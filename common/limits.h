@@ -1,0 +1,29 @@
+// The limits that more than one part of the project holds its input to. A limit of one part alone is stated there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace millrace {
+
+// Of a job: samples of one step or of one evaluation unit, parts of a step, passes over the samples.
+inline constexpr uint32_t kBatchSamplesMax = 65'536;
+inline constexpr uint32_t kSlotsMax = 1024;
+inline constexpr uint32_t kEpochsMax = 100'000;
+
+inline constexpr uint32_t kClassesMax = 1000;
+
+// A model's name is a directory, part of URLs and a metric label.
+inline constexpr size_t kModelNameBytesMax = 128;
+
+// Batches that one stream may have asked for and not received.
+inline constexpr uint64_t kOutstandingBatchesMax = 1024;
+
+// Images in one request for predictions.
+inline constexpr uint32_t kPredictRowsMax = 1024;
+
+// One gRPC message. One MiB of payload per message is the rule on our streams; the limit leaves room for unary calls
+// that carry a model.
+inline constexpr int kMessageBytesMax = 64 << 20;
+
+}  // namespace millrace
