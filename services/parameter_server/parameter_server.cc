@@ -80,7 +80,7 @@ absl::StatusOr<std::unique_ptr<Service>> ParameterServer::Create(ParameterServer
 ParameterServer::ParameterServer(ParameterServerOptions options, ServiceContext& context)
     : options_(std::move(options)),
       context_(context),
-      host_(options_.num_shards, &context.metrics()),
+      host_(options_.num_shards, &context.metrics(), [this](const absl::Status& why) { ShardBroken(why); }),
       incarnation_(RandomSeed()) {}
 
 ParameterServer::~ParameterServer() { JoinThread(); }

@@ -60,6 +60,8 @@ class ParameterServer : public Service {
 
   // On the starting thread: whatever it takes until the shard serves, and after. An error ends the process.
   virtual absl::Status Start() = 0;
+  // The shard cannot apply a step and never will. On a gRPC thread, once.
+  virtual void ShardBroken(const absl::Status& why) = 0;
 
   v1::RegisterShardRequest Registration() const;
   bool stopping() const;
@@ -94,6 +96,7 @@ class CoordinatingServer final : public ParameterServer {
 
  private:
   absl::Status Start() override;
+  void ShardBroken(const absl::Status& why) override { coordinator_.Fail(std::string(why.message())); }
   // Asks until the data service answers. Errors other than its being away are final.
   absl::StatusOr<v1::DatasetInfo> DescribeDataset();
   absl::StatusOr<v1::JobPlan> MakePlan();
@@ -117,6 +120,8 @@ class FollowingServer final : public ParameterServer {
 
  private:
   absl::Status Start() override;
+  // Ends the process; the coordinator's job cannot go on without a fresh start of the shards.
+  void ShardBroken(const absl::Status& why) override { context_.RequestStop(why); }
 };
 
 }  // namespace millrace

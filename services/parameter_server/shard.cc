@@ -54,7 +54,7 @@ std::string FormatSlots(const std::vector<uint32_t>& slots) {
 absl::StatusOr<std::unique_ptr<Shard>> Shard::Create(Options options, std::span<const float> initial_weights) {
   const ElementRange range{options.info.begin(), options.info.end()};
   MILLRACE_RETURN_IF_ERROR(CheckOptions(options.plan, range, initial_weights.size()));
-  MILLRACE_ASSIGN_OR_RETURN(auto optimizer, ShardOptimizer::Create(options.plan.spec().optimizer(), range.size()));
+  MILLRACE_ASSIGN_OR_RETURN(auto optimizer, options.make_optimizer(options.plan.spec().optimizer(), range.size()));
   return std::unique_ptr<Shard>(new Shard(std::move(options), initial_weights, std::move(optimizer)));
 }
 
@@ -147,16 +147,21 @@ absl::StatusOr<Shard::AddResult> Shard::AddGradient(const GradientChunkView& chu
 
 absl::StatusOr<bool> Shard::ApplyIfComplete() {
   WeightsVersion weights;
+  absl::Status broken;
   {
     MutexLock lock(&mutex_);
     MILLRACE_RETURN_IF_ERROR(broken_);
     if (!aggregator_.complete()) return false;
-    broken_ = ApplyLocked();
-    if (!broken_.ok()) {
-      LogError("step failed", {{"step", version_}, {"error", broken_}});
-      return broken_;
+    if (const absl::Status applied = ApplyLocked(); !applied.ok()) {
+      broken = broken_ = absl::InternalError(
+          absl::StrCat("shard ", index(), " could not apply step ", version_, ": ", applied.message()));
     }
     weights = weights_.current();
+  }
+  if (!broken.ok()) {
+    LogError("SHARD BROKEN", {{"reason", broken.message()}});
+    if (broken_listener_) broken_listener_(broken);
+    return broken;
   }
   for (const auto& listener : listeners_) listener(weights);
   // The workers compute now: a good time for the copy that the next step would have to wait for.

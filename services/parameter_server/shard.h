@@ -45,6 +45,8 @@ class Shard {
     v1::ShardInfo info;  // which range; `address` is not used
     uint32_t num_shards = 1;
     Metrics* metrics = nullptr;  // required
+    std::function<absl::StatusOr<std::unique_ptr<ShardOptimizer>>(const v1::OptimizerSpec&, uint64_t)> make_optimizer =
+        ShardOptimizer::Create;
   };
 
   // Starts at plan.start_version with `initial_weights`, one value per element of the range. INVALID_ARGUMENT for a
@@ -91,6 +93,10 @@ class Shard {
   // and come out of order when steps are short. To be called before the first gradient.
   void OnApplied(std::function<void(const WeightsVersion&)> listener);
 
+  // `listener` is called once with the reason if a step cannot be applied, on the thread that tried, without locks held.
+  // To be called before the first gradient.
+  void OnBroken(std::function<void(const absl::Status&)> listener) { broken_listener_ = std::move(listener); }
+
   struct SavedFile {
     std::string file;  // name inside the directory
     uint64_t bytes = 0;
@@ -122,6 +128,7 @@ class Shard {
   const Options options_;
   const std::unique_ptr<ShardMetrics> metrics_;
   std::vector<std::function<void(const WeightsVersion&)>> listeners_;
+  std::function<void(const absl::Status&)> broken_listener_;
 
   mutable Mutex mutex_;
   uint64_t version_ ABSL_GUARDED_BY(mutex_);

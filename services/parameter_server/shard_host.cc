@@ -22,6 +22,7 @@ absl::Status ShardHost::Serve(const v1::JobPlan& plan, const v1::ShardInfo& info
       Shard::Create({.plan = plan, .info = info, .num_shards = num_shards_, .metrics = metrics_},
                     std::span(initial).subspan(info.begin(), info.end() - info.begin())));
   if (!plan.checkpoint_dir().empty()) MILLRACE_RETURN_IF_ERROR(shard->LoadCheckpoint(plan.checkpoint_dir()));
+  shard->OnBroken(on_broken_);
   LogInfo("shard serves", {{"shard", info.shard()},
                            {"begin", info.begin()},
                            {"end", info.end()},

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -19,7 +21,9 @@ namespace millrace {
 
 class ShardHost {
  public:
-  ShardHost(uint32_t num_shards, Metrics* metrics) : num_shards_(num_shards), metrics_(metrics) {}
+  // `on_broken`: what Shard::OnBroken calls.
+  ShardHost(uint32_t num_shards, Metrics* metrics, std::function<void(const absl::Status&)> on_broken)
+      : num_shards_(num_shards), metrics_(metrics), on_broken_(std::move(on_broken)) {}
 
   // Initial weights, or those of the plan's checkpoint; then the service answers. Takes as long as reading the
   // checkpoint. Errors as Shard::Create and Shard::LoadCheckpoint.
@@ -35,6 +39,7 @@ class ShardHost {
  private:
   const uint32_t num_shards_;
   Metrics* const metrics_;
+  const std::function<void(const absl::Status&)> on_broken_;
   mutable Mutex mutex_;
   std::unique_ptr<Shard> shard_ ABSL_GUARDED_BY(mutex_);  // outlives service_
   LateParameterService service_;

@@ -99,6 +99,32 @@ TEST(ShardTest, AnyNumberOfShardsMakesTheSameBits) {
   EXPECT_EQ(one.shards[0]->WaitingFor(), "nothing");
 }
 
+TEST(ShardTest, AStepThatFailsBreaksTheShardAndSaysSoOnce) {
+  Job job(1);
+  const std::vector<float> initial = Initial();
+  v1::ShardInfo info;
+  info.set_end(kParameters);
+  Shard::Options options{.plan = job.plan, .info = info, .metrics = &job.metrics};
+  options.make_optimizer = [](const v1::OptimizerSpec& spec, uint64_t elements) {
+    return ShardOptimizer::Create(spec, elements + kShardAlignment);  // refuses the shard's updates
+  };
+  auto shard = Shard::Create(options, initial);
+  ASSERT_THAT(shard, IsOk());
+  std::vector<absl::Status> broken;
+  (*shard)->OnBroken([&](const absl::Status& why) { broken.push_back(why); });
+  ASSERT_THAT(job.Push(**shard, 0, {2, 3}), IsOk());
+  EXPECT_THAT((*shard)->ApplyIfComplete(), IsOk());
+  EXPECT_EQ(broken.size(), 0u);
+  ASSERT_THAT(job.Push(**shard, 0, {0, 2}), IsOk());
+  const auto fails = StatusIs(StatusCode::kInternal, HasSubstr("shard 0 could not apply step 0: an update of"));
+  EXPECT_THAT((*shard)->ApplyIfComplete(), fails);
+  EXPECT_THAT((*shard)->ApplyIfComplete(), fails);
+  EXPECT_THAT(job.Push(**shard, 0, {0, 2}), fails);
+  ASSERT_EQ(broken.size(), 1u);
+  EXPECT_THAT(broken[0], fails);
+  EXPECT_EQ((*shard)->version(), 0u);
+}
+
 TEST(ShardTest, GradientsAreDividedByTheSamplesOfTheStep) {
   v1::JobPlan plan = SmallPlan(kParameters, kSlots);
   *plan.mutable_spec()->mutable_optimizer() = Sgd(0);
