@@ -1,7 +1,5 @@
 #include "services/worker/coordinator_client.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -26,9 +24,7 @@ absl::StatusOr<std::unique_ptr<CoordinatorClient>> CoordinatorClient::Connect(Op
   // Lives as long as the job: keepalive finds a vanished coordinator, and `wait` bounds the welcome.
   client->stream_ = client->stub_->Work(&client->context_);
   v1::WorkerMessage hello;
-  hello.mutable_hello()->set_worker(client->options_.worker);
-  hello.mutable_hello()->set_incarnation(client->options_.incarnation);
-  hello.mutable_hello()->set_process_id(getpid());
+  *hello.mutable_hello() = client->options_.hello;
   client->Send(hello);
   client->reader_ = std::thread(&CoordinatorClient::ReadUntilEnd, client.get());
   MILLRACE_RETURN_IF_ERROR(client->AwaitWelcome(wait));
@@ -140,6 +136,11 @@ absl::StatusOr<std::optional<LeaseLink::Event>> CoordinatorClient::Next(absl::Du
     return event;
   }
   if (end_.has_value()) {
+    // Its name belongs to another process now, or it was expelled: coming back would only do harm.
+    if (absl::IsAborted(*end_) || absl::IsInvalidArgument(*end_)) {
+      return absl::AbortedError(absl::StrCat("the coordinator at ", options_.address, " sent this worker away: ",
+                                             end_->message()));
+    }
     return absl::UnavailableError(absl::StrCat("the connection to the coordinator at ", options_.address,
                                                " was lost: ", end_->message()));
   }

@@ -29,8 +29,7 @@ class CoordinatorClient : public LeaseLink {
  public:
   struct Options {
     std::string address;
-    std::string worker;
-    uint64_t incarnation = 0;
+    v1::Hello hello;
     // What a heartbeat says the worker waits for; called on the heartbeat thread.
     std::function<std::string()> waiting_for;
   };

@@ -13,12 +13,11 @@ int main(int argc, char** argv) {
   CLI::App app("Computes gradients and evaluations for a training job, on leases from its coordinator.");
   millrace::Worker::Options options;
   millrace::ServiceFlags flags{.listen = "", .http_listen = "127.0.0.1:7301"};
-  int threads = 1;
   int coordinator_timeout_ms = 60000;
   app.add_option("--coordinator", options.coordinator, "Address of the coordinator (parameter-server shard 0)")
       ->required();
   app.add_option("--name", options.name, "This worker's name, unique among the job's live workers")->required();
-  app.add_option("--threads", threads, "Threads of one gradient; other than 1 gives other bits")
+  app.add_option("--threads", options.threads, "Threads of one gradient; other than 1 gives other bits")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   app.add_option("--coordinator-timeout-ms", coordinator_timeout_ms, "Exit 1 after the coordinator was absent this long")
@@ -29,7 +28,7 @@ int main(int argc, char** argv) {
   options.coordinator_timeout = absl::Milliseconds(coordinator_timeout_ms);
 
   millrace::TuneAllocator();
-  millrace::ConfigureTorch(threads);
+  millrace::ConfigureTorch(options.threads);
   return millrace::RunService(
       "millrace-worker", flags,
       [&](millrace::ServiceContext& context) -> absl::StatusOr<std::unique_ptr<millrace::Service>> {

@@ -12,8 +12,9 @@
 namespace millrace {
 namespace {
 
-// How often a wait looks around: at the coordinator's messages, at stalls, at its own line.
-constexpr std::chrono::milliseconds kPoll(200);
+// How often a wait looks around: at the coordinator's messages, at stalls, at its own line. A lease that comes while
+// the worker waits for weights may have to go first, so this is also how long such a lease lies about.
+constexpr std::chrono::milliseconds kPoll(20);
 
 absl::Status CheckShards(const ParameterClient::Options& options) {
   uint64_t next = 0;
@@ -109,6 +110,7 @@ absl::StatusOr<ParameterLink::Weights> ParameterClient::AwaitVersion(uint64_t ve
     // A shard is further than the lease: some worker was lost before everyone had what it computed.
     ShardExchange* const ahead = to_fetch();
     if (ahead == nullptr) return Weights::kReady;
+    MILLRACE_RETURN_IF_ERROR(wait(absl::StrCat("weights ", version, ", no longer the newest, from ", ahead->Describe())));
     const absl::Status fetched = ahead->Fetch(version);
     if (absl::IsNotFound(fetched) || absl::IsUnimplemented(fetched)) return Weights::kMovedPast;
     if (fetched.ok()) continue;

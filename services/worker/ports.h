@@ -34,7 +34,7 @@ class LeaseLink {
 
   virtual ~LeaseLink() = default;
   // The next event, in the order in which the coordinator sent them; nullopt after `timeout`. UNAVAILABLE once the link
-  // is lost.
+  // is lost, ABORTED once the coordinator has sent the worker away for good.
   virtual absl::StatusOr<std::optional<Event>> Next(absl::Duration timeout) = 0;
   // Sent as far as the link allows; what is lost with the link is granted again by the coordinator.
   virtual void Report(const v1::Report& report) = 0;
@@ -71,7 +71,7 @@ class ParameterLink {
   };
 
   virtual ~ParameterLink() = default;
-  // FAILED_PRECONDITION if a shard belongs to another run.
+  // UNAVAILABLE if a shard belongs to another run: only a new session with the coordinator can help.
   virtual absl::StatusOr<Weights> AwaitVersion(uint64_t version, WaitCallback wait) = 0;
   // Returns when every shard has acknowledged the gradient.
   virtual absl::Status Push(const GradientPush& push, WaitCallback wait) = 0;

@@ -14,7 +14,9 @@
 namespace millrace {
 namespace {
 
-constexpr absl::Duration kFetchDeadline = absl::Seconds(5);
+// Of one attempt: nobody looks at the coordinator or a drain meanwhile.
+constexpr absl::Duration kFetchDeadline = absl::Seconds(1);
+constexpr double kFetchBytesPerSecond = 50e6;  // what a slow network manages, on top
 
 constexpr char kMethod[] = "/millrace.v1.ParameterServer/Exchange";
 
@@ -155,7 +157,9 @@ void ShardExchange::OnEnd(const grpc::Status& status) {
   if (absl::IsCancelled(error) && !last_error_.ok()) error = last_error_;
   if (error.ok()) error = absl::UnavailableError("the shard ended the exchange");
   if (IsRefusal(error)) {
-    refusal_ = absl::Status(error.code(), absl::StrCat("shard ", options_.shard.shard(), ": ", error.message()));
+    // FAILED_PRECONDITION: the shard's run or state is not the one we were told of. The coordinator knows better now.
+    const absl::StatusCode code = absl::IsFailedPrecondition(error) ? absl::StatusCode::kUnavailable : error.code();
+    refusal_ = absl::Status(code, absl::StrCat("shard ", options_.shard.shard(), ": ", error.message()));
     return;
   }
   last_error_ = error;
@@ -213,7 +217,8 @@ absl::Status ShardExchange::Receive(const WeightsChunkView& chunk) {
 
 absl::Status ShardExchange::Fetch(uint64_t version) {
   grpc::ClientContext context;
-  SetDeadline(context, kFetchDeadline);
+  SetDeadline(context, kFetchDeadline + absl::Seconds(static_cast<double>(options_.parameters.size_bytes()) /
+                                                     kFetchBytesPerSecond));
   v1::FetchWeightsRequest request;
   request.set_run_id(options_.hello.run_id());
   request.set_version(version);

@@ -3,7 +3,8 @@
 //
 // A stream that ends with a transient error is opened again with back-off; a push that was not acknowledged starts over
 // (the shard ignores what it holds already), and the shard sends its current weights from the beginning. A refusal
-// (another run, a broken protocol) is final.
+// (another run, a broken protocol) is final for the exchange; one by a shard of another run only ends the worker's
+// session, since the coordinator knows of the new run.
 //
 // Threads: the one thread that polls the completion queue.
 #pragma once
@@ -52,7 +53,7 @@ class ShardExchange {
   void Close();
   bool closed() const { return call_ == nullptr; }
 
-  // Why the shard refused; OK as long as it has not.
+  // Why the shard refused; OK as long as it has not. UNAVAILABLE: a new session with the coordinator may help.
   const absl::Status& refusal() const { return refusal_; }
 
   // The version that the range holds, whole; nullopt before the first and while a newer one is arriving.
@@ -64,7 +65,8 @@ class ShardExchange {
   bool must_fetch(uint64_t version) const {
     return version_ != version && newest_version_ >= version && incoming_offset_ == 0 && received_;
   }
-  // Reads `version` into the range; blocks for one call. NOT_FOUND if the shard does not have it any more. A newer
+  // Reads `version` into the range; blocks for one call, about a second at most, more only for a range of many megabytes.
+  // NOT_FOUND if the shard does not have it any more. A newer
   // version that the range held is fetched again when its turn comes.
   absl::Status Fetch(uint64_t version);
 

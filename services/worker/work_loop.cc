@@ -95,8 +95,7 @@ absl::StatusOr<WorkLoop::End> WorkLoop::RunUntilEnd() {
       return End::kDrained;
     }
     if (pending_.empty()) parts_.activity->WaitingFor("a lease");
-    MILLRACE_ASSIGN_OR_RETURN(const bool any, TakeEvents(pending_.empty() ? kLeasePoll : absl::ZeroDuration()));
-    (void)any;
+    MILLRACE_RETURN_IF_ERROR(TakeEvents(pending_.empty() ? kLeasePoll : absl::ZeroDuration()));
     if (finished_) return End::kFinished;
     if (pending_.empty()) continue;
 
@@ -115,17 +114,15 @@ absl::StatusOr<WorkLoop::End> WorkLoop::RunUntilEnd() {
   }
 }
 
-absl::StatusOr<bool> WorkLoop::TakeEvents(absl::Duration timeout) {
-  bool any = false;
+absl::Status WorkLoop::TakeEvents(absl::Duration timeout) {
   while (true) {
-    MILLRACE_ASSIGN_OR_RETURN(std::optional<LeaseLink::Event> event,
-                              parts_.leases->Next(any ? absl::ZeroDuration() : timeout));
-    if (!event.has_value()) return any;
-    any = true;
+    MILLRACE_ASSIGN_OR_RETURN(const std::optional<LeaseLink::Event> event, parts_.leases->Next(timeout));
+    if (!event.has_value()) return absl::OkStatus();
+    timeout = absl::ZeroDuration();
     if (const auto* finish = std::get_if<v1::Finish>(&*event)) {
       if (finish->failed()) return absl::AbortedError(absl::StrCat("the job failed: ", finish->reason()));
       finished_ = true;
-      return any;
+      return absl::OkStatus();
     }
     MILLRACE_RETURN_IF_ERROR(Accept(std::get<v1::Lease>(*event)));
   }
@@ -203,7 +200,7 @@ absl::Status WorkLoop::Process(const v1::Lease& lease) {
     MILLRACE_RETURN_IF_ERROR(ComputeUnit(lease, unit, std::move(batch), report, step_samples));
   }
   // The next lease has often arrived by now; its batches can travel during the push.
-  MILLRACE_RETURN_IF_ERROR(TakeEvents(absl::ZeroDuration()).status());
+  MILLRACE_RETURN_IF_ERROR(TakeEvents(absl::ZeroDuration()));
   if (train) {
     Stopwatch watch(times.push);
     MILLRACE_RETURN_IF_ERROR(PushGradient(lease, step_samples));
@@ -264,7 +261,7 @@ absl::Status WorkLoop::Waiting(std::string_view what, bool interruptible) {
   parts_.activity->WaitingFor(what);
   if (stopped_) return absl::CancelledError("the worker was stopped");
   // Also notices a failed job or a lost coordinator, which ends any wait.
-  MILLRACE_RETURN_IF_ERROR(TakeEvents(absl::ZeroDuration()).status());
+  MILLRACE_RETURN_IF_ERROR(TakeEvents(absl::ZeroDuration()));
   if (finished_ || (interruptible && (draining_ || outranked_))) return absl::CancelledError(kInterrupted);
   return absl::OkStatus();
 }

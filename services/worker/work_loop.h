@@ -44,7 +44,7 @@ class WorkLoop {
 
   WorkLoop(const v1::JobPlan& plan, const Parts& parts);
 
-  // ABORTED if the job failed (message: the coordinator's reason), UNAVAILABLE if the link to the coordinator was lost,
+  // ABORTED if the job failed or the coordinator sent the worker away (message: its reason), UNAVAILABLE if the link to the coordinator was lost,
   // CANCELLED after Stop, otherwise what a link or the replica returned; leases still held are the coordinator's to
   // grant again then.
   absl::StatusOr<End> Run();
@@ -61,8 +61,8 @@ class WorkLoop {
   class Stopwatch;
 
   absl::StatusOr<End> RunUntilEnd();
-  // Moves what has arrived into pending_. OK and false: nothing came within `timeout`.
-  absl::StatusOr<bool> TakeEvents(absl::Duration timeout);
+  // Moves what has arrived into pending_; waits up to `timeout` for the first of it.
+  absl::Status TakeEvents(absl::Duration timeout);
   absl::Status Accept(const v1::Lease& lease);
   std::vector<BatchKey> UnitsOf(const v1::Lease& lease) const;
   void DeclineAll(std::string_view reason);

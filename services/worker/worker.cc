@@ -1,5 +1,7 @@
 #include "services/worker/worker.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -9,6 +11,7 @@
 #include "common/batch_client.h"
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/model/runtime.h"
 #include "common/random.h"
 #include "common/status_macros.h"
 #include "google/protobuf/util/message_differencer.h"
@@ -154,8 +157,7 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
   MILLRACE_ASSIGN_OR_RETURN(
       const std::unique_ptr<CoordinatorClient> coordinator,
       CoordinatorClient::Connect({.address = options_.coordinator,
-                                  .worker = options_.name,
-                                  .incarnation = incarnation_,
+                                  .hello = Hello(),
                                   .waiting_for = [this] { return activity_.waiting_for(); }},
                                  [&](std::string_view what) -> absl::Status {
                                    activity_.WaitingFor(what);
@@ -211,6 +213,17 @@ absl::StatusOr<WorkLoop::End> Worker::RunLoop(const v1::JobPlan& plan, WorkLoop:
     job_.clear();
   };
   return loop.Run();
+}
+
+v1::Hello Worker::Hello() const {
+  v1::Hello hello;
+  hello.set_worker(options_.name);
+  hello.set_incarnation(incarnation_);
+  hello.set_process_id(getpid());
+  hello.set_torch_version(TorchVersion());
+  hello.set_cpu_capability(CpuCapability());
+  hello.set_threads(static_cast<uint32_t>(options_.threads));
+  return hello;
 }
 
 absl::StatusOr<Replica*> Worker::ReplicaFor(const v1::JobPlan& plan) {

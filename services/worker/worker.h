@@ -1,7 +1,8 @@
 // The worker process: keeps a session with the coordinator, and in it runs the step loop.
 //
 // A session begins with a welcome, which says what the job is and where everything is, and ends with the job, a drain,
-// or a lost connection. After a loss the worker tries again with back-off, for as long as `coordinator_timeout`.
+// or a lost connection. After a loss the worker tries again with back-off, for as long as `coordinator_timeout`. A worker
+// that the coordinator sent away, because its name was taken over or it was expelled, ends.
 #pragma once
 
 #include <memory>
@@ -26,6 +27,7 @@ class Worker : public Service {
     std::string coordinator;                                     // address
     std::string name;                                            // unique among live workers
     absl::Duration coordinator_timeout = absl::Seconds(60);      // of absence, before the worker gives up
+    int threads = 1;                                             // as ConfigureTorch was told
   };
 
   // ConfigureTorch must have been called. `context` must outlive the worker.
@@ -42,6 +44,7 @@ class Worker : public Service {
   // From hello to the end of the step loop. `welcomed` tells whether the coordinator answered.
   absl::StatusOr<WorkLoop::End> RunSession(bool& welcomed);
   absl::StatusOr<WorkLoop::End> RunLoop(const v1::JobPlan& plan, WorkLoop::Parts parts);
+  v1::Hello Hello() const;
   absl::StatusOr<Replica*> ReplicaFor(const v1::JobPlan& plan);
   // An error once the worker is to end.
   absl::Status StopRequested() const;

@@ -33,6 +33,9 @@ class FakeCoordinator : public v1::Coordinator::Service {
   }
   ~FakeCoordinator() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
+  // If not OK: what every connection ends with right after its welcome. Set before a worker connects.
+  grpc::Status turn_away_;
+
   // Sent in this order, to whoever is connected.
   void Send(v1::CoordinatorMessage message) {
     MutexLock lock(&mutex_);
@@ -81,6 +84,10 @@ class FakeCoordinator : public v1::Coordinator::Service {
                     grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessage>* stream) override {
     v1::CoordinatorMessage welcome;
     *welcome.mutable_welcome() = welcome_;
+    if (!turn_away_.ok()) {
+      stream->Write(welcome);
+      return turn_away_;
+    }
     int drops = 0;
     {
       MutexLock lock(&mutex_);

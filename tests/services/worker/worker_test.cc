@@ -78,6 +78,9 @@ TEST_F(WorkerTest, WorksUntilTheJobIsDone) {
   EXPECT_EQ(hello.hello().worker(), "w");
   EXPECT_NE(hello.hello().incarnation(), 0u);
   EXPECT_EQ(hello.hello().process_id(), getpid());
+  EXPECT_EQ(hello.hello().torch_version(), TorchVersion());
+  EXPECT_EQ(hello.hello().cpu_capability(), CpuCapability());
+  EXPECT_EQ(hello.hello().threads(), 1u);
   for (uint64_t step = 0; step < 3; ++step) {
     coordinator_->Grant(10 + step, v1::Lease::KIND_TRAIN, step, 0, kSlots);
   }
@@ -139,6 +142,24 @@ TEST_F(WorkerTest, ANetworkOfAnotherSizeIsFatal) {
   StartCoordinator();
   StartWorker();
   EXPECT_THAT(AwaitEnd(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("the coordinator says 5")));
+}
+
+TEST_F(WorkerTest, EndsWhenSentAway) {
+  StartCoordinator();
+  coordinator_->turn_away_ = {grpc::StatusCode::INVALID_ARGUMENT, "a result that cannot be"};
+  StartWorker();
+  EXPECT_THAT(AwaitEnd(),
+              StatusIs(absl::StatusCode::kAborted, HasSubstr("sent this worker away: a result that cannot be")));
+}
+
+TEST_F(WorkerTest, AShardOfAnotherRunOnlyEndsTheSession) {
+  shard_->refusal_ = {grpc::StatusCode::FAILED_PRECONDITION, "another run"};
+  StartCoordinator();
+  StartWorker();
+  EXPECT_TRUE(coordinator_->Await(Kind::kHello).has_hello());
+  coordinator_->Grant(1, v1::Lease::KIND_TRAIN, 0, 0, kSlots);
+  EXPECT_TRUE(coordinator_->Await(Kind::kHello).has_hello()) << "the worker did not join again";
+  EXPECT_THAT(context_.stop_reason(), IsOk());
 }
 
 TEST_F(WorkerTest, DrainsBetweenLeases) {
