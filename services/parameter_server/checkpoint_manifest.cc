@@ -93,7 +93,8 @@ std::string CheckpointManifestToJson(const CheckpointManifest& manifest) {
                      {"fingerprint",
                       {{"dataset", manifest.plan.dataset().fingerprint()},
                        {"torch_version", manifest.fingerprint.torch_version},
-                       {"cpu_capability", manifest.fingerprint.cpu_capability}}},
+                       {"cpu_capability", manifest.fingerprint.cpu_capability},
+                       {"threads", manifest.fingerprint.threads}}},
                      {"plan", ToJson(manifest.plan)},
                      {"validation", validation}};
   return json.dump(2) + "\n";
@@ -119,6 +120,8 @@ absl::StatusOr<CheckpointManifest> CheckpointManifestFromJson(std::string_view t
   if (fingerprint == json.end() || !fingerprint->is_object()) return Malformed("fingerprint");
   MILLRACE_ASSIGN_OR_RETURN(manifest.fingerprint.torch_version, GetString(*fingerprint, "torch_version"));
   MILLRACE_ASSIGN_OR_RETURN(manifest.fingerprint.cpu_capability, GetString(*fingerprint, "cpu_capability"));
+  MILLRACE_ASSIGN_OR_RETURN(const uint64_t threads, GetNumber(*fingerprint, "threads"));
+  manifest.fingerprint.threads = static_cast<uint32_t>(threads);
   const auto files = json.find("files");
   if (files == json.end() || !files->is_array() || files->empty()) return Malformed("files");
   for (const Json& entry : *files) {

@@ -17,10 +17,11 @@ namespace millrace {
 inline constexpr int kCheckpointFormat = 1;
 inline constexpr std::string_view kCheckpointManifest = "manifest.json";
 
-// What the bits of a run depend on besides job and dataset (DESIGN D1).
+// What the bits of a run depend on besides job and dataset (DESIGN D1): the first worker's, since all should be alike.
 struct RunFingerprint {
   std::string torch_version;   // "1.13.1"
   std::string cpu_capability;  // "AVX2"
+  uint32_t threads = 0;        // of one gradient
   bool operator==(const RunFingerprint&) const = default;
 };
 

@@ -63,8 +63,13 @@ Checkpointer::~Checkpointer() {
   thread_.join();
 }
 
-void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation) {
-  Push({.kind = Task::kCommit, .version = version, .history = std::move(validation), .validation = {}, .test = {}});
+void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) {
+  Push({.kind = Task::kCommit,
+        .version = version,
+        .history = std::move(validation),
+        .fingerprint = std::move(fingerprint),
+        .validation = {},
+        .test = {}});
 }
 
 void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> validation,
@@ -72,6 +77,7 @@ void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> valida
   Push({.kind = Task::kExport,
         .version = version,
         .history = {},
+        .fingerprint = {},
         .validation = std::move(validation),
         .test = std::move(test)});
 }
@@ -162,7 +168,7 @@ absl::StatusOr<CheckpointManifest> Checkpointer::CommitOnce(const Task& task) {
   MILLRACE_ASSIGN_OR_RETURN(const ShardState state, ReadWholeCheckpoint(options_.plan, task.version, directory));
   CheckpointManifest manifest{.version = task.version,
                               .plan = PlanOfTheJob(options_.plan),
-                              .fingerprint = options_.fingerprint,
+                              .fingerprint = task.fingerprint,
                               .files = {},
                               .weights_sha256 = WeightsSha256(state.weights),
                               .optimizer_sha256 = OptimizerSha256(state.optimizer),

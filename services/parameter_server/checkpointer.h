@@ -53,7 +53,7 @@ class CheckpointQueue {
  public:
   virtual ~CheckpointQueue() = default;
   // `validation` is the history before `version`.
-  virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation) = 0;
+  virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) = 0;
   // Once for every epoch end, after Commit. The version that a run resumed from is exported without Commit.
   virtual void Export(uint64_t version, std::optional<v1::Evaluation> validation,
                       std::optional<v1::Evaluation> test) = 0;
@@ -65,7 +65,6 @@ class Checkpointer : public CheckpointQueue {
  public:
   struct Options {
     v1::JobPlan plan;
-    RunFingerprint fingerprint;
     size_t keep = 3;             // committed checkpoints that stay
     Metrics* metrics = nullptr;  // required
   };
@@ -76,7 +75,7 @@ class Checkpointer : public CheckpointQueue {
   // Stops and waits for the thread.
   ~Checkpointer() override;
 
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation) override;
+  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override;
   void Export(uint64_t version, std::optional<v1::Evaluation> validation,
               std::optional<v1::Evaluation> test) override;
 
@@ -87,6 +86,7 @@ class Checkpointer : public CheckpointQueue {
     enum Kind { kCommit, kExport } kind;
     uint64_t version;
     std::vector<v1::Evaluation> history;       // of a commit
+    RunFingerprint fingerprint;                // of a commit
     std::optional<v1::Evaluation> validation;  // of an export
     std::optional<v1::Evaluation> test;
   };

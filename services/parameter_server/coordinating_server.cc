@@ -6,7 +6,6 @@
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
 #include "common/log.h"
-#include "common/model/runtime.h"
 #include "common/status_macros.h"
 #include "grpcpp/grpcpp.h"
 #include "millrace/v1/data.grpc.pb.h"
@@ -19,16 +18,6 @@ namespace {
 
 constexpr absl::Duration kDescribeDeadline = absl::Seconds(2);
 constexpr int kAttemptsPerLogLine = 5;
-
-void WarnOfOtherFingerprint(const RunFingerprint& before, const RunFingerprint& now) {
-  if (before == now) return;
-  LogWarning("RESUMING UNDER ANOTHER FINGERPRINT: the final weights may differ in their last bits from those of an "
-             "uninterrupted run",
-             {{"torch_before", before.torch_version},
-              {"torch_now", now.torch_version},
-              {"cpu_before", before.cpu_capability},
-              {"cpu_now", now.cpu_capability}});
-}
 
 }  // namespace
 
@@ -49,20 +38,21 @@ CoordinatingServer::~CoordinatingServer() { JoinThread(); }
 
 absl::Status CoordinatingServer::Start() {
   MILLRACE_ASSIGN_OR_RETURN(const v1::JobPlan plan, MakePlan());
-  const RunFingerprint fingerprint{TorchVersion(), CpuCapability()};
-  if (resumed_.has_value()) WarnOfOtherFingerprint(resumed_->fingerprint, fingerprint);
   if (options_.resume && !resumed_.has_value()) LogInfo("nothing to resume, the job starts afresh");
-  const auto make_queue = [this, fingerprint](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
+  const auto make_queue = [this](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
     CheckpointStore store = *std::move(store_);
     return std::make_unique<Checkpointer>(Checkpointer::Options{.plan = full_plan,
-                                                                .fingerprint = fingerprint,
                                                                 .keep = options_.keep_checkpoints,
                                                                 .metrics = &context_.metrics()},
                                           std::move(store), MakeGrpcShardFleet(full_plan, shards), &coordinator_);
   };
   std::vector<v1::Evaluation> validation;
-  if (resumed_.has_value()) validation = resumed_->validation;
-  MILLRACE_RETURN_IF_ERROR(coordinator_.Begin(plan, std::move(validation), make_queue));
+  std::optional<RunFingerprint> fingerprint;
+  if (resumed_.has_value()) {
+    validation = resumed_->validation;
+    fingerprint = resumed_->fingerprint;
+  }
+  MILLRACE_RETURN_IF_ERROR(coordinator_.Begin(plan, std::move(validation), make_queue, std::move(fingerprint)));
   MILLRACE_ASSIGN_OR_RETURN(const v1::RegisterShardResponse registered, coordinator_.RegisterShard(Registration()));
   const absl::Status served = host_.Serve(registered.plan(), registered.shard());
   if (!served.ok()) coordinator_.Fail(std::string(served.message()));

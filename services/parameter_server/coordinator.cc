@@ -61,7 +61,7 @@ void Coordinator::Shutdown() {
 }
 
 void Coordinator::RunTicks() {
-  for (int tick = 0;; ++tick) {
+  for (;;) {
     {
       MutexLock lock(&mutex_);
       if (!shut_down_) stop_.WaitWithTimeout(&mutex_, options_.tick_interval);
@@ -82,7 +82,8 @@ void Coordinator::SetStarting(std::string waiting_for) {
   starting_ = std::move(waiting_for);
 }
 
-absl::Status Coordinator::Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue) {
+absl::Status Coordinator::Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue,
+                                std::optional<RunFingerprint> resumed) {
   MILLRACE_ASSIGN_OR_RETURN(const std::vector<ElementRange> ranges,
                             ShardRanges(plan.parameter_count(), options_.num_shards));
   MutexLock lock(&mutex_);
@@ -90,6 +91,7 @@ absl::Status Coordinator::Begin(v1::JobPlan plan, std::vector<v1::Evaluation> va
   plan_.set_run_id(RandomSeed());
   validation_ = std::move(validation);
   make_queue_ = std::move(make_queue);
+  resumed_fingerprint_ = std::move(resumed);
   committed_version_ = plan_.start_version();
   for (const ElementRange& range : ranges) {
     v1::ShardInfo& info = ranges_.emplace_back();
@@ -174,7 +176,28 @@ absl::StatusOr<WorkerId> Coordinator::Attach(const v1::Hello& hello, WorkerConne
   return id;
 }
 
+void Coordinator::CheckFingerprint(const v1::Hello& hello) {
+  const RunFingerprint now{hello.torch_version(), hello.cpu_capability(), hello.threads()};
+  const bool first = !fingerprint_.has_value();
+  if (first) fingerprint_ = now;
+  const RunFingerprint expected = first ? resumed_fingerprint_.value_or(now) : *fingerprint_;
+  if (now == expected) return;
+  metrics_.CountFingerprintMismatch();
+  LogWarning(first ? "RESUMING UNDER ANOTHER FINGERPRINT: the final weights may differ in their last bits from those of "
+                     "an uninterrupted run"
+                   : "WORKER WITH ANOTHER FINGERPRINT: its gradients may differ in their last bits from those of the "
+                     "others, so this run may not be reproducible",
+             {{"worker", hello.worker()},
+              {"torch", now.torch_version},
+              {"torch_expected", expected.torch_version},
+              {"cpu", now.cpu_capability},
+              {"cpu_expected", expected.cpu_capability},
+              {"threads", now.threads},
+              {"threads_expected", expected.threads}});
+}
+
 void Coordinator::Welcome(WorkerId id, const Session& session) {
+  CheckFingerprint(session.hello);
   v1::CoordinatorMessage message;
   v1::Welcome& welcome = *message.mutable_welcome();
   *welcome.mutable_plan() = plan_;
@@ -268,7 +291,7 @@ void Coordinator::Apply(const LedgerActions& actions) {
 
 void Coordinator::ReachBoundary(uint64_t version) {
   unsettled_.insert(version);
-  queue_->Commit(version, validation_);
+  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()));
   if (IsEpochEnd(plan_, version)) {
     ExportUnlessEvaluated(version, NextRound(plan_, {v1::Lease::KIND_TRAIN, version - 1}));
   }
@@ -331,24 +354,28 @@ void Coordinator::FailLocked(std::string reason) {
 
 void Coordinator::Committed(uint64_t version, const std::string& optimizer_sha256) {
   MutexLock lock(&mutex_);
+  checkpoint_error_.clear();
   committed_version_ = version;
   optimizer_sha256_ = optimizer_sha256;
 }
 
 void Coordinator::CommitFailed(uint64_t version, const absl::Status& why) {
   MutexLock lock(&mutex_);
+  checkpoint_error_ = absl::StrCat("checkpoint of version ", version, ": ", why.message());
   if (!IsFinalVersion(plan_, version)) return;
   FailLocked(absl::StrCat("the last checkpoint could not be written: ", why.message()));
 }
 
 void Coordinator::Exported(uint64_t version, const std::string& weights_sha256) {
   MutexLock lock(&mutex_);
+  checkpoint_error_.clear();
   exported_version_ = version;
   weights_sha256_ = weights_sha256;
 }
 
 void Coordinator::ExportFailed(uint64_t version, const absl::Status& why) {
   MutexLock lock(&mutex_);
+  checkpoint_error_ = absl::StrCat("export of version ", version, ": ", why.message());
   if (!IsFinalVersion(plan_, version)) return;
   FailLocked(absl::StrCat("the last version could not be exported: ", why.message()));
 }

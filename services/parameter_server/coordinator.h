@@ -64,9 +64,10 @@ class Coordinator : public CheckpointListener {
 
   // What the job waits for before Begin; for people.
   void SetStarting(std::string waiting_for);
-  // The plan is complete but for run_id; `validation` is the history before plan.start_version. INVALID_ARGUMENT if
-  // there are more shards than the parameters can be cut into.
-  absl::Status Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue);
+  // The plan is complete but for run_id; `validation` is the history before plan.start_version, `resumed` under what the
+  // run that is resumed computed. INVALID_ARGUMENT if there are more shards than the parameters can be cut into.
+  absl::Status Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue,
+                     std::optional<RunFingerprint> resumed = std::nullopt);
 
   // UNAVAILABLE before Begin; INVALID_ARGUMENT for a shard that is not of this job; FAILED_PRECONDITION, and the job
   // fails, for a shard that was restarted after training began: its weights are lost.
@@ -109,6 +110,8 @@ class Coordinator : public CheckpointListener {
   bool training() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ledger_ != nullptr; }
   void StartTraining() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Welcome(WorkerId id, const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Warns of a worker whose gradients may have other bits than those of the first worker, or of the run resumed from.
+  void CheckFingerprint(const v1::Hello& hello) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendFinish(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailLocked(std::string reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Apply(const LedgerActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -137,6 +140,9 @@ class Coordinator : public CheckpointListener {
   WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<WorkerId, Session> sessions_ ABSL_GUARDED_BY(mutex_);
 
+  std::optional<RunFingerprint> resumed_fingerprint_ ABSL_GUARDED_BY(mutex_);
+  std::optional<RunFingerprint> fingerprint_ ABSL_GUARDED_BY(mutex_);  // the first worker's
+
   TrainingProgress progress_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::Evaluation> test_ ABSL_GUARDED_BY(mutex_);
@@ -148,6 +154,7 @@ class Coordinator : public CheckpointListener {
   uint64_t exported_version_ ABSL_GUARDED_BY(mutex_) = 0;
   std::string weights_sha256_ ABSL_GUARDED_BY(mutex_);
   std::string optimizer_sha256_ ABSL_GUARDED_BY(mutex_);
+  std::string checkpoint_error_ ABSL_GUARDED_BY(mutex_);  // empty once a commit or export has succeeded again
   std::string failure_ ABSL_GUARDED_BY(mutex_);
   bool finish_sent_ ABSL_GUARDED_BY(mutex_) = false;
 

@@ -18,12 +18,14 @@ class CoordinatorMetrics {
   void Update(const v1::JobStatus& status);
   // Where the time of a lease went.
   void CountReport(const v1::Report& report);
+  void CountFingerprintMismatch() { fingerprint_mismatches_.Increment(); }
 
  private:
   prometheus::Gauge& workers_;
   prometheus::Counter& regranted_;
   prometheus::Counter& duplicates_;
   prometheus::Counter& mismatches_;
+  prometheus::Counter& fingerprint_mismatches_;
   prometheus::Gauge& version_;
   prometheus::Gauge& epoch_;
   prometheus::Gauge& loss_;

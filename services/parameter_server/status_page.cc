@@ -22,6 +22,9 @@ std::string RenderJobStatus(const v1::JobStatus& status) {
       absl::StrCat("state          ", absl::AsciiStrToLower(absl::StripPrefix(state, "STATE_")), "\n");
   if (!status.waiting_for().empty()) absl::StrAppend(&page, "waiting for    ", status.waiting_for(), "\n");
   if (!status.failure().empty()) absl::StrAppend(&page, "failure        ", status.failure(), "\n");
+  if (!status.checkpoint_error().empty()) {
+    absl::StrAppend(&page, "NOT SAVED      ", status.checkpoint_error(), "\n");
+  }
   if (!status.has_plan()) return page;
   const v1::JobPlan& plan = status.plan();
   absl::StrAppendFormat(&page, "job            %s, network %s (%d parameters), dataset %s, seed %d\n",

@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 CheckpointManifest Sample() {
   CheckpointManifest manifest{.version = 3,
                               .plan = TestPlan().Build(),
-                              .fingerprint = {"1.13.1", "AVX2"},
+                              .fingerprint = {"1.13.1", "AVX2", 2},
                               .files = {{"shard-00000-of-00001.safetensors", 1234, std::string(64, 'a')}},
                               .weights_sha256 = std::string(64, 'b'),
                               .optimizer_sha256 = std::string(64, 'c'),

@@ -23,14 +23,14 @@ class CheckpointStoreTest : public ::testing::Test {
     ASSERT_THAT(store_.Prepare(version), IsOk());
     const std::string contents = "weights of " + std::to_string(version);
     ASSERT_THAT(WriteFileAtomically(store_.Directory(version) / "shard.safetensors", contents), IsOk());
-    ASSERT_THAT(store_.Commit({.version = version,
-                               .plan = TestPlan().Build(),
-                               .fingerprint = {"1.13.1", "AVX2"},
-                               .files = {{"shard.safetensors", contents.size(), Sha256Hex(contents)}},
-                               .weights_sha256 = Sha256Hex("w"),
-                               .optimizer_sha256 = Sha256Hex("o"),
-                               .validation = {}}),
-                IsOk());
+    CheckpointManifest manifest;
+    manifest.version = version;
+    manifest.plan = TestPlan().Build();
+    manifest.fingerprint = {"1.13.1", "AVX2", 1};
+    manifest.files = {{"shard.safetensors", contents.size(), Sha256Hex(contents)}};
+    manifest.weights_sha256 = Sha256Hex("w");
+    manifest.optimizer_sha256 = Sha256Hex("o");
+    ASSERT_THAT(store_.Commit(manifest), IsOk());
   }
   uint64_t Newest() {
     const auto found = store_.FindNewest();

@@ -96,7 +96,7 @@ class CheckpointerTest : public ::testing::Test {
     auto fleet = std::make_unique<FakeFleet>(plan_, shards);
     fleet_ = fleet.get();
     checkpointer_ = std::make_unique<Checkpointer>(
-        Checkpointer::Options{.plan = plan_, .fingerprint = {"1.13.1", "AVX2"}, .keep = 2, .metrics = &metrics_},
+        Checkpointer::Options{.plan = plan_, .keep = 2, .metrics = &metrics_},
         *CheckpointStore::Open(directory_.path()), std::move(fleet), &listener_);
   }
   fs::path Checkpoint(uint64_t version) const { return directory_ / "checkpoints" / std::to_string(version); }
@@ -113,7 +113,7 @@ class CheckpointerTest : public ::testing::Test {
 };
 
 TEST_F(CheckpointerTest, CommitsAndReleases) {
-  checkpointer_->Commit(1, {});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
   EXPECT_THAT(listener_.WaitForSettled(1), ElementsAre("committed 1", "settled 1"));
   EXPECT_THAT(fleet_->released, ElementsAre(1));
   const CheckpointManifest manifest = ReadManifest(1);
@@ -123,11 +123,11 @@ TEST_F(CheckpointerTest, CommitsAndReleases) {
 }
 
 TEST_F(CheckpointerTest, DigestsDoNotDependOnTheNumberOfShards) {
-  checkpointer_->Commit(1, {});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
   listener_.WaitForSettled(1);
   const CheckpointManifest two = ReadManifest(1);
   Start(3);
-  checkpointer_->Commit(1, {});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
   listener_.WaitForSettled(1);
   const CheckpointManifest three = ReadManifest(1);
   EXPECT_EQ(three.files.size(), 3u);
@@ -136,7 +136,7 @@ TEST_F(CheckpointerTest, DigestsDoNotDependOnTheNumberOfShards) {
 }
 
 TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
-  checkpointer_->Commit(3, {});
+  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1});
   v1::Evaluation evaluation;
   evaluation.set_version(3);
   evaluation.set_accuracy(0.5);
@@ -152,20 +152,20 @@ TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
 
 TEST_F(CheckpointerTest, AFailureLeavesNothingHalfWrittenAndTheNextOneIsTried) {
   fleet_->error = absl::ResourceExhaustedError("no space left on device");
-  checkpointer_->Commit(1, {});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
   EXPECT_THAT(listener_.WaitForSettled(1),
               ElementsAre("commit failed 1: no space left on device", "settled 1"));
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_commits_total{result=\"failed\"} 1"));
   fleet_->error = absl::OkStatus();
-  checkpointer_->Commit(2, {});
+  checkpointer_->Commit(2, {}, {"1.13.1", "AVX2", 1});
   EXPECT_THAT(listener_.WaitForSettled(2), ElementsAre("committed 2", "settled 2"));
 }
 
 TEST_F(CheckpointerTest, AnUnwritableDirectoryIsAFailureToo) {
   fs::remove_all(directory_ / "checkpoints");
   std::ofstream(directory_ / "checkpoints") << "a file where the directory was";
-  checkpointer_->Commit(1, {});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
   const std::vector<std::string> heard = listener_.WaitForSettled(1);
   ASSERT_EQ(heard.size(), 2u);
   EXPECT_THAT(heard[0], HasSubstr("commit failed 1"));
@@ -173,7 +173,7 @@ TEST_F(CheckpointerTest, AnUnwritableDirectoryIsAFailureToo) {
 
 TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
   for (const uint64_t version : {1, 2, 4}) {
-    checkpointer_->Commit(version, {});
+    checkpointer_->Commit(version, {}, {"1.13.1", "AVX2", 1});
     listener_.WaitForSettled(version);
   }
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
@@ -182,7 +182,7 @@ TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
 }
 
 TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
-  checkpointer_->Commit(3, {});
+  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1});
   checkpointer_->Export(3, std::nullopt, std::nullopt);
   listener_.WaitForSettled(3);
   fs::remove_all(directory_ / "models");
@@ -197,7 +197,7 @@ TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
 
 TEST_F(CheckpointerTest, StopsWhileTheLastVersionIsRetried) {
   fleet_->error = absl::ResourceExhaustedError("no space left on device");
-  checkpointer_->Commit(6, {});
+  checkpointer_->Commit(6, {}, {"1.13.1", "AVX2", 1});
   checkpointer_.reset();  // does not hang
 }
 

@@ -47,8 +47,9 @@ class FakeConnection : public WorkerConnection {
 class FakeQueue : public CheckpointQueue {
  public:
   explicit FakeQueue(std::vector<std::string>* asked) : asked_(asked) {}
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation) override {
+  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override {
     asked_->push_back(absl::StrCat("commit ", version, " after ", validation.size(), " evaluations"));
+    EXPECT_EQ(fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
   }
   void Export(uint64_t version, std::optional<v1::Evaluation> validation,
               std::optional<v1::Evaluation> test) override {
@@ -70,12 +71,13 @@ class CoordinatorTest : public ::testing::Test {
                                                                       .metrics = &metrics_,
                                                                       .tick_interval = absl::InfiniteDuration()});
   }
-  void Begin(const TestPlan& plan = {}) {
+  void Begin(const TestPlan& plan = {}, std::optional<RunFingerprint> resumed = std::nullopt) {
     plan_ = plan.Build();
     ASSERT_THAT(coordinator_->Begin(plan_, {},
                                     [this](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) {
                                       return std::make_unique<FakeQueue>(&asked_);
-                                    }),
+                                    },
+                                    std::move(resumed)),
                 IsOk());
   }
   absl::StatusOr<v1::RegisterShardResponse> Register(uint32_t shard, uint32_t num_shards = 1,
@@ -87,10 +89,14 @@ class CoordinatorTest : public ::testing::Test {
     request.set_incarnation(incarnation);
     return coordinator_->RegisterShard(request);
   }
-  WorkerId Attach(FakeConnection* connection, const std::string& name = "worker-0", uint64_t incarnation = 1) {
+  WorkerId Attach(FakeConnection* connection, const std::string& name = "worker-0", uint64_t incarnation = 1,
+                  const std::string& cpu_capability = "AVX2") {
     v1::Hello hello;
     hello.set_worker(name);
     hello.set_incarnation(incarnation);
+    hello.set_torch_version("1.13.1");
+    hello.set_cpu_capability(cpu_capability);
+    hello.set_threads(1);
     const auto id = coordinator_->Attach(hello, connection);
     EXPECT_THAT(id, IsOk());
     return id.value_or(0);
@@ -270,9 +276,29 @@ TEST_F(CoordinatorTest, OnlyTheLastCheckpointsFailureFailsTheJob) {
   ASSERT_THAT(Register(0), IsOk());
   coordinator_->CommitFailed(3, absl::ResourceExhaustedError("disk full"));
   EXPECT_EQ(State(), "STATE_TRAINING");
+  EXPECT_EQ(coordinator_->GetStatus().checkpoint_error(), "checkpoint of version 3: disk full");
+  coordinator_->Exported(3, "weights-digest");
+  EXPECT_EQ(coordinator_->GetStatus().checkpoint_error(), "");
   coordinator_->CommitFailed(6, absl::ResourceExhaustedError("disk full"));
   EXPECT_EQ(State(), "STATE_FAILED");
   EXPECT_THAT(coordinator_->GetStatus().failure(), HasSubstr("disk full"));
+}
+
+TEST_F(CoordinatorTest, CountsWorkersThatMayComputeOtherBits) {
+  Make();
+  Begin({.start_version = 3}, RunFingerprint{"1.13.1", "AVX512", 1});
+  ASSERT_THAT(Register(0), IsOk());
+  const auto mismatches = [&](int count) {
+    return HasSubstr(absl::StrCat("millrace_coordinator_fingerprint_mismatches_total ", count));
+  };
+  FakeConnection first, alike, other;
+  const WorkerId first_id = Attach(&first, "worker-0", 1, "AVX2");
+  EXPECT_THAT(metrics_.Render(), mismatches(1)) << "other than the run that is resumed";
+  const WorkerId alike_id = Attach(&alike, "worker-1", 1, "AVX2");
+  EXPECT_THAT(metrics_.Render(), mismatches(1));
+  const WorkerId other_id = Attach(&other, "worker-2", 1, "DEFAULT");
+  EXPECT_THAT(metrics_.Render(), mismatches(2));
+  for (const WorkerId id : {first_id, alike_id, other_id}) coordinator_->Detach(id);
 }
 
 TEST_F(CoordinatorTest, ShutdownEndsEveryConnection) {
