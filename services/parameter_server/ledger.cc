@@ -382,7 +382,7 @@ std::string Ledger::WaitingFor(absl::Time now) const {
     return absl::StrCat(RoundName(*next_), ": the checkpoint of version ", *unsettled_.begin(), " is not committed yet");
   }
   const RoundState& round = open_.front().state;
-  const uint32_t unit = round.FirstMissing().unit;
+  const uint32_t unit = round.FirstMissing();
   const std::string what = absl::StrCat(RoundName(round.id()), ": ", UnitsName(round.id(), unit, unit + 1));
   const Lease* holder = nullptr;
   for (const auto& [id, lease] : leases_) {

@@ -73,9 +73,9 @@ RoundSums RoundState::Sums() const {
   return sums;
 }
 
-RoundState::Missing RoundState::FirstMissing() const {
+uint32_t RoundState::FirstMissing() const {
   const auto unit = std::find_if(units_.begin(), units_.end(), [](const Unit& u) { return !u.done; });
-  return {static_cast<uint32_t>(unit - units_.begin()), unit == units_.end() ? 0 : unit->lease};
+  return static_cast<uint32_t>(unit - units_.begin());
 }
 
 }  // namespace millrace

@@ -51,12 +51,8 @@ class RoundState {
 
   RoundSums Sums() const;
 
-  // The first unit that is not done; its lease, or 0 if it is free. Requires a round that is not complete.
-  struct Missing {
-    uint32_t unit;
-    uint64_t lease;
-  };
-  Missing FirstMissing() const;
+  // The first unit that is not done. Requires a round that is not complete.
+  uint32_t FirstMissing() const;
 
  private:
   struct Unit {

@@ -51,8 +51,7 @@ TEST(RoundStateTest, ReleasesOnlyWhatTheLeaseStillHolds) {
   EXPECT_EQ(round.Release(1, range), 0u);
   ASSERT_EQ(round.Take(2, 2, {})->begin, 2u);
   EXPECT_EQ(round.Release(1, range), 0u) << "the second lease's units are not the first one's";
-  EXPECT_EQ(round.FirstMissing().unit, 0u);
-  EXPECT_EQ(round.FirstMissing().lease, 0u);
+  EXPECT_EQ(round.FirstMissing(), 0u);
 }
 
 TEST(RoundStateTest, AcceptsOnceAndComparesDuplicates) {
