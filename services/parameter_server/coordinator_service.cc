@@ -6,20 +6,33 @@
 
 #include "absl/base/thread_annotations.h"
 #include "common/grpc_status.h"
+#include "common/log.h"
 #include "common/mutex.h"
 
 namespace millrace {
 namespace {
 
+// A worker is sent a welcome, a handful of leases and an end; one that leaves this many messages unread never reads.
+constexpr size_t kOutgoingMax = 64;
+
 // One worker's stream. Deletes itself when gRPC is done with it; the coordinator has let go of it by then.
 class WorkReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>,
                           public WorkerConnection {
  public:
-  explicit WorkReactor(Coordinator* coordinator) : coordinator_(coordinator) { StartRead(&request_); }
+  WorkReactor(Coordinator* coordinator, grpc::CallbackServerContext* context)
+      : coordinator_(coordinator), context_(context) {
+    StartRead(&request_);
+  }
 
   void Send(const v1::CoordinatorMessage& message) override {
     MutexLock lock(&mutex_);
     if (closing_.has_value()) return;
+    if (outgoing_.size() >= kOutgoingMax) {
+      LogWarning("a worker does not read what it is sent; its connection is ended", {{"unread_messages", kOutgoingMax}});
+      closing_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many messages left unread");
+      context_->TryCancel();  // or the write in progress might wait forever
+      return;
+    }
     outgoing_.push_back(message);
     if (outgoing_.size() == 1) StartWrite(&outgoing_.front());
   }
@@ -73,6 +86,7 @@ class WorkReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
   }
 
   Coordinator* const coordinator_;
+  grpc::CallbackServerContext* const context_;  // valid until OnDone
   std::optional<WorkerId> worker_;
   v1::WorkerMessage request_;
 
@@ -85,8 +99,8 @@ class WorkReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
 }  // namespace
 
 grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* CoordinatorService::Work(
-    grpc::CallbackServerContext* /*context*/) {
-  return new WorkReactor(coordinator_);
+    grpc::CallbackServerContext* context) {
+  return new WorkReactor(coordinator_, context);
 }
 
 grpc::ServerUnaryReactor* CoordinatorService::RegisterShard(grpc::CallbackServerContext* context,
