@@ -183,8 +183,8 @@ void Coordinator::CheckFingerprint(const v1::Hello& hello) {
   const RunFingerprint expected = first ? resumed_fingerprint_.value_or(now) : *fingerprint_;
   if (now == expected) return;
   metrics_.CountFingerprintMismatch();
-  LogWarning(first ? "RESUMING UNDER ANOTHER FINGERPRINT: the final weights may differ in their last bits from those of "
-                     "an uninterrupted run"
+  LogWarning(first ? "RESUMING UNDER ANOTHER FINGERPRINT: the final weights may differ in their last bits from those "
+                     "of an uninterrupted run"
                    : "WORKER WITH ANOTHER FINGERPRINT: its gradients may differ in their last bits from those of the "
                      "others, so this run may not be reproducible",
              {{"worker", hello.worker()},

@@ -64,8 +64,8 @@ class Coordinator : public CheckpointListener {
 
   // What the job waits for before Begin; for people.
   void SetStarting(std::string waiting_for);
-  // The plan is complete but for run_id; `validation` is the history before plan.start_version, `resumed` under what the
-  // run that is resumed computed. INVALID_ARGUMENT if there are more shards than the parameters can be cut into.
+  // The plan is complete but for run_id; `validation` is the history before plan.start_version, `resumed` the
+  // fingerprint of the run it goes on from. INVALID_ARGUMENT if there are more shards than the parameters allow.
   absl::Status Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue,
                      std::optional<RunFingerprint> resumed = std::nullopt);
 

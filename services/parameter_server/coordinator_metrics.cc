@@ -28,8 +28,8 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics* metrics)
       mismatches_(metrics->Counter("millrace_coordinator_checksum_mismatches_total",
                                    "Duplicate results that differ from the accepted one: corruption.")),
       fingerprint_mismatches_(metrics->Counter("millrace_coordinator_fingerprint_mismatches_total",
-                                               "Workers whose LibTorch, CPU or threads differ from the run's: gradients "
-                                               "may have other bits.")),
+                                               "Workers whose LibTorch, CPU or threads differ from the run's, so that "
+                                               "gradients may have other bits.")),
       version_(metrics->Gauge("millrace_training_version", "Steps applied.")),
       epoch_(metrics->Gauge("millrace_training_epoch", "Completed epochs.")),
       loss_(metrics->Gauge("millrace_training_loss", "Mean cross-entropy of the last 100 steps, nats per sample.")),

@@ -28,7 +28,7 @@ class WorkReactor final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::
     MutexLock lock(&mutex_);
     if (closing_.has_value()) return;
     if (outgoing_.size() >= kOutgoingMax) {
-      LogWarning("a worker does not read what it is sent; its connection is ended", {{"unread_messages", kOutgoingMax}});
+      LogWarning("a worker does not read what it is sent, its stream is ended", {{"unread_messages", kOutgoingMax}});
       closing_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many messages left unread");
       context_->TryCancel();  // or the write in progress might wait forever
       return;

@@ -93,7 +93,7 @@ class Shard {
   // and come out of order when steps are short. To be called before the first gradient.
   void OnApplied(std::function<void(const WeightsVersion&)> listener);
 
-  // `listener` is called once with the reason if a step cannot be applied, on the thread that tried, without locks held.
+  // `listener` is called once with the reason if a step cannot be applied, on the thread that tried, no locks held.
   // To be called before the first gradient.
   void OnBroken(std::function<void(const absl::Status&)> listener) { broken_listener_ = std::move(listener); }
 

@@ -110,7 +110,7 @@ absl::StatusOr<ParameterLink::Weights> ParameterClient::AwaitVersion(uint64_t ve
     // A shard is further than the lease: some worker was lost before everyone had what it computed.
     ShardExchange* const ahead = to_fetch();
     if (ahead == nullptr) return Weights::kReady;
-    MILLRACE_RETURN_IF_ERROR(wait(absl::StrCat("weights ", version, ", no longer the newest, from ", ahead->Describe())));
+    MILLRACE_RETURN_IF_ERROR(wait(absl::StrCat("weights ", version, " (not its newest) from ", ahead->Describe())));
     const absl::Status fetched = ahead->Fetch(version);
     if (absl::IsNotFound(fetched) || absl::IsUnimplemented(fetched)) return Weights::kMovedPast;
     if (fetched.ok()) continue;

@@ -65,9 +65,9 @@ class ShardExchange {
   bool must_fetch(uint64_t version) const {
     return version_ != version && newest_version_ >= version && incoming_offset_ == 0 && received_;
   }
-  // Reads `version` into the range; blocks for one call, about a second at most, more only for a range of many megabytes.
-  // NOT_FOUND if the shard does not have it any more. A newer
-  // version that the range held is fetched again when its turn comes.
+  // Reads `version` into the range; blocks for one call, about a second at most, more only for a range of many
+  // megabytes. NOT_FOUND if the shard does not have it any more. A newer version that the range held is fetched again
+  // when its turn comes.
   absl::Status Fetch(uint64_t version);
 
   void StartPush(const GradientPush& push);

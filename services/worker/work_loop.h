@@ -44,9 +44,9 @@ class WorkLoop {
 
   WorkLoop(const v1::JobPlan& plan, const Parts& parts);
 
-  // ABORTED if the job failed or the coordinator sent the worker away (message: its reason), UNAVAILABLE if the link to the coordinator was lost,
-  // CANCELLED after Stop, otherwise what a link or the replica returned; leases still held are the coordinator's to
-  // grant again then.
+  // ABORTED if the job failed or the coordinator sent the worker away (message: its reason), UNAVAILABLE if the
+  // link to the coordinator was lost, CANCELLED after Stop, otherwise what a link or the replica returned; leases still
+  // held are the coordinator's to grant again then.
   absl::StatusOr<End> Run();
 
   // Takes no more leases: the one being computed is finished, the others are declined, then Run returns kDrained.

@@ -1,8 +1,8 @@
 // The worker process: keeps a session with the coordinator, and in it runs the step loop.
 //
 // A session begins with a welcome, which says what the job is and where everything is, and ends with the job, a drain,
-// or a lost connection. After a loss the worker tries again with back-off, for as long as `coordinator_timeout`. A worker
-// that the coordinator sent away, because its name was taken over or it was expelled, ends.
+// or a lost connection. After a loss the worker tries again with back-off, for as long as `coordinator_timeout`. A
+// worker that the coordinator sent away, because its name was taken over or it was expelled, ends.
 #pragma once
 
 #include <memory>
