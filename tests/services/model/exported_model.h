@@ -26,12 +26,13 @@ inline v1::NetworkSpec DefaultNetwork() {
 
 // Returns the version's directory. Call ConfigureTorch first.
 inline std::filesystem::path ExportVersion(const std::filesystem::path& repository, uint64_t version,
-                                           const std::vector<float>& weights) {
+                                           const std::vector<float>& weights,
+                                           const v1::NetworkSpec& network = DefaultNetwork()) {
   const auto exported = ExportServable({.repository = repository.string(),
                                         .model_name = "mnist",
                                         .version = version,
                                         .epoch = 1,
-                                        .network = DefaultNetwork(),
+                                        .network = network,
                                         .parameters = weights,
                                         .validation = {},
                                         .test = {},

@@ -172,49 +172,5 @@ TEST_F(PredictServiceTest, ListModelsTellsStateAndReason) {
   EXPECT_EQ(response.versions(1).accuracy(), 0.5);
 }
 
-// Must-hold 4: 8 clients without pause, 20 versions, no failed request, no version that was not published, none
-// backwards.
-TEST_F(PredictServiceTest, TwentyVersionsArePublishedUnderLoadWithoutAFailure) {
-  constexpr int kClients = 8;
-  constexpr uint64_t kVersions = 20;
-  PublishAndLoad(1);
-  loader_.Start();
-  std::atomic<bool> done = false;
-  std::atomic<int> answers = 0;
-  std::atomic<int> reached_last = 0;
-  std::vector<std::thread> clients;
-  for (int c = 0; c < kClients; ++c) {
-    clients.emplace_back([&] {
-      const auto stub = v1::ModelService::NewStub(MakeChannel(server_->address()));
-      uint64_t newest = 0;
-      while (!done || newest < kVersions) {
-        grpc::ClientContext context;
-        SetDeadline(context, absl::Seconds(20));
-        v1::PredictResponse response;
-        const grpc::Status status = stub->Predict(&context, Raw(), &response);
-        ASSERT_TRUE(status.ok()) << status.error_message();
-        ASSERT_GE(response.version(), newest);
-        ASSERT_LE(response.version(), kVersions);
-        ASSERT_EQ(response.digest(), absl::StrCat("digest-", response.version()));
-        ASSERT_EQ(response.predictions(0).label(), response.version() % kFakeClasses);
-        newest = response.version();
-        ++answers;
-      }
-      ++reached_last;
-    });
-  }
-  for (uint64_t version = 2; version <= kVersions; ++version) {
-    Publish(version);
-    const int answers_before = answers;
-    while (answers < answers_before + 2 * kClients) std::this_thread::yield();
-    // Every other push is seen before the next, so that swaps really happen between the requests.
-    while (version % 2 == 0 && (*table_.Find("mnist", 0))->info().version < version) std::this_thread::yield();
-  }
-  done = true;
-  for (std::thread& client : clients) client.join();
-  EXPECT_EQ(reached_last, kClients);
-  loader_.Stop();
-}
-
 }  // namespace
 }  // namespace millrace
