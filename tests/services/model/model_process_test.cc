@@ -21,6 +21,7 @@
 namespace millrace {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 class ModelProcessTest : public ::testing::Test {
@@ -84,6 +85,40 @@ TEST_F(ModelProcessTest, WaitsForARepositoryServesDrainsAndExitsCleanly) {
   EXPECT_TRUE(Eventually([&] { return Ready() == 503; }));
   EXPECT_TRUE(Predict(&response).ok());
   EXPECT_EQ(child.Wait(), 0) << child.all_of_stderr();
+}
+
+// Must-hold 5, as an operator sees it: a version that must not be served is named in the log and counted, with the
+// reason, while the one before goes on serving.
+TEST_F(ModelProcessTest, ADamagedVersionIsRefusedInTheLogAndTheMetrics) {
+  Export(469);
+  ChildProcess child(Command({"--drain-seconds", "0"}));
+  ReadAddresses(child);
+  ASSERT_TRUE(Eventually([&] { return Ready() == 200; }));
+
+  // Damaged before it is in sight, as by a copy that went wrong.
+  const std::filesystem::path elsewhere = root_ / "elsewhere";
+  ExportVersion(elsewhere, 938, *InitialParameters(DefaultNetwork(), 938));
+  std::fstream model(elsewhere / "mnist/938/model.pt", std::ios::in | std::ios::out | std::ios::binary);
+  model.seekg(5000);
+  const char byte = static_cast<char>(model.get());
+  model.seekp(5000);
+  model.put(static_cast<char>(byte ^ 4));
+  model.close();
+  std::filesystem::rename(elsewhere / "mnist/938", root_ / "models/mnist/938");
+
+  const std::string counted = "millrace_model_loads_total{model=\"mnist\",reason=\"digest\",result=\"refused\"} 1";
+  EXPECT_TRUE(Eventually([&] { return HttpFetch(http_, "/metrics").body.find(counted) != std::string::npos; }))
+      << HttpFetch(http_, "/metrics").body;
+  EXPECT_THAT(HttpFetch(http_, "/statusz").body, HasSubstr("938 REFUSED"));
+  EXPECT_EQ(Ready(), 200);
+  v1::PredictResponse response;
+  ASSERT_TRUE(Predict(&response).ok());
+  EXPECT_EQ(response.version(), 469u);
+
+  child.Kill(SIGTERM);
+  EXPECT_EQ(child.Wait(), 0);
+  EXPECT_THAT(child.all_of_stderr(), ContainsRegex("refused a version model=mnist version=938 reason=digest "
+                                                   "error=.*model.pt has SHA-256 .*serving=469"));
 }
 
 TEST_F(ModelProcessTest, FaultsHaveTheirExitCodes) {
