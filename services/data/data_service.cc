@@ -60,7 +60,7 @@ void DataService::SetDataset(std::shared_ptr<const Dataset> dataset) {
     dataset_ = dataset;
     waiters.swap(waiters_);
   }
-  for (const Waiter& waiter : waiters) waiter(dataset);
+  for (const Waiter& waiter : waiters) waiter.resume(dataset);
 }
 
 std::shared_ptr<const Dataset> DataService::dataset() const {
@@ -77,13 +77,14 @@ void DataService::Drain() {
     waiters.swap(waiters_);
     for (const auto& [_, stream] : streams_) streams.push_back(stream);
   }
-  for (const Waiter& waiter : waiters) waiter(Draining());
+  for (const Waiter& waiter : waiters) waiter.resume(Draining());
   for (const auto& stream : streams) stream->End(Draining());
 }
 
 std::string DataService::StreamsText() const {
   MutexLock lock(&mutex_);
   std::string text = absl::StrCat("batch streams: ", streams_.size(), "\n");
+  if (dataset_ == nullptr) absl::StrAppend(&text, "calls that wait for the dataset: ", waiters_.size(), "\n");
   for (const auto& [_, stream] : streams_) absl::StrAppend(&text, "  ", stream->Describe(), "\n");
   return text;
 }
@@ -93,23 +94,29 @@ void DataService::WhenLoaded(Waiter waiter) {
   {
     MutexLock lock(&mutex_);
     if (!draining_) {
-      if (dataset_ == nullptr) {
+      // Clients that time out and ask again would pile up otherwise.
+      std::erase_if(waiters_, [](const Waiter& earlier) { return earlier.call.expired(); });
+      if (dataset_ != nullptr) {
+        outcome = dataset_;
+      } else if (waiters_.size() < limits_.waiting) {
         waiters_.push_back(std::move(waiter));
         return;
+      } else {
+        outcome = absl::ResourceExhaustedError(absl::StrCat("the dataset is being loaded, and the limit of ",
+                                                            limits_.waiting, " calls that wait for it is reached"));
       }
-      outcome = dataset_;
     }
   }
-  waiter(outcome);
+  waiter.resume(outcome);
 }
 
 grpc::ServerUnaryReactor* DataService::DescribeDataset(grpc::CallbackServerContext* /*context*/,
                                                        const v1::DescribeDatasetRequest* request,
                                                        v1::DatasetInfo* response) {
   const std::shared_ptr<DescribeCall> call = DescribeCall::Create(*request, *response);
-  WhenLoaded([call = std::weak_ptr(call)](const auto& dataset) {
-    if (const auto waiting = call.lock()) waiting->Answer(dataset);
-  });
+  WhenLoaded({.call = call, .resume = [call = std::weak_ptr(call)](const auto& dataset) {
+                if (const auto waiting = call.lock()) waiting->Answer(dataset);
+              }});
   return call.get();
 }
 
@@ -117,19 +124,26 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DataService::Stream
     grpc::CallbackServerContext* context) {
   auto stream =
       std::make_shared<BatchStream>(context->peer(), metrics_, [this](BatchStream* closed) { Remove(closed); });
+  bool too_many = false;
   {
     MutexLock lock(&mutex_);
+    too_many = streams_.size() >= limits_.streams;
     streams_.emplace(stream.get(), stream);
   }
-  WhenLoaded([stream = std::weak_ptr(stream)](const auto& dataset) {
-    const auto waiting = stream.lock();
-    if (waiting == nullptr) return;
-    if (dataset.ok()) {
-      waiting->Begin(*dataset);
-    } else {
-      waiting->End(dataset.status());
-    }
-  });
+  if (too_many) {
+    stream->End(absl::ResourceExhaustedError(
+        absl::StrCat("the limit of ", limits_.streams, " batch streams at once is reached")));
+    return stream.get();
+  }
+  WhenLoaded({.call = stream, .resume = [stream = std::weak_ptr(stream)](const auto& dataset) {
+                const auto waiting = stream.lock();
+                if (waiting == nullptr) return;
+                if (dataset.ok()) {
+                  waiting->Begin(*dataset);
+                } else {
+                  waiting->End(dataset.status());
+                }
+              }});
   return stream.get();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -26,7 +27,16 @@ class BatchStream;
 class DataService final : public v1::DataService::WithRawCallbackMethod_StreamBatches<
                               v1::DataService::WithCallbackMethod_DescribeDataset<v1::DataService::Service>> {
  public:
-  explicit DataService(DataMetrics& metrics) : metrics_(metrics) {}
+  // Calls that are open beyond these limits get RESOURCE_EXHAUSTED: a client that leaks them, or a great many clients,
+  // must not take the service's memory.
+  struct Limits {
+    size_t streams = 1024;
+    size_t waiting = 4096;  // for the dataset, streams included
+  };
+
+  // `metrics` must outlive the service.
+  explicit DataService(DataMetrics& metrics) : DataService(metrics, Limits{}) {}
+  DataService(DataMetrics& metrics, Limits limits) : metrics_(metrics), limits_(limits) {}
 
   // The dataset is there: calls that wait go on. Once.
   void SetDataset(std::shared_ptr<const Dataset> dataset);
@@ -37,7 +47,7 @@ class DataService final : public v1::DataService::WithRawCallbackMethod_StreamBa
   // Ends streams and calls that wait with UNAVAILABLE, and refuses new streams: clients go on elsewhere.
   void Drain();
 
-  // One line per open stream: who, what was sent, what it waits for.
+  // How many calls wait for the dataset, and one line per open stream: who, what was sent, what it waits for.
   std::string StreamsText() const;
 
   grpc::ServerUnaryReactor* DescribeDataset(grpc::CallbackServerContext* context,
@@ -47,14 +57,20 @@ class DataService final : public v1::DataService::WithRawCallbackMethod_StreamBa
       grpc::CallbackServerContext* context) override;
 
  private:
-  // Gets the dataset once it is loaded, or UNAVAILABLE if the service drains first. May be called at once, and without
-  // any lock of this class.
-  using Waiter = std::function<void(absl::StatusOr<std::shared_ptr<const Dataset>>)>;
+  // A call that waits for the dataset.
+  struct Waiter {
+    std::weak_ptr<const void> call;  // expired: the call is over, and the waiter may be dropped
+    // Gets the dataset once it is loaded, or why there will be none.
+    std::function<void(const absl::StatusOr<std::shared_ptr<const Dataset>>&)> resume;
+  };
+  // Resumes it with the dataset once that is loaded, with UNAVAILABLE if the service drains first, or with
+  // RESOURCE_EXHAUSTED if too many wait. Maybe at once; in any case without a lock of this class.
   void WhenLoaded(Waiter waiter);
 
   void Remove(BatchStream* stream);
 
   DataMetrics& metrics_;
+  const Limits limits_;
 
   mutable Mutex mutex_;
   std::shared_ptr<const Dataset> dataset_ ABSL_GUARDED_BY(mutex_);

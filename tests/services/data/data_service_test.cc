@@ -14,6 +14,7 @@
 #include "grpcpp/client_context.h"
 #include "gtest/gtest.h"
 #include "services/data/batches.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/idx_files.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
@@ -126,7 +127,7 @@ class DataServiceTest : public testing::Test {
   v1::BatchPlan plan_;
   Metrics metrics_{"data_service_test"};
   DataMetrics data_metrics_{metrics_};
-  DataService service_{data_metrics_};
+  DataService service_{data_metrics_, {.streams = 6, .waiting = 8}};
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::DataService::Stub> stub_;
 };
@@ -151,6 +152,52 @@ TEST_F(DataServiceTest, CallsWaitForTheDataset) {
   const auto batch = call.Read();
   ASSERT_TRUE(batch.has_value());
   ExpectBatch(*batch, {v1::SPLIT_TEST, 0, 0, 0});
+}
+
+// Clients ask again after each time-out: what they gave up must not pile up.
+TEST_F(DataServiceTest, CallsThatWereGivenUpAreForgotten) {
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    EXPECT_TRUE(Eventually([&] {
+      return absl::IsDeadlineExceeded(DescribeDataset(0, absl::Milliseconds(5)).status());
+    })) << attempt;
+  }
+  EXPECT_TRUE(Eventually([&] {
+    (void)DescribeDataset(0, absl::Milliseconds(5));
+    return service_.StreamsText().find("calls that wait for the dataset: 1\n") != std::string::npos;
+  })) << service_.StreamsText();
+}
+
+TEST_F(DataServiceTest, OnlySoManyCallsWait) {
+  std::vector<std::thread> waiting;
+  for (int i = 0; i < 8; ++i) waiting.emplace_back([&] { EXPECT_THAT(DescribeDataset(0), IsOk()); });
+  EXPECT_TRUE(Eventually([&] { return service_.StreamsText().find("dataset: 8") != std::string::npos; }));
+  EXPECT_THAT(DescribeDataset(0), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("limit of 8 calls")));
+  service_.SetDataset(dataset_);
+  for (std::thread& thread : waiting) thread.join();
+}
+
+TEST_F(DataServiceTest, OnlySoManyStreamsAreOpen) {
+  service_.SetDataset(dataset_);
+  std::vector<std::unique_ptr<Call>> calls;
+  for (int i = 0; i < 6; ++i) {
+    calls.push_back(std::make_unique<Call>(*stub_));
+    calls.back()->Send(plan_);
+    calls.back()->Ask(v1::SPLIT_TEST, 0, 0, 1, 0, 1);
+    ASSERT_TRUE(calls.back()->Read().has_value());
+  }
+  {
+    Call one_more(*stub_);
+    EXPECT_THAT(one_more.Finish(),
+                StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("limit of 6 batch streams")));
+  }
+  // Those that end make room.
+  calls.front()->AllAsked();
+  EXPECT_THAT(calls.front()->Finish(), IsOk());
+  EXPECT_TRUE(Eventually([&] { return data_metrics_.streams.Value() == 5; }));
+  Call in_its_place(*stub_);
+  in_its_place.Send(plan_);
+  in_its_place.AllAsked();
+  EXPECT_THAT(in_its_place.Finish(), IsOk());
 }
 
 TEST_F(DataServiceTest, StreamCancelledBeforeTheDatasetIsLoaded) {
