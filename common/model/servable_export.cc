@@ -44,8 +44,8 @@ std::string TritonConfig(const ExportOptions& options) {
       "max_batch_size: %u\n"
       "input [{ name: \"%s\" data_type: TYPE_UINT8 dims: [ %u, %u, %u ] }]\n"
       "output [{ name: \"%s\" data_type: TYPE_FP32 dims: [ %u ] }]\n",
-      options.model_name, kPredictRowsMax, kInputName, options.network.channels(), options.network.height(), options.network.width(),
-      kOutputName, options.network.classes());
+      options.model_name, kPredictRowsMax, kInputName, options.network.channels(), options.network.height(),
+      options.network.width(), kOutputName, options.network.classes());
 }
 
 // The module with its weights as plain tensors of their own, ready to be saved.

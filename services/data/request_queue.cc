@@ -9,10 +9,9 @@ absl::Status RequestQueue::Add(const v1::BatchRange& range) {
   const uint64_t free = kOutstandingBatchesMax - outstanding_;
   const uint64_t slots = range.slot_end() - range.slot_begin();
   if (range.steps() > free / slots) {
-    return absl::ResourceExhaustedError(absl::StrCat(range.steps(), " steps of ", slots,
-                                                     " batches are asked for while ", outstanding_,
-                                                     " batches are outstanding: over the limit of ",
-                                                     kOutstandingBatchesMax));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(range.steps(), " steps of ", slots, " batches are asked for while ", outstanding_,
+                     " batches are outstanding: over the limit of ", kOutstandingBatchesMax));
   }
   if (ranges_.empty()) next_slot_ = range.slot_begin();
   ranges_.push_back(range);

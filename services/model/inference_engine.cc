@@ -22,8 +22,7 @@ absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request
     return absl::OkStatus();
   }
   if (request.rows == 0 || request.rows > kPredictRowsMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rows is ", request.rows, "; the limit is ", kPredictRowsMax));
+    return absl::InvalidArgumentError(absl::StrCat("rows is ", request.rows, "; the limit is ", kPredictRowsMax));
   }
   const uint64_t expected = info.input.bytes() * request.rows;
   if (request.input.size() != expected) {

@@ -53,7 +53,8 @@ absl::Status CheckModelName(const std::string& name) {
   for (const char c : name) good = good && (absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.');
   if (good) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("model_name \"", name, "\" must be 1 to ", kModelNameBytesMax,
-                                                 " letters, digits, '_', '-' or '.', beginning with a letter or digit"));
+                                                 " letters, digits, '_', '-' or '.', beginning with a letter or "
+                                                 "digit"));
 }
 
 absl::Status CheckOptimizer(const v1::OptimizerSpec& optimizer) {
