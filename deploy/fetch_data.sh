@@ -1,26 +1,33 @@
 #!/usr/bin/env bash
 # Puts the four MNIST files where Millrace looks for them and prints that directory, the only line on stdout.
 # With no way out to a mirror it takes Debian's Fashion-MNIST package instead and says so.
+# With --dataset fashion-mnist it takes that package at once.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: deploy/fetch_data.sh [--mirror URL]...
+usage: deploy/fetch_data.sh [--mirror URL]... [--dataset mnist|fashion-mnist]
   --mirror URL  a directory that holds the four .gz files, tried before the public ones; may be given several times
-The directory is $MILLRACE_DATA_DIR, or ~/.cache/millrace/mnist. Files that are there already are kept.
+MNIST's directory is $MILLRACE_DATA_DIR, or ~/.cache/millrace/mnist. Files that are there already are kept.
 TEXT
 }
 
-mirrors=()
+mirrors=() dataset=mnist
 while [ $# -gt 0 ]; do
   case "$1" in
     --mirror) mirrors+=("${2:?--mirror needs a URL}"); shift ;;
     --mirror=*) mirrors+=("${1#*=}") ;;
+    --dataset) dataset=${2:?--dataset needs a name}; shift ;;
+    --dataset=*) dataset=${1#*=} ;;
     -h | --help) usage; exit 0 ;;
     *) echo "fetch_data.sh: unknown argument '$1'" >&2; usage >&2; exit 64 ;;
   esac
   shift
 done
+case "$dataset" in
+  mnist | fashion-mnist) ;;
+  *) echo "fetch_data.sh: there is no dataset '$dataset' to fetch" >&2; exit 64 ;;
+esac
 mirrors+=(
   https://storage.googleapis.com/cvdf-datasets/mnist
   https://ossci-datasets.s3.amazonaws.com/mnist
@@ -34,7 +41,23 @@ declare -A sha256=(
   [t10k-images-idx3-ubyte]=8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6
   [t10k-labels-idx1-ubyte]=f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6
 )
-fashion_dir=/usr/share/datasets/fashion-mnist
+
+fashion_dir=/usr/share/datasets/fashion-mnist # where Debian's package puts it
+take_fashion() {
+  if ! [ -s "$fashion_dir/${files[0]}.gz" ]; then
+    local as_root=(env DEBIAN_FRONTEND=noninteractive)
+    if [ "$(id -u)" != 0 ]; then as_root=(sudo "${as_root[@]}"); fi
+    local install=("${as_root[@]}" apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install dataset-fashion-mnist)
+    # The first try may fail for want of a package list.
+    "${install[@]}" >&2 || { "${as_root[@]}" apt-get -qq update >&2 && "${install[@]}" >&2; } || return 1
+  fi
+  echo "$fashion_dir"
+}
+if [ "$dataset" = fashion-mnist ]; then
+  take_fashion || { echo "fetch_data.sh: Debian's package dataset-fashion-mnist cannot be installed" >&2; exit 1; }
+  exit 0
+fi
+
 dir=${MILLRACE_DATA_DIR:-${XDG_CACHE_HOME:-${HOME:?HOME is not set and neither is MILLRACE_DATA_DIR}/.cache}/millrace/mnist}
 
 matches() { # FILE SHA256
@@ -95,14 +118,4 @@ cat >&2 <<'TEXT'
 MNIST cannot be had: no mirror gave the four files. Taking Fashion-MNIST instead (Debian's dataset-fashion-mnist:
 same format, ten classes of clothing, not digits). Accuracy will be near 91 %, not 98 %.
 TEXT
-if ! [ -s "$fashion_dir/${files[0]}.gz" ]; then
-  as_root=(env DEBIAN_FRONTEND=noninteractive)
-  if [ "$(id -u)" != 0 ]; then as_root=(sudo "${as_root[@]}"); fi
-  install=("${as_root[@]}" apt-get -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends install dataset-fashion-mnist)
-  # The first try may fail for want of a package list.
-  if ! "${install[@]}" >&2 && ! { "${as_root[@]}" apt-get -qq update >&2 && "${install[@]}" >&2; }; then
-    echo "fetch_data.sh: no dataset: put the four MNIST .gz files into $dir" >&2
-    exit 1
-  fi
-fi
-echo "$fashion_dir"
+take_fashion || { echo "fetch_data.sh: no dataset: put the four MNIST .gz files into $dir" >&2; exit 1; }

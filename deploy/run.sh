@@ -11,18 +11,21 @@ usage() {
 usage: deploy/run.sh [flags of 'millrace train']
   --serve         leave the model service up afterwards and print its URL
   --data-dir DIR  train on these IDX files instead of fetching MNIST
+  --dataset NAME  mnist (default) and fashion-mnist are fetched, others looked for as 'millrace train' does
   --out DIR       where everything goes; default: a new directory under out/ of the checkout
 Other flags go to 'millrace train', for example --epochs 3 --workers 4 --model mlp --json result.json
 TEXT
 }
 
-data_dir= out= model_name=mnist
+data_dir= out= model_name=mnist dataset=mnist
 arguments=("$@")
 for ((i = 0; i < ${#arguments[@]}; ++i)); do
   case "${arguments[i]}" in
     -h | --help) usage; exit 0 ;;
     --data-dir | --data-dir=*) data_dir=given ;;
     --out | --out=*) out=given ;;
+    --dataset=*) dataset=${arguments[i]#*=} ;;
+    --dataset) dataset=${arguments[i + 1]:-mnist} ;;
     --model-name=*) model_name=${arguments[i]#*=} ;;
     --model-name) model_name=${arguments[i + 1]:-mnist} ;;
   esac
@@ -50,8 +53,8 @@ elif ! build > "$log" 2>&1; then
 fi
 
 defaults=()
-if [ -z "$data_dir" ]; then
-  data_dir=$("$root/deploy/fetch_data.sh")
+if [ -z "$data_dir" ] && [[ $dataset = mnist || $dataset = fashion-mnist ]]; then
+  data_dir=$("$root/deploy/fetch_data.sh" --dataset "$dataset")
   defaults+=(--data-dir "$data_dir")
 fi
 if [ -z "$out" ]; then

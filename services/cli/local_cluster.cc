@@ -74,8 +74,8 @@ Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
   std::vector<std::string> flags = {"--shard",  absl::StrCat(shard),      "--num-shards",  absl::StrCat(shards),
                                     "--listen", Socket(ShardName(shard)), "--http-listen", kAnyLocalPort};
   if (shard == 0) {
-    flags.insert(flags.end(),
-                 {"--job", output_.job_file().string(), "--data", data_address(), "--output", output_.path().string()});
+    flags.insert(flags.end(), {"--job", output_.proposed_job_file().string(), "--data", data_address(), "--output",
+                               output_.path().string()});
     if (options_.resume) flags.push_back("--resume");
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <system_error>
 #include <utility>
 
@@ -24,6 +25,12 @@ constexpr size_t kSmallFileBytesMax = 1 << 20;
 bool HoldsEntries(const fs::path& directory) {
   std::error_code error;
   return fs::is_directory(directory, error) && !fs::is_empty(directory, error) && !error;
+}
+
+absl::Status WriteJobFile(const fs::path& file, const v1::JobSpec& spec) {
+  std::string text;
+  google::protobuf::TextFormat::PrintToString(spec, &text);
+  return WriteFileAtomically(file, text);
 }
 
 }  // namespace
@@ -97,10 +104,22 @@ absl::StatusOr<v1::JobSpec> OutputDirectory::ReadJob() const {
   return spec;
 }
 
-absl::Status OutputDirectory::WriteJob(const v1::JobSpec& spec) const {
-  std::string text;
-  google::protobuf::TextFormat::PrintToString(spec, &text);
-  return WriteFileAtomically(job_file(), text);
+absl::Status OutputDirectory::WriteJob(const v1::JobSpec& spec) const { return WriteJobFile(job_file(), spec); }
+
+absl::Status OutputDirectory::ProposeJob(const v1::JobSpec& spec) const {
+  return WriteJobFile(proposed_job_file(), spec);
+}
+
+absl::Status OutputDirectory::AcceptJob() const {
+  if (std::rename(proposed_job_file().c_str(), job_file().c_str()) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot replace ", job_file().string()));
+  }
+  return SyncDirectory(path_);
+}
+
+void OutputDirectory::WithdrawJob() const {
+  std::error_code ignored;  // there may be none
+  fs::remove(proposed_job_file(), ignored);
 }
 
 }  // namespace millrace

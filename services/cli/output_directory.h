@@ -27,6 +27,7 @@ absl::StatusOr<ClusterRecord> ReadClusterRecord(const std::filesystem::path& out
 
 // The directory of one training run, held by one `millrace train` at a time (a lock that ends with the process).
 //   job.textproto   the job            cluster.json   see ClusterRecord
+//   job.proposed.textproto   the job that a parameter server is about to judge
 //   checkpoints/    training state     models/<name>/<version>/   what is served     logs/
 class OutputDirectory {
  public:
@@ -40,16 +41,22 @@ class OutputDirectory {
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path models() const { return path_ / "models"; }
-  std::filesystem::path job_file() const { return path_ / "job.textproto"; }
+  std::filesystem::path proposed_job_file() const { return path_ / "job.proposed.textproto"; }
   std::string LogFile(const std::string& part) const { return (log_dir_ / (part + ".log")).string(); }
 
   // NOT_FOUND if no job was ever started here.
   absl::StatusOr<v1::JobSpec> ReadJob() const;
   absl::Status WriteJob(const v1::JobSpec& spec) const;
+  // Writes a job beside the one that is there, which AcceptJob replaces by it and WithdrawJob leaves.
+  absl::Status ProposeJob(const v1::JobSpec& spec) const;
+  absl::Status AcceptJob() const;
+  void WithdrawJob() const;
 
  private:
   OutputDirectory(std::filesystem::path path, std::filesystem::path log_dir, int lock)
       : path_(std::move(path)), log_dir_(std::move(log_dir)), lock_(lock) {}
+
+  std::filesystem::path job_file() const { return path_ / "job.textproto"; }
 
   std::filesystem::path path_;
   std::filesystem::path log_dir_;

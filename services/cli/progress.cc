@@ -94,6 +94,13 @@ void ProgressReporter::Update(const v1::JobStatus& status) {
       Print(FormatEvaluation(evaluation, status.plan().spec().epochs()));
     }
   }
+  const bool checkpoint_error = !status.checkpoint_error().empty();
+  if (checkpoint_error && !checkpoint_error_shown_) {
+    Print(absl::StrCat("CHECKPOINT FAILED, training goes on without it: ", status.checkpoint_error()));
+  } else if (!checkpoint_error && checkpoint_error_shown_) {
+    Print("checkpoints are written again");
+  }
+  checkpoint_error_shown_ = checkpoint_error;
   const bool waits = waits_.Update(clock_.Now(), status.waiting_for(), status.version());
   Live(waits ? FormatWait(status) : FormatProgress(status));
 }

@@ -70,6 +70,7 @@ class ProgressReporter {
   bool live_line_shown_ = false;
   absl::Time next_plain_line_;
   int evaluations_shown_ = 0;
+  bool checkpoint_error_shown_ = false;
   std::string waiting_for_;  // of Waiting()
   absl::Time waiting_since_;
 };

@@ -91,7 +91,8 @@ void RunCaller(Check& check, CallerResult& result) {
 
 }  // namespace
 
-absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1::JobPlan& plan) {
+absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1::JobPlan& plan,
+                                           const std::stop_token& stop) {
   const v1::DatasetInfo& dataset = plan.dataset();
   const v1::JobSpec& job = plan.spec();
   v1::BatchPlan batches;
@@ -104,12 +105,12 @@ absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1:
   TestImages images{.image_bytes = size_t{dataset.channels()} * dataset.height() * dataset.width()};
   BatchClient client({.address = address, .plan = batches, .image_bytes = images.image_bytes});
   const uint64_t steps = (dataset.test_count() + kFetchBatch - 1) / kFetchBatch;
-  MILLRACE_RETURN_IF_ERROR(
-      ForEachBatch(client, v1::SPLIT_TEST, steps, kFetchTimeout, [&images](const v1::Batch& batch) -> absl::Status {
-        images.pixels += batch.images();
-        images.labels += batch.labels();
-        return absl::OkStatus();
-      }));
+  MILLRACE_RETURN_IF_ERROR(ForEachBatch(client, v1::SPLIT_TEST, steps, kFetchTimeout, stop,
+                                        [&images](const v1::Batch& batch) -> absl::Status {
+                                          images.pixels += batch.images();
+                                          images.labels += batch.labels();
+                                          return absl::OkStatus();
+                                        }));
   return images;
 }
 

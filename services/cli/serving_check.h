@@ -20,8 +20,9 @@ struct TestImages {
   size_t count() const { return labels.size(); }
 };
 
-// Reads the test split of `plan`'s dataset from the data service at `address`.
-absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1::JobPlan& plan);
+// Reads the test split of `plan`'s dataset from the data service at `address`. CANCELLED soon after `stop` says so.
+absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1::JobPlan& plan,
+                                           const std::stop_token& stop);
 
 // Proves that what was trained is what is served: waits until the model service at `address` serves `version` of
 // `model`, then sends it every test image, one per request, from a few callers at once. Blocks; `done` counts requests

@@ -36,7 +36,7 @@ absl::Status Supervisor::Launch(Running& running) {
   command.push_back("--parent-pid");
   command.push_back(absl::StrCat(getpid()));
   running.policy.OnStart(clock_.Now());
-  MILLRACE_ASSIGN_OR_RETURN(running.process, ChildProcess::Start(command, running.part.log_file));
+  MILLRACE_ASSIGN_OR_RETURN(running.process, ServiceProcess::Start(command, running.part.log_file));
   return absl::OkStatus();
 }
 
@@ -92,11 +92,6 @@ const AnnouncedAddresses* Supervisor::announced(const std::string& name) const {
   return addresses.has_value() ? &*addresses : nullptr;
 }
 
-pid_t Supervisor::process_id(const std::string& name) const {
-  const auto found = parts_.find(name);
-  return found == parts_.end() || found->second.process == nullptr ? 0 : found->second.process->pid();
-}
-
 std::vector<std::string> Supervisor::names() const {
   std::vector<std::string> names;
   for (const auto& [name, running] : parts_) names.push_back(name);
@@ -104,7 +99,7 @@ std::vector<std::string> Supervisor::names() const {
 }
 
 void Supervisor::Stop(const std::vector<std::string>& names, absl::Duration grace) {
-  std::vector<std::unique_ptr<ChildProcess>> leaving;
+  std::vector<std::unique_ptr<ServiceProcess>> leaving;
   for (const std::string& name : names) {
     const auto found = parts_.find(name);
     if (found == parts_.end()) continue;

@@ -11,8 +11,8 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/shutdown.h"
-#include "services/cli/child_process.h"
 #include "services/cli/restart_policy.h"
+#include "services/cli/service_process.h"
 
 namespace millrace {
 
@@ -56,8 +56,6 @@ class Supervisor {
 
   // Where a part that runs can be reached; null before its announcement.
   const AnnouncedAddresses* announced(const std::string& name) const;
-  // 0 while it does not run.
-  pid_t process_id(const std::string& name) const;
   std::vector<std::string> names() const;
 
   // SIGTERM to the parts named, SIGKILL to what is left after `grace` or at a further SIGINT or SIGTERM, and no
@@ -68,7 +66,7 @@ class Supervisor {
   struct Running {
     Part part;
     RestartPolicy policy;
-    std::unique_ptr<ChildProcess> process;  // null while it waits for its restart
+    std::unique_ptr<ServiceProcess> process;  // null while it waits for its restart
     absl::Time restart_at;
     bool was_ready = false;  // announced itself in any of its lives
   };

@@ -4,19 +4,18 @@
 
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
-#include <filesystem>
 #include <future>
+#include <memory>
 #include <optional>
-#include <system_error>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "common/address.h"
 #include "common/batch_client.h"
 #include "common/clock.h"
 #include "common/command_line.h"
@@ -33,11 +32,10 @@
 #include "services/cli/summary.h"
 #include "services/cli/supervisor.h"
 #include "services/cli/text_format.h"
+#include "services/cli/train_preflight.h"
 
 namespace millrace {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr absl::Duration kPollInterval = absl::Milliseconds(50);     // of the children
 constexpr absl::Duration kStatusInterval = absl::Milliseconds(250);  // of the coordinator's status
@@ -45,82 +43,28 @@ constexpr absl::Duration kStatusTimeout = absl::Seconds(1);          // a dead w
 constexpr absl::Duration kListenTimeout = absl::Minutes(2);          // loading LibTorch on a busy machine takes seconds
 constexpr absl::Duration kDescribeTimeout = absl::Minutes(2);
 constexpr absl::Duration kStopGrace = absl::Seconds(4);
-constexpr uint32_t kDefaultWorkers = 2;
-constexpr uint32_t kDefaultShards = 1;
-
-// Where the dataset is looked for when nobody says: where deploy/fetch_data.sh or Debian's package put it.
-std::string DefaultDataDir(const std::string& dataset) {
-  const char* const home = std::getenv("HOME");
-  const fs::path cache = fs::path(home == nullptr ? "/" : home) / ".cache/millrace" / dataset;
-  const fs::path packaged = fs::path("/usr/share/datasets") / dataset;
-  std::error_code error;
-  return (!fs::exists(cache, error) && fs::exists(packaged, error) ? packaged : cache).string();
-}
-
-// Catches the usual mistakes before anything is started or written; the data service judges the files themselves.
-absl::Status CheckDataDir(const std::string& data_dir) {
-  std::error_code error;
-  for (fs::directory_iterator entry(data_dir, error), end; !error && entry != end; entry.increment(error)) {
-    if (absl::StartsWith(entry->path().filename().string(), "train-images")) return absl::OkStatus();
-  }
-  return absl::NotFoundError(
-      absl::StrCat("no dataset in ", data_dir, error ? " (" + error.message() + ")" : "",
-                   ": run deploy/fetch_data.sh, or name a directory of IDX files by --data-dir"));
-}
-
-absl::Status CheckJsonPath(const std::string& json) {
-  if (json.empty()) return absl::OkStatus();
-  std::error_code error;
-  const fs::path parent = fs::absolute(json).parent_path();
-  if (fs::is_directory(parent, error) && access(parent.c_str(), W_OK) == 0) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("--json: cannot write to ", parent.string()));
-}
-
-// Finds a port in use before anything is trained in vain; the model service, which takes a second to load, binds it
-// anew.
-absl::Status CheckServingAddresses(const TrainOptions& options) {
-  if (!options.serve) return absl::OkStatus();
-  for (const std::string& listen : {options.serve_listen, options.serve_http_listen}) {
-    MILLRACE_ASSIGN_OR_RETURN(const Address address, ParseAddress(listen));
-    MILLRACE_RETURN_IF_ERROR(ListeningSocket::Bind(address).status());
-  }
-  return absl::OkStatus();
-}
-
-std::string NewOutputPath(const JobFlags& job) {
-  return absl::StrCat("out/", job.model_name.value_or("mnist"), "-",
-                      absl::FormatTime("%Y%m%d-%H%M%S", absl::Now(), absl::LocalTimeZone()));
-}
-
-// A file system that refuses a path is a wrong path; a full one is bad luck.
-absl::Status AsBadPath(const absl::Status& status) {
-  if (status.ok() || absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) return status;
-  return absl::FailedPreconditionError(status.message());
-}
 
 // One training run. Members are in order of dependence: the last are destroyed first.
 class TrainRun {
  public:
-  TrainRun(const TrainOptions& options, ShutdownSignals& signals, OutputDirectory output, PrivateDirectory sockets,
+  TrainRun(const TrainOptions& options, ShutdownSignals& signals, TrainSetup setup, PrivateDirectory sockets,
            ProgressReporter& reporter)
       : options_(options),
         clock_(RealClock()),
         start_(clock_.Now()),
-        output_(std::move(output)),
+        setup_(std::move(setup)),
         sockets_(std::move(sockets)),
         reporter_(reporter),
-        supervisor_(clock_, signals, [this](const std::string& line) { reporter_.Print(line); }) {}
+        supervisor_(clock_, signals, [this](const std::string& line) { notices_.push_back(line); }) {}
 
-  absl::Status Run(const ClusterRecord& previous, const std::string& data_dir) {
-    data_dir_ = data_dir;
-    workers_ = options_.workers.value_or(previous.workers);
-    shards_ = options_.shards.value_or(previous.shards);
-    absl::StatusOr<LocalCluster> cluster = LocalCluster::Create(options_, output_, sockets_.path());
+  absl::Status Run() {
+    absl::StatusOr<LocalCluster> cluster = LocalCluster::Create(options_, setup_.output, sockets_.path());
     MILLRACE_RETURN_IF_ERROR(cluster.status());
     cluster_.emplace(*std::move(cluster));
 
     absl::Status status = TrainAndCheck();
     StopAll();
+    setup_.output.WithdrawJob();
     // Nothing listens any more; what is left is for --resume.
     const absl::Status recorded = Record("", "");
     return status.ok() ? recorded : ExplainEnd(status);
@@ -130,7 +74,7 @@ class TrainRun {
   absl::Status TrainAndCheck() {
     MILLRACE_RETURN_IF_ERROR(StartCluster());
     MILLRACE_RETURN_IF_ERROR(WaitForJob());
-    TrainSummary summary{.workers = workers_, .out = output_.path().string()};
+    TrainSummary summary{.workers = setup_.workers, .out = setup_.output.path().string()};
     if (!options_.no_serving) {
       MILLRACE_ASSIGN_OR_RETURN(summary.served, CheckWhatIsServed());
     }
@@ -151,23 +95,34 @@ class TrainRun {
   }
 
   absl::Status StartCluster() {
-    MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Data(data_dir_)));
+    MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Data(setup_.data_dir)));
     if (!options_.no_serving) MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Model()));
     MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::kData));
     MILLRACE_RETURN_IF_ERROR(WriteJob());
 
-    for (uint32_t shard = 0; shard < shards_; ++shard) {
-      MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Shard(shard, shards_)));
+    for (uint32_t shard = 0; shard < setup_.shards; ++shard) {
+      MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Shard(shard, setup_.shards)));
     }
-    for (uint32_t worker = 0; worker < workers_; ++worker) {
+    for (uint32_t worker = 0; worker < setup_.workers; ++worker) {
       MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Worker(worker)));
     }
-    for (uint32_t shard = 0; shard < shards_; ++shard) {
+    for (uint32_t shard = 0; shard < setup_.shards; ++shard) {
       MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::ShardName(shard)));
     }
     if (!options_.no_serving) MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::kModel));
     coordinator_ = v1::Coordinator::NewStub(MakeChannel(cluster_->coordinator_address()));
     return Record(cluster_->coordinator_address(), ModelAddress());
+  }
+
+  // Looks after the cluster for a moment and says what happened to it.
+  absl::Status Supervise() {
+    const absl::Status status = supervisor_.Poll(kPollInterval);
+    ShowNotices();
+    return status;
+  }
+
+  void ShowNotices() {
+    for (const std::string& notice : std::exchange(notices_, {})) reporter_.Print(notice);
   }
 
   absl::Status WaitUntilListening(const std::string& part) {
@@ -176,10 +131,10 @@ class TrainRun {
       if (clock_.Now() > deadline) {
         return absl::DeadlineExceededError(absl::StrCat(part, " did not start to listen within ",
                                                         absl::FormatDuration(kListenTimeout),
-                                                        "; its log: ", output_.LogFile(part)));
+                                                        "; its log: ", setup_.output.LogFile(part)));
       }
       reporter_.Waiting(absl::StrCat(part, " to listen"));
-      MILLRACE_RETURN_IF_ERROR(supervisor_.Poll(kPollInterval));
+      MILLRACE_RETURN_IF_ERROR(Supervise());
     }
     return absl::OkStatus();
   }
@@ -193,7 +148,7 @@ class TrainRun {
     std::jthread thread([&](std::stop_token stop) { promise.set_value(call(std::move(stop))); });
     while (result.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
       watch();
-      if (absl::Status status = supervisor_.Poll(kPollInterval); !status.ok()) {
+      if (absl::Status status = Supervise(); !status.ok()) {
         thread.request_stop();
         return status;
       }
@@ -213,12 +168,12 @@ class TrainRun {
 
     if (options_.dataset.has_value() && info.name() != *options_.dataset) {
       return absl::FailedPreconditionError(
-          absl::StrCat(data_dir_, " holds the dataset '", info.name(), "', not '", *options_.dataset, "'"));
+          absl::StrCat(setup_.data_dir, " holds the dataset '", info.name(), "', not '", *options_.dataset, "'"));
     }
 
     std::optional<v1::JobSpec> previous;
     if (options_.resume) {
-      absl::StatusOr<v1::JobSpec> read = output_.ReadJob();
+      absl::StatusOr<v1::JobSpec> read = setup_.output.ReadJob();
       if (read.ok()) {
         previous = *std::move(read);
       } else if (!absl::IsNotFound(read.status())) {
@@ -231,32 +186,59 @@ class TrainRun {
     model_name_ = spec.model_name();
     reporter_.Print(absl::StrFormat("%s: %s samples to train and validate on, %s to test on; %d worker%s; output in %s",
                                     info.name(), FormatCount(info.train_count()), FormatCount(info.test_count()),
-                                    workers_, workers_ == 1 ? "" : "s", output_.path().string()));
-    return output_.WriteJob(spec);
+                                    setup_.workers, setup_.workers == 1 ? "" : "s", setup_.output.path().string()));
+    // A job that is resumed stays as it was until the parameter server, which knows the checkpoint, has taken its
+    // successor. A new one may be known at once.
+    if (!previous.has_value()) MILLRACE_RETURN_IF_ERROR(setup_.output.WriteJob(spec));
+    return setup_.output.ProposeJob(spec);
   }
 
   // Until the job is done. The coordinator does not answer for a moment now and then; only its death is an error.
   absl::Status WaitForJob() {
     while (true) {
-      grpc::ClientContext context;
-      SetDeadline(context, kStatusTimeout);
-      v1::JobStatus status;
-      const grpc::Status result = coordinator_->GetJobStatus(&context, {}, &status);
-      if (result.ok()) {
-        status_ = std::move(status);
-        reporter_.Update(status_);
-        if (status_.state() == v1::JobStatus::STATE_DONE) return absl::OkStatus();
-        if (status_.state() == v1::JobStatus::STATE_FAILED) {
-          return absl::AbortedError(absl::StrCat("the job failed: ", status_.failure()));
-        }
-      } else {
-        reporter_.Waiting(absl::StrCat("the coordinator to answer: ", result.error_message()));
-      }
-      const absl::Time next = clock_.Now() + kStatusInterval;
+      MILLRACE_RETURN_IF_ERROR(UpdateJobStatus());
+      ShowNotices();
+      if (status_.state() == v1::JobStatus::STATE_DONE) return absl::OkStatus();
+      const absl::Time next = clock_.Now() + (accepted_ ? kStatusInterval : kPollInterval);
       do {
-        MILLRACE_RETURN_IF_ERROR(supervisor_.Poll(kPollInterval));
-      } while (clock_.Now() < next);
+        if (const absl::Status status = supervisor_.Poll(kPollInterval); !status.ok()) {
+          if (!absl::IsCancelled(status)) MILLRACE_RETURN_IF_ERROR(UpdateJobStatus());
+          return status;
+        }
+        // Workers leave a failed job: what happened to one is shown only when the job is known to go on.
+      } while (notices_.empty() && clock_.Now() < next);
     }
+  }
+
+  // ABORTED if the job has failed. No answer is no error.
+  absl::Status UpdateJobStatus() {
+    grpc::ClientContext context;
+    SetDeadline(context, kStatusTimeout);
+    v1::JobStatus status;
+    const grpc::Status result = coordinator_->GetJobStatus(&context, {}, &status);
+    if (!result.ok()) {
+      reporter_.Waiting(absl::StrCat("the coordinator to answer: ", result.error_message()));
+      return absl::OkStatus();
+    }
+    status_ = std::move(status);
+    reporter_.Update(status_);
+    switch (status_.state()) {
+      case v1::JobStatus::STATE_FAILED:
+        return absl::AbortedError(absl::StrCat("the job failed: ", status_.failure()));
+      case v1::JobStatus::STATE_UNSPECIFIED:
+      case v1::JobStatus::STATE_STARTING:
+        return absl::OkStatus();
+      default:
+        return AcceptJob();
+    }
+  }
+
+  // From now on it is this job that --resume goes on with.
+  absl::Status AcceptJob() {
+    if (accepted_) return absl::OkStatus();
+    accepted_ = true;
+    MILLRACE_RETURN_IF_ERROR(setup_.output.AcceptJob());
+    return Record(cluster_->coordinator_address(), ModelAddress());
   }
 
   absl::StatusOr<ServedResult> CheckWhatIsServed() {
@@ -264,7 +246,8 @@ class TrainRun {
     std::atomic<uint64_t> done = 0;
     return WhileSupervising(
         [&](std::stop_token stop) -> absl::StatusOr<ServedResult> {
-          MILLRACE_ASSIGN_OR_RETURN(const TestImages images, FetchTestImages(cluster_->data_address(), status_.plan()));
+          MILLRACE_ASSIGN_OR_RETURN(const TestImages images,
+                                    FetchTestImages(cluster_->data_address(), status_.plan(), stop));
           return CheckServing(ModelAddress(), model_name_, status_.exported_version(), images, stop, done);
         },
         [&] {
@@ -280,12 +263,14 @@ class TrainRun {
   absl::Status ServeUntilSignal() {
     StopWorkers();
     supervisor_.Stop(StatefulParts(), kStopGrace);
-    const AnnouncedAddresses* const addresses = supervisor_.announced(LocalCluster::kModel);
-    reporter_.Print(absl::StrCat("Serving ", model_name_, " version ", status_.exported_version(), " on gRPC ",
-                                 addresses->grpc, " and http://", addresses->http, "/ until Ctrl-C"));
-    MILLRACE_RETURN_IF_ERROR(Record("", ModelAddress()));
-    absl::Status status;
-    while (status.ok()) status = supervisor_.Poll(kPollInterval);
+    absl::Status status = WaitUntilListening(LocalCluster::kModel);  // it may be on its way back from a death
+    if (status.ok()) {
+      const AnnouncedAddresses* const addresses = supervisor_.announced(LocalCluster::kModel);
+      reporter_.Print(absl::StrCat("Serving ", model_name_, " version ", status_.exported_version(), " on gRPC ",
+                                   addresses->grpc, " and http://", addresses->http, "/ until Ctrl-C"));
+      status = Record("", ModelAddress());
+    }
+    while (status.ok()) status = Supervise();
     return absl::IsCancelled(status) ? absl::OkStatus() : status;
   }
 
@@ -297,13 +282,13 @@ class TrainRun {
 
   std::vector<std::string> StatefulParts() const {
     std::vector<std::string> names = {LocalCluster::kData};
-    for (uint32_t shard = 0; shard < shards_; ++shard) names.push_back(LocalCluster::ShardName(shard));
+    for (uint32_t shard = 0; shard < setup_.shards; ++shard) names.push_back(LocalCluster::ShardName(shard));
     return names;
   }
 
   void StopWorkers() {
     std::vector<std::string> names;
-    for (uint32_t worker = 0; worker < workers_; ++worker) names.push_back(LocalCluster::WorkerName(worker));
+    for (uint32_t worker = 0; worker < setup_.workers; ++worker) names.push_back(LocalCluster::WorkerName(worker));
     supervisor_.Stop(names, kStopGrace);
   }
 
@@ -313,66 +298,50 @@ class TrainRun {
     supervisor_.Stop(supervisor_.names(), kStopGrace);
   }
 
+  // A run that was not accepted leaves the settings of the one it wanted to resume.
   absl::Status Record(const std::string& coordinator, const std::string& model) const {
-    return WriteClusterRecord(output_.path(), {.process_id = getpid(),
-                                               .data_dir = data_dir_,
-                                               .workers = workers_,
-                                               .shards = shards_,
-                                               .coordinator = coordinator,
-                                               .model = model});
+    ClusterRecord record{.data_dir = setup_.data_dir, .workers = setup_.workers, .shards = setup_.shards};
+    if (!accepted_ && setup_.previous.has_value()) record = *setup_.previous;
+    record.process_id = getpid();
+    record.coordinator = coordinator;
+    record.model = model;
+    return WriteClusterRecord(setup_.output.path(), record);
   }
 
   // A run that ended early, but has committed something, can be gone on with: says how.
   absl::Status ExplainEnd(const absl::Status& status) const {
     const bool may_go_on = absl::IsAborted(status) || absl::IsCancelled(status);
-    if (!may_go_on || status_.state() == v1::JobStatus::STATE_DONE || !HoldsResults(output_.path())) return status;
+    if (!may_go_on || status_.state() == v1::JobStatus::STATE_DONE || !HoldsResults(setup_.output.path()))
+      return status;
     const std::string from = status_.committed_version() == 0
                                  ? ""
                                  : absl::StrCat(" from the checkpoint at step ", status_.committed_version());
     const std::string separator = absl::StrContains(status.message(), '\n') ? "\n" : "; ";
-    return absl::Status(status.code(), absl::StrCat(status.message(), separator, "go on", from,
-                                                    " with: millrace train --resume --out ", output_.path().string()));
+    return absl::Status(
+        status.code(), absl::StrCat(status.message(), separator, "go on", from, " with: millrace train --resume --out ",
+                                    setup_.output.path().string()));
   }
 
   const TrainOptions& options_;
   const Clock& clock_;
   const absl::Time start_;
-  const OutputDirectory output_;
+  const TrainSetup setup_;
   const PrivateDirectory sockets_;
   ProgressReporter& reporter_;
-  std::string data_dir_;
-  uint32_t workers_ = 0;
-  uint32_t shards_ = 0;
+  std::vector<std::string> notices_;  // of the supervisor, not shown yet
   std::optional<LocalCluster> cluster_;
   Supervisor supervisor_;
   std::unique_ptr<v1::Coordinator::Stub> coordinator_;
   std::string model_name_;
   mutable std::string model_address_;  // stays known while the model service is being restarted
   v1::JobStatus status_;               // the newest
+  bool accepted_ = false;              // the parameter servers took the job
 };
 
-// Everything that can be checked before the first child is started.
 absl::Status PrepareAndRun(const TrainOptions& options, ShutdownSignals& signals, ProgressReporter& reporter) {
-  ClusterRecord previous{.workers = kDefaultWorkers, .shards = kDefaultShards};
-  const std::string out = options.out.empty() ? NewOutputPath(options.job) : options.out;
-  if (options.resume) {
-    if (absl::StatusOr<ClusterRecord> record = ReadClusterRecord(out); record.ok()) {
-      previous = *std::move(record);
-    } else if (!absl::IsNotFound(record.status())) {
-      return record.status();
-    }
-  }
-  std::string data_dir = options.data_dir.value_or(options.dataset.has_value() ? "" : previous.data_dir);
-  if (data_dir.empty()) data_dir = DefaultDataDir(options.dataset.value_or("mnist"));
-  data_dir = fs::absolute(data_dir).string();
-  MILLRACE_RETURN_IF_ERROR(CheckDataDir(data_dir));
-  MILLRACE_RETURN_IF_ERROR(CheckJsonPath(options.json));
-  MILLRACE_RETURN_IF_ERROR(CheckServingAddresses(options));
-  absl::StatusOr<OutputDirectory> output = OutputDirectory::Open(out, options.log_dir, options.resume);
-  MILLRACE_RETURN_IF_ERROR(AsBadPath(output.status()));
+  MILLRACE_ASSIGN_OR_RETURN(TrainSetup setup, PrepareTrain(options));
   MILLRACE_ASSIGN_OR_RETURN(PrivateDirectory sockets, PrivateDirectory::Create());
-  TrainRun run(options, signals, *std::move(output), std::move(sockets), reporter);
-  return run.Run(previous, data_dir);
+  return TrainRun(options, signals, std::move(setup), std::move(sockets), reporter).Run();
 }
 
 }  // namespace

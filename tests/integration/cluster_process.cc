@@ -16,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr absl::Duration kPollInterval = absl::Milliseconds(10);
+constexpr absl::Duration kWaitMax = absl::Minutes(3);
 
 std::string ReadAll(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
@@ -36,7 +37,7 @@ Program::Program(const std::string& name, std::vector<std::string> arguments, co
     : stderr_file_(stderr_file) {
   std::vector<std::string> command = {(fs::path(MILLRACE_BIN_DIR) / name).string()};
   command.insert(command.end(), arguments.begin(), arguments.end());
-  absl::StatusOr<std::unique_ptr<ChildProcess>> process = ChildProcess::Start(command, stderr_file.string());
+  absl::StatusOr<std::unique_ptr<ServiceProcess>> process = ServiceProcess::Start(command, stderr_file.string());
   if (!process.ok()) throw std::runtime_error(process.status().ToString());
   process_ = *std::move(process);
 }
@@ -48,6 +49,14 @@ int Program::Wait(absl::Duration timeout) {
     absl::SleepFor(kPollInterval);
   }
   return process_->exit_code();
+}
+
+void Program::WaitForError(const std::string& text) {
+  const absl::Time deadline = absl::Now() + kWaitMax;
+  while (Errors().find(text) == std::string::npos) {
+    if (!Runs() || absl::Now() > deadline) throw std::runtime_error("never said '" + text + "' but:\n" + Errors());
+    absl::SleepFor(kPollInterval);
+  }
 }
 
 std::string Program::Errors() const { return ReadAll(stderr_file_); }
@@ -84,7 +93,7 @@ std::optional<v1::JobStatus> ClusterProcess::Status() const {
 }
 
 v1::JobStatus ClusterProcess::WaitUntil(const std::function<bool(const v1::JobStatus&)>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Minutes(3);
+  const absl::Time deadline = absl::Now() + kWaitMax;
   while (program_.Runs() && absl::Now() < deadline) {
     if (const std::optional<v1::JobStatus> status = Status(); status.has_value() && condition(*status)) return *status;
     absl::SleepFor(kPollInterval);

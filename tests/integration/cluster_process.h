@@ -12,7 +12,7 @@
 #include "absl/time/time.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "nlohmann/json.hpp"
-#include "services/cli/child_process.h"
+#include "services/cli/service_process.h"
 
 namespace millrace {
 
@@ -27,6 +27,8 @@ class Program {
   bool Runs() { return process_->Poll(); }
   pid_t pid() const { return process_->pid(); }
   void Signal(int signal_number) { process_->Signal(signal_number); }
+  // Until stderr holds `text`. Throws if the program ends first or takes minutes.
+  void WaitForError(const std::string& text);
   // Everything that this and earlier programs wrote to `stderr_file`.
   std::string Errors() const;
   const std::optional<AnnouncedAddresses>& announced() const { return process_->announced(); }
@@ -36,7 +38,7 @@ class Program {
 
  private:
   const std::filesystem::path stderr_file_;
-  std::unique_ptr<ChildProcess> process_;
+  std::unique_ptr<ServiceProcess> process_;
 };
 
 // A run of `millrace train`, with its results in `out` and beside it.

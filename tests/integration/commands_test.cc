@@ -14,6 +14,7 @@
 #include "services/cli/output_directory.h"
 #include "tests/integration/cluster_process.h"
 #include "tests/integration/idx_dataset.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -24,15 +25,6 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Flags = std::vector<std::string>;
-
-// False after a minute.
-bool Eventually(const std::function<bool()>& condition) {
-  for (int attempt = 0; attempt < 6000; ++attempt) {
-    if (condition()) return true;
-    absl::SleepFor(absl::Milliseconds(10));
-  }
-  return false;
-}
 
 class CommandsTest : public testing::Test {
  protected:
@@ -53,6 +45,8 @@ class CommandsTest : public testing::Test {
     arguments.insert(arguments.end(), flags.begin(), flags.end());
     return Run(arguments);
   }
+  // As a person who goes on with a run types it.
+  Outcome Resume(const fs::path& out) { return Run({"train", "--resume", "--no-serving", "--out", out.string()}); }
   static int Lines(const std::string& text) { return static_cast<int>(std::count(text.begin(), text.end(), '\n')); }
 
   TemporaryDirectory temporary_;
@@ -139,6 +133,21 @@ TEST_F(CommandsTest, ResumingOnAnotherDatasetIsRefused) {
   EXPECT_THAT(outcome.errors, HasSubstr("dataset"));
   EXPECT_THAT(outcome.errors, Not(HasSubstr("go on")));
   EXPECT_EQ(Train({"--no-serving", "--dataset", "fashion-mnist"}, temporary_ / "named").exit_code, 78);
+  const Outcome plain = Resume(out_);
+  EXPECT_EQ(plain.exit_code, 0) << "a refused run damaged the one it refused: " << plain.errors;
+}
+
+TEST_F(CommandsTest, ResumingAsAnotherJobIsRefusedAndChangesNothing) {
+  ASSERT_EQ(Train({"--no-serving"}, out_).exit_code, 0);
+  const Outcome outcome = Run({"train", "--resume", "--no-serving", "--out", out_.string(), "--batch-size", "32",
+                               "--workers", "3", "--shards", "2"});
+  EXPECT_EQ(outcome.exit_code, 78) << outcome.errors;
+  EXPECT_THAT(outcome.errors, HasSubstr("batch"));
+  EXPECT_EQ(ReadClusterRecord(out_)->workers, 2u);
+  EXPECT_EQ(ReadClusterRecord(out_)->shards, 1u);
+  EXPECT_FALSE(fs::exists(out_ / "job.proposed.textproto"));
+  const Outcome plain = Resume(out_);
+  EXPECT_EQ(plain.exit_code, 0) << "a refused run damaged the one it refused: " << plain.errors;
 }
 
 TEST_F(CommandsTest, ResumingWithMoreEpochsGoesOn) {
@@ -148,6 +157,7 @@ TEST_F(CommandsTest, ResumingWithMoreEpochsGoesOn) {
   EXPECT_EQ(outcome.exit_code, 0) << outcome.errors;
   std::ifstream json(temporary_ / "json");
   EXPECT_EQ(nlohmann::json::parse(json)["epochs"], 2);
+  EXPECT_EQ(Resume(out_).exit_code, 0) << "the job with more epochs is the job now";
 }
 
 TEST_F(CommandsTest, AWorkerThatNeverStartsEndsTheRunWithItsLog) {
@@ -222,9 +232,7 @@ TEST_F(CommandsTest, ServesWhatItTrained) {
   ClusterProcess run(
       out_, data_dir_,
       {"--epochs", "4", "--serve", "--serve-listen", "127.0.0.1:0", "--serve-http-listen", "127.0.0.1:0"});
-  ASSERT_TRUE(Eventually([&] {
-    return !run.program().Runs() || run.program().Errors().find("until Ctrl-C") != std::string::npos;
-  })) << run.program().Errors();
+  run.program().WaitForError("until Ctrl-C");
   const nlohmann::json result = run.Result();
   EXPECT_EQ(result["served"]["requests"], 100);
   EXPECT_EQ(result["served"]["version"], result["steps"]);

@@ -25,6 +25,27 @@ TEST(OutputDirectoryTest, MakesANewDirectoryAndRemembersTheJob) {
   EXPECT_EQ(output->ReadJob()->epochs(), 3u);
 }
 
+TEST(OutputDirectoryTest, AProposedJobReplacesTheOldOneOnlyOnceAccepted) {
+  TemporaryDirectory temporary;
+  const absl::StatusOr<OutputDirectory> output = OutputDirectory::Open(temporary / "out", "", /*resume=*/false);
+  ASSERT_THAT(output, IsOk());
+  v1::JobSpec spec;
+  spec.set_epochs(3);
+  ASSERT_THAT(output->WriteJob(spec), IsOk());
+  spec.set_epochs(4);
+  ASSERT_THAT(output->ProposeJob(spec), IsOk());
+  EXPECT_EQ(output->ReadJob()->epochs(), 3u);
+  output->WithdrawJob();
+  EXPECT_FALSE(std::filesystem::exists(output->proposed_job_file()));
+  EXPECT_EQ(output->ReadJob()->epochs(), 3u);
+  ASSERT_THAT(output->ProposeJob(spec), IsOk());
+  ASSERT_THAT(output->AcceptJob(), IsOk());
+  EXPECT_EQ(output->ReadJob()->epochs(), 4u);
+  EXPECT_FALSE(std::filesystem::exists(output->proposed_job_file()));
+  output->WithdrawJob();  // nothing to do
+  EXPECT_EQ(output->ReadJob()->epochs(), 4u);
+}
+
 TEST(OutputDirectoryTest, RefusesResultsOfAnEarlierRunUnlessResumed) {
   TemporaryDirectory temporary;
   std::filesystem::create_directories(temporary / "out/models/mnist");

@@ -120,6 +120,24 @@ TEST(ProgressReporterTest, SaysWhatALongWaitIsFor) {
   EXPECT_THAT(output.text(), testing::EndsWith("\r\x1b[K"));  // the live line does not stay behind
 }
 
+TEST(ProgressReporterTest, AFailedCheckpointIsToldOnceAndSoIsItsEnd) {
+  FakeClock clock;
+  Output output;
+  ProgressReporter reporter(output.stream(), /*terminal=*/false, clock);
+  v1::JobStatus status = Training();
+  reporter.Update(status);
+  EXPECT_EQ(output.text(), "");
+  status.set_checkpoint_error("version 844: no space left on device");
+  reporter.Update(status);
+  reporter.Update(status);
+  const std::string failed = "CHECKPOINT FAILED, training goes on without it: version 844: no space left on device\n";
+  EXPECT_EQ(output.text(), failed);
+  status.clear_checkpoint_error();
+  reporter.Update(status);
+  reporter.Update(status);
+  EXPECT_EQ(output.text(), failed + "checkpoints are written again\n");
+}
+
 TEST(ProgressReporterTest, StartUpWaitsAreShownAfterASecond) {
   FakeClock clock;
   Output output;

@@ -6,7 +6,7 @@
 #include "common/command_line.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "services/cli/child_process.h"
+#include "services/cli/service_process.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -42,6 +42,8 @@ class SupervisorTest : public testing::Test {
     return PollUntil([] { return false; });
   }
   bool Listens(const std::string& name) { return supervisor_.announced(name) != nullptr; }
+  // Of a part that announces its process number instead of an address.
+  pid_t Pid(const std::string& name) { return std::stoi(supervisor_.announced(name)->grpc); }
 
   TemporaryDirectory directory_;
   ShutdownSignals signals_;
@@ -50,12 +52,12 @@ class SupervisorTest : public testing::Test {
 };
 
 TEST_F(SupervisorTest, StartsAKilledPartAgainWithinTwoSeconds) {
-  ASSERT_THAT(Start("worker-0", "echo LISTENING grpc=- http=h:1; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("worker-0", "echo LISTENING grpc=$$ http=h:1; exec sleep 60", Replace::kAlways), IsOk());
   ASSERT_THAT(PollUntil([&] { return Listens("worker-0"); }), IsOk());
-  const pid_t first = supervisor_.process_id("worker-0");
+  const pid_t first = Pid("worker-0");
   const absl::Time killed = RealClock().Now();
   kill(first, SIGKILL);
-  ASSERT_THAT(PollUntil([&] { return Listens("worker-0") && supervisor_.process_id("worker-0") != first; }), IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("worker-0") && Pid("worker-0") != first; }), IsOk());
   EXPECT_LT(RealClock().Now() - killed, absl::Seconds(2));
   ASSERT_THAT(notices_, SizeIs(1));
   EXPECT_THAT(notices_[0], HasSubstr("was killed by signal 9"));
@@ -87,9 +89,9 @@ TEST_F(SupervisorTest, AFailureAtTheFirstStartIsFinalForServersOnly) {
 }
 
 TEST_F(SupervisorTest, DeathOfAnIrreplaceablePartIsAnError) {
-  ASSERT_THAT(Start("parameter-server-0", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kNever), IsOk());
+  ASSERT_THAT(Start("parameter-server-0", "echo LISTENING grpc=$$ http=-; exec sleep 60", Replace::kNever), IsOk());
   ASSERT_THAT(PollUntil([&] { return Listens("parameter-server-0"); }), IsOk());
-  kill(supervisor_.process_id("parameter-server-0"), SIGKILL);
+  kill(Pid("parameter-server-0"), SIGKILL);
   EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted, HasSubstr("parameter-server-0 (process")));
 }
 
@@ -100,18 +102,18 @@ TEST_F(SupervisorTest, ASignalIsCancelled) {
 
 TEST_F(SupervisorTest, StopKillsWhatDoesNotLeave) {
   ASSERT_THAT(
-      Start("stubborn", "trap '' TERM; echo LISTENING grpc=- http=-; while :; do sleep 0.1; done", Replace::kAlways),
+      Start("stubborn", "trap '' TERM; echo LISTENING grpc=$$ http=-; while :; do sleep 0.1; done", Replace::kAlways),
       IsOk());
-  ASSERT_THAT(Start("polite", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kAlways), IsOk());
-  ASSERT_THAT(Start("other", "echo LISTENING grpc=- http=-; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("polite", "echo LISTENING grpc=$$ http=-; exec sleep 60", Replace::kAlways), IsOk());
+  ASSERT_THAT(Start("other", "echo LISTENING grpc=$$ http=-; exec sleep 60", Replace::kAlways), IsOk());
   ASSERT_THAT(PollUntil([&] { return Listens("stubborn") && Listens("polite") && Listens("other"); }), IsOk());
-  const pid_t stubborn = supervisor_.process_id("stubborn");
-  const pid_t polite = supervisor_.process_id("polite");
+  const pid_t stubborn = Pid("stubborn");
+  const pid_t polite = Pid("polite");
   supervisor_.Stop({"stubborn", "polite", "no such part"}, absl::Milliseconds(200));
   EXPECT_EQ(kill(stubborn, 0), -1);
   EXPECT_EQ(kill(polite, 0), -1);
   EXPECT_THAT(supervisor_.names(), testing::ElementsAre("other"));
-  EXPECT_EQ(kill(supervisor_.process_id("other"), 0), 0);
+  EXPECT_EQ(kill(Pid("other"), 0), 0);
 }
 
 TEST_F(SupervisorTest, ChildrenAreToldTheirParent) {

@@ -1,4 +1,4 @@
-#include "services/cli/child_process.h"
+#include "services/cli/service_process.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -67,8 +67,8 @@ std::optional<AnnouncedAddresses> ParseAnnouncement(absl::string_view line) {
   return addresses;
 }
 
-absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const std::vector<std::string>& command,
-                                                                  const std::string& log_file) {
+absl::StatusOr<std::unique_ptr<ServiceProcess>> ServiceProcess::Start(const std::vector<std::string>& command,
+                                                                      const std::string& log_file) {
   int pipe_ends[2];
   if (pipe2(pipe_ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "cannot make a pipe");
   absl::Cleanup close_write_end = [&] { close(pipe_ends[1]); };
@@ -106,10 +106,10 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const std::vec
   }
   if (error.get() != 0) return absl::ErrnoToStatus(error.get(), absl::StrCat("cannot start ", command[0]));
   std::move(close_read_end).Cancel();
-  return std::unique_ptr<ChildProcess>(new ChildProcess(pid, pipe_ends[0]));
+  return std::unique_ptr<ServiceProcess>(new ServiceProcess(pid, pipe_ends[0]));
 }
 
-ChildProcess::~ChildProcess() {
+ServiceProcess::~ServiceProcess() {
   if (!wait_status_.has_value()) {
     kill(pid_, SIGKILL);
     while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
@@ -118,7 +118,7 @@ ChildProcess::~ChildProcess() {
   if (output_ >= 0) close(output_);
 }
 
-bool ChildProcess::Poll() {
+bool ServiceProcess::Poll() {
   ReadOutput();
   if (wait_status_.has_value()) return false;
   int status = 0;
@@ -128,7 +128,7 @@ bool ChildProcess::Poll() {
   return false;
 }
 
-void ChildProcess::ReadOutput() {
+void ServiceProcess::ReadOutput() {
   char buffer[1024];
   while (output_ >= 0) {
     const ssize_t count = read(output_, buffer, sizeof(buffer));
@@ -150,12 +150,12 @@ void ChildProcess::ReadOutput() {
   }
 }
 
-int ChildProcess::exit_code() const {
+int ServiceProcess::exit_code() const {
   const int status = wait_status_.value_or(0);
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-std::string ChildProcess::DescribeEnd() const {
+std::string ServiceProcess::DescribeEnd() const {
   const int status = wait_status_.value_or(0);
   if (WIFSIGNALED(status)) {
     return absl::StrCat("was killed by signal ", WTERMSIG(status), " (", strsignal(WTERMSIG(status)), ")");
@@ -163,7 +163,7 @@ std::string ChildProcess::DescribeEnd() const {
   return absl::StrCat("exited with code ", WEXITSTATUS(status));
 }
 
-void ChildProcess::Signal(int signal_number) {
+void ServiceProcess::Signal(int signal_number) {
   if (!wait_status_.has_value()) kill(pid_, signal_number);
 }
 

@@ -1,4 +1,4 @@
-#include "services/cli/child_process.h"
+#include "services/cli/service_process.h"
 
 #include <signal.h>
 #include <unistd.h>
@@ -10,6 +10,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -18,19 +19,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// False after 20 s.
-bool WaitFor(const std::function<bool()>& condition) {
-  for (int attempt = 0; attempt < 2000; ++attempt) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return false;
-}
-
-class ChildProcessTest : public testing::Test {
+class ServiceProcessTest : public testing::Test {
  protected:
-  std::unique_ptr<ChildProcess> Shell(const std::string& script) {
-    auto child = ChildProcess::Start({"/bin/sh", "-c", script}, log_);
+  std::unique_ptr<ServiceProcess> Shell(const std::string& script) {
+    auto child = ServiceProcess::Start({"/bin/sh", "-c", script}, log_);
     EXPECT_THAT(child, IsOk());
     return *std::move(child);
   }
@@ -49,16 +41,16 @@ TEST(ParseAnnouncementTest, ReadsAddresses) {
   EXPECT_FALSE(ParseAnnouncement("").has_value());
 }
 
-TEST_F(ChildProcessTest, TakesTheAnnouncementAlsoInPieces) {
+TEST_F(ServiceProcessTest, TakesTheAnnouncementAlsoInPieces) {
   auto child = Shell("echo hello; printf 'LISTENING grpc=u'; sleep 0.05; echo 'nix:/s http=-'; exec sleep 60");
-  ASSERT_TRUE(WaitFor([&] { return child->Poll() && child->announced().has_value(); }));
+  ASSERT_TRUE(Eventually([&] { return child->Poll() && child->announced().has_value(); }));
   EXPECT_EQ(child->announced()->grpc, "unix:/s");
   EXPECT_EQ(child->announced()->http, "");
 }
 
-TEST_F(ChildProcessTest, TellsHowItEnded) {
+TEST_F(ServiceProcessTest, TellsHowItEnded) {
   auto exits = Shell("echo one >&2; echo two >&2; exit 78");
-  ASSERT_TRUE(WaitFor([&] { return !exits->Poll(); }));
+  ASSERT_TRUE(Eventually([&] { return !exits->Poll(); }));
   EXPECT_EQ(exits->exit_code(), 78);
   EXPECT_EQ(exits->DescribeEnd(), "exited with code 78");
   EXPECT_EQ(LastLines(log_, 1), "two");
@@ -66,13 +58,13 @@ TEST_F(ChildProcessTest, TellsHowItEnded) {
 
   auto killed = Shell("exec sleep 60");
   killed->Signal(SIGKILL);
-  ASSERT_TRUE(WaitFor([&] { return !killed->Poll(); }));
+  ASSERT_TRUE(Eventually([&] { return !killed->Poll(); }));
   EXPECT_EQ(killed->exit_code(), 128 + SIGKILL);
   EXPECT_EQ(killed->DescribeEnd(), "was killed by signal 9 (Killed)");
   EXPECT_EQ(LastLines(log_, 1), "two") << "a log is appended to";
 }
 
-TEST_F(ChildProcessTest, InheritsNoInputNoFlagsNoDescriptorsAndNoBlockedSignals) {
+TEST_F(ServiceProcessTest, InheritsNoInputNoFlagsNoDescriptorsAndNoBlockedSignals) {
   setenv("MILLRACE_SEED", "7", 1);
   sigset_t term;
   sigemptyset(&term);
@@ -85,20 +77,20 @@ TEST_F(ChildProcessTest, InheritsNoInputNoFlagsNoDescriptorsAndNoBlockedSignals)
   pthread_sigmask(SIG_UNBLOCK, &term, nullptr);
   close(leaked);
   unsetenv("MILLRACE_SEED");
-  ASSERT_TRUE(WaitFor([&] { return child->Poll() && !LastLines(log_, 1).empty(); }));
+  ASSERT_TRUE(Eventually([&] { return child->Poll() && !LastLines(log_, 1).empty(); }));
   child->Signal(SIGTERM);
-  ASSERT_TRUE(WaitFor([&] { return !child->Poll(); }));
+  ASSERT_TRUE(Eventually([&] { return !child->Poll(); }));
   EXPECT_EQ(child->exit_code(), 128 + SIGTERM);
   EXPECT_THAT(LastLines(log_, 9), testing::Not(HasSubstr("MILLRACE_SEED")));
   EXPECT_THAT(LastLines(log_, 9), HasSubstr("4")) << "0, 1, 2 and ls's own";
 }
 
-TEST_F(ChildProcessTest, AMissingProgramIsAnError) {
-  EXPECT_THAT(ChildProcess::Start({"/no/such/program"}, log_),
+TEST_F(ServiceProcessTest, AMissingProgramIsAnError) {
+  EXPECT_THAT(ServiceProcess::Start({"/no/such/program"}, log_),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/program")));
 }
 
-TEST_F(ChildProcessTest, IsKilledWithTheObject) {
+TEST_F(ServiceProcessTest, IsKilledWithTheObject) {
   pid_t pid;
   {
     auto child = Shell("trap '' TERM; while :; do sleep 1; done");

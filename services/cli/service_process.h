@@ -25,14 +25,14 @@ std::optional<AnnouncedAddresses> ParseAnnouncement(absl::string_view line);
 // without the MILLRACE_* variables, which were meant for the parent's flags.
 //
 // Not thread-safe. The child is killed with the object.
-class ChildProcess {
+class ServiceProcess {
  public:
   // `command[0]` is the path of the program. NOT_FOUND or PERMISSION_DENIED if it cannot be run.
-  static absl::StatusOr<std::unique_ptr<ChildProcess>> Start(const std::vector<std::string>& command,
-                                                             const std::string& log_file);
-  ~ChildProcess();
-  ChildProcess(const ChildProcess&) = delete;
-  ChildProcess& operator=(const ChildProcess&) = delete;
+  static absl::StatusOr<std::unique_ptr<ServiceProcess>> Start(const std::vector<std::string>& command,
+                                                               const std::string& log_file);
+  ~ServiceProcess();
+  ServiceProcess(const ServiceProcess&) = delete;
+  ServiceProcess& operator=(const ServiceProcess&) = delete;
 
   pid_t pid() const { return pid_; }
 
@@ -49,7 +49,7 @@ class ChildProcess {
   void Signal(int signal_number);
 
  private:
-  ChildProcess(pid_t pid, int output) : pid_(pid), output_(output) {}
+  ServiceProcess(pid_t pid, int output) : pid_(pid), output_(output) {}
   void ReadOutput();
 
   const pid_t pid_;
