@@ -1,6 +1,10 @@
 // Each service by itself, as an operator meets it: its pages, its metrics, and its end.
 #include <signal.h>
 
+#include <ostream>
+#include <string>
+#include <vector>
+
 #include "common/grpc_channel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -24,6 +28,8 @@ struct ServiceCase {
   std::vector<std::string> flags;  // "DIR" stands for a directory of the test's own
   int ready;                       // what /readyz says of a service whose peers are not there
 };
+
+void PrintTo(const ServiceCase& service, std::ostream* stream) { *stream << service.program; }
 
 class ServicesTest : public testing::TestWithParam<ServiceCase> {
  protected:
@@ -55,7 +61,7 @@ TEST_P(ServicesTest, AnswersOnEveryPageAndEndsCleanly) {
   const AnnouncedAddresses addresses = *service.announced();
 
   EXPECT_EQ(HttpFetch(addresses.http, "/healthz").status, 200);
-  EXPECT_EQ(HttpFetch(addresses.http, "/readyz").status, GetParam().ready);
+  EXPECT_TRUE(Eventually([&] { return HttpFetch(addresses.http, "/readyz").status == GetParam().ready; }));
   const HttpReply page = HttpFetch(addresses.http, "/statusz");
   EXPECT_EQ(page.status, 200);
   EXPECT_FALSE(page.body.empty());
