@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "common/files.h"
 #include "common/hashing.h"
 #include "common/limits.h"
@@ -86,6 +87,21 @@ def forward(self, x):
 )"};
 }
 
+// For serving, where one row is the usual request. A matrix product makes OpenBLAS rearrange the whole weight matrix
+// first, which for one row takes longer than all the rest: 320 us for the cnn instead of 125 us with this.
+constexpr char kDenseSource[] = R"(
+def dense(self, x, weight, bias):
+    if x.size(0) == 1:
+        return torch.addmv(bias, weight, x[0]).unsqueeze(0)
+    return torch.linear(x, weight, bias)
+)";
+
+// The method `forward`, for training, as the method `predict`. Training keeps the one kernel for every number of rows:
+// its bits are not to depend on how a step is divided.
+std::string PredictSource(const BuiltIn& built_in) {
+  return absl::StrReplaceAll(built_in.source, {{"def forward(", "def predict("}, {"torch.linear(", "self.dense("}});
+}
+
 absl::Status CheckSpec(const v1::NetworkSpec& spec) {
   if (spec.channels() < 1 || spec.channels() > kMaxChannels || spec.height() < 1 || spec.height() > kMaxSide ||
       spec.width() < 1 || spec.width() > kMaxSide) {
@@ -117,6 +133,8 @@ absl::StatusOr<Network> BuildBuiltIn(const BuiltIn& built_in, torch::jit::Module
     network.initial_limits.push_back(fans == 0 ? 0.0 : std::sqrt(6.0 / static_cast<double>(fans)));
   }
   body.define(built_in.source);
+  body.define(kDenseSource);
+  body.define(PredictSource(built_in));
   return network;
 }
 
@@ -168,9 +186,11 @@ std::string WrapperSource(const v1::NetworkSpec& spec) {
   const double shift = -spec.mean() / spec.standard_deviation();
   const std::string normalise =
       shift == 0 ? absl::StrFormat("x * %.17g", scale) : absl::StrFormat("x * %.17g + (%.17g)", scale, shift);
-  return absl::StrCat("def logits(self, x):\n    x = ", layout, "\n    x = ", normalise,
-                      "\n    return self.network.forward(x)\n",
-                      "def forward(self, INPUT__0):\n    return torch.softmax(self.logits(INPUT__0), 1)\n");
+  const char* const predict = spec.architecture() == "torchscript" ? "forward" : "predict";
+  return absl::StrCat("def normalised(self, x):\n    x = ", layout, "\n    return ", normalise, "\n",
+                      "def logits(self, x):\n    return self.network.forward(self.normalised(x))\n",
+                      "def forward(self, INPUT__0):\n    return torch.softmax(self.network.", predict,
+                      "(self.normalised(INPUT__0)), 1)\n");
 }
 
 // The forward pass of a user's module is tried on two images: it must give float logits [2, classes] and leave its

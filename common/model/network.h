@@ -1,8 +1,8 @@
 // Builds the TorchScript module of a NetworkSpec. Internal to common/model: includes LibTorch.
 //
 // The module has one input, pixels 0-255 as uint8 or float32 [n, channels, height, width], and two methods: `logits`
-// (training) and `forward`, their softmax (serving). Both share the preprocessing, so training and serving cannot drift
-// apart.
+// (training) and `forward`, their softmax (serving). Both share the preprocessing and the network's source, so training
+// and serving cannot drift apart.
 #pragma once
 
 #include <torch/script.h>

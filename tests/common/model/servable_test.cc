@@ -103,6 +103,27 @@ TEST_F(ServableTest, ServesWhatWasTrained) {
   }
 }
 
+// One row is computed by other kernels than several.
+TEST_F(ServableTest, ARowAloneGetsTheSameAnswerAsAmongOthers) {
+  for (const v1::NetworkSpec& spec : {NetworkOf("cnn"), NetworkOf("mlp", 3, 9, 7, 4)}) {
+    fs::remove_all(directory_ / "models");
+    SetNetwork(spec, 3);
+    Export();
+    const auto model = ServableModel::Load(version());
+    ASSERT_THAT(model, IsOk());
+    const Samples samples = RandomSamples(spec, 9, 4);
+    const std::vector<float> together = *(*model)->Predict(samples.images, 9);
+    const size_t image_size = samples.images.size() / 9;
+    for (size_t row = 0; row < 9; ++row) {
+      const auto alone = (*model)->Predict(std::span(samples.images).subspan(row * image_size, image_size), 1);
+      ASSERT_THAT(alone, IsOk());
+      for (size_t k = 0; k < spec.classes(); ++k) {
+        EXPECT_NEAR((*alone)[k], together[row * spec.classes() + k], 1e-5);
+      }
+    }
+  }
+}
+
 TEST_F(ServableTest, ManifestSaysWhatItIs) {
   options_.test.emplace();
   options_.test->set_loss(0.0625);
