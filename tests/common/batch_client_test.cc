@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -102,7 +103,7 @@ TEST_F(BatchClientTest, DescribeGivesUp) {
 }
 
 TEST_F(BatchClientTest, GetsWhatWasRequestedInAnyOrder) {
-  const Life life(address_, dataset_);
+  Life life(address_, dataset_);
   BatchClient client(Options());
   const std::vector<BatchKey> keys = {
       Train(0, 5, 0), Train(0, 5, 1), Train(0, 5, 3), Train(7, 0, 2), {v1::SPLIT_VALIDATION, 0, 1, 0}};
@@ -224,7 +225,7 @@ TEST_F(BatchClientTest, WholeSplitInOrder) {
   const Life life(address_, dataset_);
   BatchClient client(Options());
   std::vector<uint8_t> first_pixels;
-  ASSERT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience,
+  ASSERT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience, /*stop=*/{},
                            [&](const v1::Batch& batch) {
                              for (uint32_t i = 0; i < batch.samples(); ++i) {
                                first_pixels.push_back(static_cast<uint8_t>(batch.images()[i * 16]));
@@ -235,9 +236,15 @@ TEST_F(BatchClientTest, WholeSplitInOrder) {
   ASSERT_EQ(first_pixels.size(), 20);
   for (size_t i = 0; i < first_pixels.size(); ++i) EXPECT_EQ(first_pixels[i], i);
 
-  EXPECT_THAT(
-      ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience, [](const v1::Batch&) { return absl::AbortedError("enough"); }),
-      StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience, /*stop=*/{},
+                           [](const v1::Batch&) { return absl::AbortedError("enough"); }),
+              StatusIs(absl::StatusCode::kAborted));
+
+  std::stop_source stopped;
+  stopped.request_stop();
+  EXPECT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience, stopped.get_token(),
+                           [](const v1::Batch&) { return absl::OkStatus(); }),
+              StatusIs(absl::StatusCode::kCancelled));
 }
 
 TEST_F(BatchClientTest, ManyThreads) {
