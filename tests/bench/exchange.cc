@@ -111,7 +111,8 @@ double HistogramSum(const Metrics& metrics, const std::string& name) {
 
 absl::StatusOr<double> ExchangeSeconds(const std::string& address, int rounds) {
   Metrics metrics("bench");
-  Shard::Options options{.metrics = &metrics};
+  Shard::Options options;
+  options.metrics = &metrics;
   v1::JobPlan& plan = options.plan;
   plan.set_run_id(1);
   plan.set_parameter_count(kParameters);

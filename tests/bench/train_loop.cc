@@ -65,7 +65,8 @@ int main(int argc, char** argv) {
   for (int step = 0; step < kWarmUpSteps + steps; ++step) {
     if (step == kWarmUpSteps) start = std::chrono::steady_clock::now();
     const int64_t at = step * batch % (kImages - batch);
-    optimizer.zero_grad(/*set_to_none=*/true);
+    // As zero_grad(set_to_none=True) in Python, which the C++ optimizer lacks: the next gradient is stolen, not added.
+    for (at::Tensor& parameter : network->parameters) parameter.mutable_grad().reset();
     torch::Tensor output = logits({images.narrow(0, at, batch)}).toTensor();
     torch::nn::functional::cross_entropy(output, labels.narrow(0, at, batch)).backward();
     optimizer.step();
