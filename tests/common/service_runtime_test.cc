@@ -131,7 +131,7 @@ TEST(RunServiceTest, FaultsAreOneLineAndTheDocumentedExitCode) {
   const std::string in_use = taken.address().ToString();
   const std::vector<std::tuple<std::vector<std::string>, int, std::string>> cases = {
       {{"--no-such-flag"}, 64, "--no-such-flag"},          {{"--listen", "nonsense"}, 64, "nonsense"},
-      {{"--log-level", "loud"}, 64, "--log-level"},        {{"--data-dir", "/none"}, 78, "no data in /none"},
+      {{"--log-level", "loud"}, 64, "--log-level"},        {{"--tiny-data-dir", "/none"}, 78, "no data in /none"},
       {{"--listen", in_use}, 1, "address already in use"}, {{"--http-listen", in_use}, 1, "address already in use"},
   };
   for (const auto& [flags, code, message] : cases) {

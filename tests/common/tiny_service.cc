@@ -37,7 +37,7 @@ int Main(int argc, char** argv) {
   std::string data_dir;
   CLI::App app("A service for tests.", "tiny");
   AddServiceFlags(app, flags);
-  app.add_option("--data-dir", data_dir);
+  app.add_option("--tiny-data-dir", data_dir);
   if (const std::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
   return RunService("tiny", flags, [&](ServiceContext& context) -> absl::StatusOr<std::unique_ptr<Service>> {
     if (!data_dir.empty()) return absl::NotFoundError("no data in " + data_dir);
