@@ -17,13 +17,15 @@
 #include "common/status_macros.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/client_callback.h"
+#include "millrace/v1/coordinator.pb.h"
 #include "millrace/v1/data.grpc.pb.h"
 
 namespace millrace {
 namespace {
 
-// One attempt at a unary call. The service may hold it until its dataset is loaded.
-constexpr absl::Duration kAttemptTimeout = absl::Seconds(10);
+// One attempt at a unary call. The service may hold it until its dataset is loaded, and a caller that is to stop waits
+// for it.
+constexpr absl::Duration kAttemptTimeout = absl::Seconds(2);
 // A damaged batch is asked for again; this many in a row are no accident.
 constexpr int kCorruptInARowMax = 3;
 
@@ -49,7 +51,7 @@ BatchKey KeyOf(const v1::Batch& batch) { return {batch.split(), batch.epoch(), b
 
 absl::StatusOr<v1::DatasetInfo> DescribeDataset(const std::string& address, const v1::DescribeDatasetRequest& request,
                                                 absl::Duration timeout,
-                                                const std::function<bool(std::string_view)>& keep_waiting) {
+                                                absl::FunctionRef<bool(std::string_view, absl::Duration)> wait) {
   const absl::Time deadline = absl::Now() + timeout;
   const auto stub = v1::DataService::NewStub(MakeChannel(address));
   Backoff backoff;
@@ -59,16 +61,27 @@ absl::StatusOr<v1::DatasetInfo> DescribeDataset(const std::string& address, cons
     v1::DatasetInfo info;
     const absl::Status status = FromGrpcStatus(stub->DescribeDataset(&context, request, &info));
     if (status.ok()) return info;
-    const std::string what = absl::StrCat("the data service at ", address, " (", status.message(), ")");
-    if (!IsTransient(status))
+    if (!IsTransient(status)) {
       return absl::Status(status.code(), absl::StrCat("data service at ", address, ": ", status.message()));
-    if (keep_waiting && !keep_waiting(what)) return absl::CancelledError(absl::StrCat("gave up waiting for ", what));
-    const absl::Duration wait = backoff.Next();
-    if (absl::Now() + wait >= deadline) {
+    }
+    const std::string what = absl::StrCat("the data service at ", address, " (", status.message(), ")");
+    const absl::Duration time = backoff.Next();
+    if (absl::Now() + time >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat("waited ", absl::FormatDuration(timeout), " for ", what));
     }
-    absl::SleepFor(wait);
+    if (!wait(what, time)) return absl::CancelledError(absl::StrCat("gave up waiting for ", what));
   }
+}
+
+v1::BatchPlan BatchPlanOf(const v1::JobPlan& plan) {
+  v1::BatchPlan batches;
+  batches.set_fingerprint(plan.dataset().fingerprint());
+  batches.set_seed(plan.spec().seed());
+  batches.set_validation_count(plan.spec().validation_count());
+  batches.set_batch_size(plan.spec().batch_size());
+  batches.set_slots(plan.spec().slots());
+  batches.set_evaluation_batch_size(plan.spec().evaluation_batch_size());
+  return batches;
 }
 
 // One StreamBatches call. Its reactions take the client's mutex; operations are started with it held, and none after a

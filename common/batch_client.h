@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -27,13 +26,20 @@ class Channel;
 
 namespace millrace {
 
+namespace v1 {
+class JobPlan;
+}
+
 // Asks the data service at `address` what its dataset is, again and again until it answers: it may not have been
-// started yet. Before each wait (at most 2 s) `keep_waiting` is told what is waited for; it returns false to give up
-// (CANCELLED). DEADLINE_EXCEEDED after `timeout`, with the last reason; what the service itself refuses
-// (INVALID_ARGUMENT for too many validation samples, say) is returned at once.
+// started yet. Between attempts `wait` is told what is waited for, and waits for `time` (at most 2 s) or returns false
+// to give up (CANCELLED). DEADLINE_EXCEEDED after `timeout`, which may be infinite, with the last reason; what the
+// service itself refuses (INVALID_ARGUMENT for too many validation samples, say) is returned at once.
 absl::StatusOr<v1::DatasetInfo> DescribeDataset(
     const std::string& address, const v1::DescribeDatasetRequest& request, absl::Duration timeout,
-    const std::function<bool(std::string_view waiting_for)>& keep_waiting = {});
+    absl::FunctionRef<bool(std::string_view waiting_for, absl::Duration time)> wait);
+
+// What a BatchClient needs to know of a job.
+v1::BatchPlan BatchPlanOf(const v1::JobPlan& plan);
 
 // Gets batches from the data service: ask ahead, fetch when needed. One stream; when it breaks, the client opens
 // another with back-off and asks again for what has not come, so a restart of the service shows as a delay and nothing

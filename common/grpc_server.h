@@ -6,7 +6,6 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "common/limits.h"
 
 namespace grpc {
 class Server;
@@ -27,7 +26,6 @@ class GrpcServer {
   struct Options {
     std::string address = {};    // as ParseAddress takes it
     Metrics* metrics = nullptr;  // must outlive the server; null: none
-    int max_receive_message_bytes = kMessageBytesMax;
   };
 
   // Listens and answers. `services` must outlive the server. Health says NOT_SERVING until SetServing(true).

@@ -2,14 +2,12 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <deque>
 #include <exception>
-#include <regex>
 #include <thread>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
 #include "common/log.h"
@@ -21,10 +19,12 @@
 namespace millrace {
 namespace {
 
+constexpr int kThreads = 4;
 constexpr time_t kKeepAliveSeconds = 2;  // an idle connection holds a thread, so not for long
 constexpr time_t kReadTimeoutSeconds = 5;
 constexpr time_t kWriteTimeoutSeconds = 5;
 constexpr size_t kWaitingConnectionsMax = 64;
+constexpr size_t kBodyBytesMax = 64 << 10;  // no page takes one; larger requests get 413
 constexpr char kText[] = "text/plain; charset=utf-8";
 constexpr char kPrometheusText[] = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -83,17 +83,6 @@ class AdoptingServer : public httplib::Server {
   void Adopt(int listening_fd) { svr_sock_ = listening_fd; }
 };
 
-HttpRequest FromHttplib(const httplib::Request& from) {
-  HttpRequest request;
-  request.method = from.method;
-  request.path = from.path;
-  for (size_t i = 1; i < from.matches.size(); ++i) request.captures.push_back(from.matches[i].str());
-  for (const auto& [name, value] : from.params) request.query.emplace(name, value);
-  for (const auto& [name, value] : from.headers) request.headers.emplace(absl::AsciiStrToLower(name), value);
-  request.body = from.body;
-  return request;
-}
-
 void Send(httplib::Response& response, int status, const std::string& body, const std::string& content_type = kText) {
   response.status = status;
   response.set_content(body, content_type);
@@ -115,11 +104,9 @@ class HttpServer::Impl {
  public:
   explicit Impl(Options options) : options_(std::move(options)) {}
 
-  absl::Status Start(std::vector<HttpRoute> routes) {
+  absl::Status Start() {
     Configure();
-    AddBuiltInPages();
-    for (HttpRoute& route : routes) MILLRACE_RETURN_IF_ERROR(AddRoute(std::move(route)));
-
+    AddPages();
     MILLRACE_ASSIGN_OR_RETURN(const Address address, ParseAddress(options_.address));
     MILLRACE_ASSIGN_OR_RETURN(ListeningSocket socket, ListeningSocket::Bind(address));
     bound_ = socket.address();
@@ -142,11 +129,11 @@ class HttpServer::Impl {
 
  private:
   void Configure() {
-    server_.new_task_queue = [threads = std::max(1, options_.threads)] { return new BoundedTaskQueue(threads); };
+    server_.new_task_queue = [] { return new BoundedTaskQueue(kThreads); };
     server_.set_keep_alive_timeout(kKeepAliveSeconds);
     server_.set_read_timeout(kReadTimeoutSeconds);
     server_.set_write_timeout(kWriteTimeoutSeconds);
-    server_.set_payload_max_length(options_.max_body_bytes);
+    server_.set_payload_max_length(kBodyBytesMax);
     server_.set_exception_handler(
         [](const httplib::Request& request, httplib::Response& response, std::exception_ptr exception) {
           LogError("HTTP handler failed", {{"path", request.path}, {"error", DescribeException(exception)}});
@@ -154,7 +141,7 @@ class HttpServer::Impl {
         });
   }
 
-  void AddBuiltInPages() {
+  void AddPages() {
     server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) { Send(response, 200, "ok\n"); });
     server_.Get("/readyz", [this](const httplib::Request&, httplib::Response& response) {
       const absl::Status ready = options_.ready ? options_.ready() : absl::OkStatus();
@@ -176,30 +163,6 @@ class HttpServer::Impl {
     }
   }
 
-  absl::Status AddRoute(HttpRoute route) {
-    const auto handler = [handle = std::move(route.handler)](const httplib::Request& request,
-                                                             httplib::Response& response) {
-      const HttpResponse answer = handle(FromHttplib(request));
-      Send(response, answer.status, answer.body, answer.content_type);
-    };
-    try {
-      if (route.method == "GET") {
-        server_.Get(route.pattern, handler);
-      } else if (route.method == "POST") {
-        server_.Post(route.pattern, handler);
-      } else if (route.method == "PUT") {
-        server_.Put(route.pattern, handler);
-      } else if (route.method == "DELETE") {
-        server_.Delete(route.pattern, handler);
-      } else {
-        return absl::InvalidArgumentError(absl::StrCat("no HTTP method ", route.method, " for ", route.pattern));
-      }
-    } catch (const std::regex_error& error) {
-      return absl::InvalidArgumentError(absl::StrCat("bad HTTP route ", route.pattern, ": ", error.what()));
-    }
-    return absl::OkStatus();
-  }
-
   const Options options_;
   AdoptingServer server_;
   Address bound_;
@@ -210,9 +173,9 @@ class HttpServer::Impl {
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 HttpServer::~HttpServer() = default;
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options, std::vector<HttpRoute> routes) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(Options options) {
   auto impl = std::make_unique<Impl>(std::move(options));
-  MILLRACE_RETURN_IF_ERROR(impl->Start(std::move(routes)));
+  MILLRACE_RETURN_IF_ERROR(impl->Start());
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 

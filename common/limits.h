@@ -1,7 +1,6 @@
 // The limits that more than one part of the project holds its input to. A limit of one part alone is stated there.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 namespace millrace {
@@ -11,10 +10,10 @@ inline constexpr uint32_t kBatchSamplesMax = 65'536;
 inline constexpr uint32_t kSlotsMax = 1024;
 inline constexpr uint32_t kEpochsMax = 100'000;
 
-inline constexpr uint32_t kClassesMax = 1000;
+// Parameter-server processes of one job.
+inline constexpr uint32_t kShardsMax = 64;
 
-// A model's name is a directory, part of URLs and a metric label.
-inline constexpr size_t kModelNameBytesMax = 128;
+inline constexpr uint32_t kClassesMax = 1000;
 
 // Batches that one stream may have asked for and not received.
 inline constexpr uint64_t kOutstandingBatchesMax = 1024;

@@ -40,11 +40,6 @@ uint32_t PhiloxStream::NextUint32() {
   return block_[used_++];
 }
 
-uint64_t PhiloxStream::NextUint64() {
-  const uint64_t low = NextUint32();
-  return low | uint64_t{NextUint32()} << 32;
-}
-
 float PhiloxStream::NextUniform() { return static_cast<float>(NextUint32() >> 8) * 0x1p-24f; }
 
 uint64_t RandomSeed() {

@@ -19,8 +19,6 @@ class PhiloxStream {
   PhiloxStream(uint64_t seed, uint64_t stream);
 
   uint32_t NextUint32();
-  // Two words of the stream, the first one low.
-  uint64_t NextUint64();
   // Uniform in [0, 1): the top 24 bits of one word, so every value is exact in float32.
   float NextUniform();
 

@@ -20,6 +20,7 @@
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/grpc_server.h"
+#include "common/http_server.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
@@ -114,7 +115,7 @@ class Runtime {
       HttpServer::Options options{.address = flags_.http_listen, .metrics = &metrics_};
       options.ready = [this] { return Ready(); };
       options.status_page = [this] { return StatusPage(name_, start_, *service_); };
-      MILLRACE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options), service_->HttpRoutes()));
+      MILLRACE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
       addresses_.http = http_->address();
     }
     return absl::OkStatus();

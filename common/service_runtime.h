@@ -10,7 +10,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "common/http_server.h"
 #include "common/mutex.h"
 #include "common/shutdown.h"
 
@@ -77,8 +76,6 @@ class Service {
 
   // Registered with the gRPC server; owned by the service. Not called if there is no --listen.
   virtual std::vector<grpc::Service*> GrpcServices() { return {}; }
-  // Pages besides the built-in ones.
-  virtual std::vector<HttpRoute> HttpRoutes() { return {}; }
   // OK once the service can do its work, else what is missing: /readyz and grpc.health.v1. Any thread; called often.
   virtual absl::Status Ready() { return absl::OkStatus(); }
   // Names besides "" that grpc.health.v1 answers SERVING for while the service is ready. The list may grow, never

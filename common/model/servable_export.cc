@@ -12,6 +12,7 @@
 #include "common/model/runtime.h"
 #include "common/model/servable.h"
 #include "common/model/torch_status.h"
+#include "common/model_name.h"
 #include "common/status_macros.h"
 
 namespace millrace {
@@ -20,11 +21,7 @@ namespace {
 constexpr size_t kMaxManifestBytes = size_t{16} << 20;
 
 absl::Status CheckOptions(const ExportOptions& options) {
-  // The name becomes a directory.
-  if (options.model_name.empty() || options.model_name.front() == '.' ||
-      options.model_name.find('/') != std::string::npos) {
-    return absl::InvalidArgumentError(absl::StrCat("model name \"", options.model_name, "\" is not a plain name"));
-  }
+  MILLRACE_RETURN_IF_ERROR(CheckModelName("model_name", options.model_name));
   if (options.version == 0) return absl::InvalidArgumentError("a model version is at least 1");
   for (size_t i = 0; i < options.parameters.size(); ++i) {
     if (!std::isfinite(options.parameters[i])) {
@@ -52,8 +49,8 @@ std::string TritonConfig(const ExportOptions& options) {
 absl::StatusOr<Network> NetworkWithWeights(const ExportOptions& options) {
   MILLRACE_ASSIGN_OR_RETURN(Network network, BuildNetwork(options.network));
   if (network.table.size() != options.parameters.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("network has ", network.table.size(), " parameters, got ",
-                                                   options.parameters.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("network has ", network.table.size(), " parameters, got ", options.parameters.size()));
   }
   for (size_t i = 0; i < network.parameters.size(); ++i) {
     const ParameterInfo& info = network.table.parameters()[i];
@@ -68,11 +65,10 @@ absl::StatusOr<Network> NetworkWithWeights(const ExportOptions& options) {
 GoldenPredictions PredictGolden(const ExportOptions& options, torch::jit::Module& module) {
   const v1::NetworkSpec& spec = options.network;
   std::vector<uint8_t> images = GoldenImages(spec.channels(), spec.height(), spec.width());
-  const at::Tensor input =
-      torch::from_blob(images.data(),
-                       {int64_t{kGoldenImageCount}, int64_t{spec.channels()}, int64_t{spec.height()},
-                        int64_t{spec.width()}},
-                       torch::kUInt8);
+  const at::Tensor input = torch::from_blob(
+      images.data(),
+      {int64_t{kGoldenImageCount}, int64_t{spec.channels()}, int64_t{spec.height()}, int64_t{spec.width()}},
+      torch::kUInt8);
   torch::InferenceMode inference;
   const at::Tensor output = module.forward({input}).toTensor().contiguous();
   const float* values = output.data_ptr<float>();
@@ -106,11 +102,11 @@ absl::StatusOr<bool> IsThere(const std::string& directory, const std::string& we
   MILLRACE_RETURN_IF_ERROR(json.status());
   absl::StatusOr<ServableManifest> manifest = ManifestFromJson(*json);
   if (manifest.ok() && manifest->weights_sha256 == weights_sha256) return true;
-  return absl::AlreadyExistsError(absl::StrCat(
-      directory, " holds ",
-      manifest.ok() ? absl::StrCat("other weights (", manifest->weights_sha256, ")")
-                    : absl::StrCat("a version that cannot be read (", manifest.status().message(), ")"),
-      "; this job's are ", weights_sha256));
+  return absl::AlreadyExistsError(
+      absl::StrCat(directory, " holds ",
+                   manifest.ok() ? absl::StrCat("other weights (", manifest->weights_sha256, ")")
+                                 : absl::StrCat("a version that cannot be read (", manifest.status().message(), ")"),
+                   "; this job's are ", weights_sha256));
 }
 
 }  // namespace

@@ -15,9 +15,9 @@
 #include "common/files.h"
 #include "common/random.h"
 #include "common/status_macros.h"
+#include "common/text_format.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/predict_client.h"
-#include "services/cli/text_format.h"
 
 namespace millrace {
 namespace {

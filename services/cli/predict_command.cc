@@ -11,8 +11,8 @@
 #include "common/command_line.h"
 #include "common/files.h"
 #include "common/status_macros.h"
+#include "common/text_format.h"
 #include "services/cli/predict_client.h"
-#include "services/cli/text_format.h"
 
 namespace millrace {
 namespace {

@@ -2,12 +2,10 @@
 
 #include <sys/ioctl.h>
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
-#include "services/cli/text_format.h"
+#include "common/job_text.h"
+#include "common/text_format.h"
 
 namespace millrace {
 namespace {
@@ -15,55 +13,7 @@ namespace {
 constexpr absl::Duration kPlainLineInterval = absl::Seconds(5);
 constexpr absl::Duration kUnremarkableWait = absl::Seconds(1);
 
-std::string Position(const v1::JobStatus& status) {
-  const v1::JobPlan& plan = status.plan();
-  const uint64_t epochs = plan.spec().epochs();
-  const uint64_t current = std::min(status.epoch() + 1, epochs);
-  return absl::StrCat("epoch ", current, "/", epochs, "  step ", FormatCount(status.version()), "/",
-                      FormatCount(plan.total_steps()));
-}
-
 }  // namespace
-
-std::optional<absl::Duration> EstimateRemaining(const v1::JobStatus& status) {
-  const v1::JobPlan& plan = status.plan();
-  if (status.version() <= plan.start_version() || status.elapsed_seconds() <= 0) return std::nullopt;
-  const double done = static_cast<double>(status.version() - plan.start_version());
-  const double left = static_cast<double>(plan.total_steps() - std::min(status.version(), plan.total_steps()));
-  return absl::Seconds(status.elapsed_seconds() / done * left);
-}
-
-std::string FormatProgress(const v1::JobStatus& status) {
-  switch (status.state()) {
-    case v1::JobStatus::STATE_TRAINING: {
-      const std::optional<absl::Duration> remaining = EstimateRemaining(status);
-      return absl::StrCat(Position(status), absl::StrFormat("  loss %.4f  ", status.train_loss()),
-                          FormatCount(static_cast<uint64_t>(std::max(status.images_per_second(), 0.0))),
-                          " images/s  ETA ", FormatClock(remaining.value_or(absl::InfiniteDuration())));
-    }
-    case v1::JobStatus::STATE_EVALUATING:
-      return absl::StrCat(Position(status), "  evaluating");
-    case v1::JobStatus::STATE_FINISHING:
-      return "writing the last checkpoint and the servable model";
-    case v1::JobStatus::STATE_DONE:
-      return "done";
-    case v1::JobStatus::STATE_FAILED:
-      return absl::StrCat("failed: ", status.failure());
-    default:
-      return "starting";
-  }
-}
-
-std::string FormatWait(const v1::JobStatus& status) {
-  const bool has_position =
-      status.state() == v1::JobStatus::STATE_TRAINING || status.state() == v1::JobStatus::STATE_EVALUATING;
-  return absl::StrCat(has_position ? Position(status) : FormatProgress(status), "  waiting for ", status.waiting_for());
-}
-
-std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs) {
-  return absl::StrFormat("epoch %d/%d done at step %s: validation loss %.4f, accuracy %s", evaluation.epoch(), epochs,
-                         FormatCount(evaluation.version()), evaluation.loss(), FormatPercent(evaluation.accuracy()));
-}
 
 bool WaitTracker::Update(absl::Time now, absl::string_view waiting_for, uint64_t progress) {
   if (waiting_for.empty()) {

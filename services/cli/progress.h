@@ -12,20 +12,6 @@
 
 namespace millrace {
 
-// --- Pure: from the coordinator's status to text ---
-
-// Time until the last step at the pace of this run so far, evaluation included; nothing before the first step.
-std::optional<absl::Duration> EstimateRemaining(const v1::JobStatus& status);
-
-// "epoch 3/10  step 1,123/4,220  loss 0.0512  12,345 images/s  ETA 0:42", or what the job does instead of training.
-std::string FormatProgress(const v1::JobStatus& status);
-
-// The same while the job waits: "epoch 3/10  step 1,123/4,220  waiting for slot 5, leased to worker-2".
-std::string FormatWait(const v1::JobStatus& status);
-
-// "epoch 3/10 done at step 1,266: validation loss 0.0571, accuracy 98.32 %"
-std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs);
-
 // Waits become visible only when they last, so that the ordinary short ones do not flicker. Not thread-safe.
 class WaitTracker {
  public:
@@ -37,8 +23,6 @@ class WaitTracker {
   std::optional<uint64_t> progress_;
   absl::Time since_ = absl::InfiniteFuture();
 };
-
-// --- Shows it ---
 
 // One live line on a terminal; elsewhere a plain line per epoch and one every few seconds. All output of a run goes
 // through it, so that the live line is never torn. Not thread-safe.

@@ -94,13 +94,7 @@ void RunCaller(Check& check, CallerResult& result) {
 absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1::JobPlan& plan,
                                            const std::stop_token& stop) {
   const v1::DatasetInfo& dataset = plan.dataset();
-  const v1::JobSpec& job = plan.spec();
-  v1::BatchPlan batches;
-  batches.set_fingerprint(dataset.fingerprint());
-  batches.set_seed(job.seed());
-  batches.set_validation_count(job.validation_count());
-  batches.set_batch_size(job.batch_size());
-  batches.set_slots(job.slots());
+  v1::BatchPlan batches = BatchPlanOf(plan);
   batches.set_evaluation_batch_size(kFetchBatch);
   TestImages images{.image_bytes = size_t{dataset.channels()} * dataset.height() * dataset.width()};
   BatchClient client({.address = address, .plan = batches, .image_bytes = images.image_bytes});

@@ -12,16 +12,19 @@
 #include "common/command_line.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
+#include "common/job_text.h"
 #include "common/status_macros.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
 #include "services/cli/output_directory.h"
 #include "services/cli/predict_client.h"
+#include "services/cli/shard_status.h"
 #include "services/cli/status_format.h"
 
 namespace millrace {
 namespace {
 
 constexpr absl::Duration kTimeout = absl::Seconds(3);
+constexpr absl::Duration kShardTimeout = absl::Seconds(1);
 
 absl::StatusOr<std::string> DescribeJob(const std::string& address) {
   const auto stub = v1::Coordinator::NewStub(MakeChannel(address));
@@ -30,7 +33,7 @@ absl::StatusOr<std::string> DescribeJob(const std::string& address) {
   v1::JobStatus status;
   const grpc::Status result = stub->GetJobStatus(&context, {}, &status);
   if (!result.ok()) return FromGrpcStatus(result);
-  return FormatJobStatus(status);
+  return FormatJobStatus(status, AskShards(status, kShardTimeout));
 }
 
 absl::StatusOr<std::string> DescribeModels(const std::string& address) {

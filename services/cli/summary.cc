@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "common/text_format.h"
 #include "nlohmann/json.hpp"
-#include "services/cli/text_format.h"
 
 namespace millrace {
 namespace {

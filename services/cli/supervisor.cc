@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/command_line.h"
 #include "common/status_macros.h"
-#include "services/cli/text_format.h"
+#include "common/text_format.h"
 
 namespace millrace {
 namespace {

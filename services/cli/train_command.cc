@@ -16,6 +16,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "common/batch_client.h"
 #include "common/clock.h"
 #include "common/command_line.h"
@@ -24,6 +25,7 @@
 #include "common/grpc_status.h"
 #include "common/shutdown.h"
 #include "common/status_macros.h"
+#include "common/text_format.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
 #include "services/cli/local_cluster.h"
 #include "services/cli/output_directory.h"
@@ -31,7 +33,6 @@
 #include "services/cli/serving_check.h"
 #include "services/cli/summary.h"
 #include "services/cli/supervisor.h"
-#include "services/cli/text_format.h"
 #include "services/cli/train_preflight.h"
 
 namespace millrace {
@@ -160,7 +161,10 @@ class TrainRun {
   absl::Status WriteJob() {
     const auto describe = [this](std::stop_token stop) -> absl::StatusOr<v1::DatasetInfo> {
       return DescribeDataset(cluster_->data_address(), {}, kDescribeTimeout,
-                             [&stop](std::string_view) { return !stop.stop_requested(); });
+                             [&stop](std::string_view, absl::Duration time) {
+                               absl::SleepFor(time);
+                               return !stop.stop_requested();
+                             });
     };
     MILLRACE_ASSIGN_OR_RETURN(const v1::DatasetInfo info, WhileSupervising(describe, [this] {
                                 reporter_.Waiting("the data service to read the dataset");

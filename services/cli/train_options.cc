@@ -11,13 +11,13 @@
 #include "absl/strings/string_view.h"
 #include "common/address.h"
 #include "common/limits.h"
+#include "common/model_name.h"
 
 namespace millrace {
 namespace {
 
 constexpr absl::string_view kBuiltInNetworks = "cnn, mlp";
 constexpr uint32_t kWorkersMax = 256;
-constexpr uint32_t kShardsMax = 64;
 
 // Of the samples in the train files: a tenth, as MNIST's usual 6,000 of 60,000.
 constexpr uint64_t kDefaultValidationCount = 6000;
@@ -208,14 +208,7 @@ absl::Status ValidateTrainOptions(const TrainOptions& options) {
     if (absl::Status status = ParseAddress(address).status(); !status.ok()) return status;
   }
   if (options.job.model_name.has_value()) {
-    const std::string& name = *options.job.model_name;
-    const bool plain = !name.empty() && name.size() <= kModelNameBytesMax && name[0] != '.' &&
-                       std::all_of(name.begin(), name.end(),
-                                   [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_' || c == '.'; });
-    if (!plain) {
-      return absl::InvalidArgumentError(absl::StrCat("--model-name: '", name, "' is not 1 to ", kModelNameBytesMax,
-                                                     " letters, digits, '-', '_' or '.'"));
-    }
+    if (absl::Status status = CheckModelName("--model-name", *options.job.model_name); !status.ok()) return status;
   }
   // The rest is what making the job would find; any size of dataset will do to find it.
   const v1::JobSpec* const no_previous = nullptr;

@@ -13,8 +13,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/hashing.h"
-#include "common/limits.h"
 #include "common/model/manifest.h"
+#include "common/model_name.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -25,12 +25,6 @@ namespace fs = std::filesystem;
 
 absl::Status StatusOf(const std::error_code& error, const fs::path& path) {
   return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", path.string()));
-}
-
-bool IsModelName(std::string_view name) {
-  return !name.empty() && name.size() <= kModelNameBytesMax && name[0] != '.' &&
-         std::all_of(name.begin(), name.end(),
-                     [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.'; });
 }
 
 std::optional<uint64_t> VersionNumber(std::string_view name) {

@@ -28,9 +28,9 @@ struct RepositoryListing {
 };
 
 // Reads directory entries only, no file's contents. Passed over in silence: names that start with '.' (exports in
-// progress), model names of anything but letters, digits, '_', '-' and '.', version names that are not a number in
-// plain decimal from 1 (so "007" and "latest" too), directories without a manifest. NOT_FOUND if there is no such
-// directory (yet), FAILED_PRECONDITION if it is not a directory, another code if it cannot be read.
+// progress), what IsModelName (common/model_name.h) says no to, version names that are not a number in plain decimal
+// from 1 (so "007" and "latest" too), directories without a manifest. NOT_FOUND if there is no such directory (yet),
+// FAILED_PRECONDITION if it is not a directory, another code if it cannot be read.
 absl::StatusOr<RepositoryListing> ListRepository(const std::filesystem::path& root);
 
 std::filesystem::path VersionDirectory(const std::filesystem::path& root, const std::string& model, uint64_t version);

@@ -2,21 +2,16 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/backoff.h"
-#include "common/grpc_channel.h"
-#include "common/grpc_status.h"
+#include "common/batch_client.h"
+#include "common/job_text.h"
 #include "common/log.h"
 #include "common/status_macros.h"
-#include "grpcpp/grpcpp.h"
-#include "millrace/v1/data.grpc.pb.h"
 #include "services/parameter_server/job_plan.h"
 #include "services/parameter_server/parameter_server.h"
-#include "services/parameter_server/status_page.h"
 
 namespace millrace {
 namespace {
 
-constexpr absl::Duration kDescribeDeadline = absl::Seconds(2);
 constexpr int kAttemptsPerLogLine = 5;
 
 }  // namespace
@@ -41,10 +36,9 @@ absl::Status CoordinatingServer::Start() {
   if (options_.resume && !resumed_.has_value()) LogInfo("nothing to resume, the job starts afresh");
   const auto make_queue = [this](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
     CheckpointStore store = *std::move(store_);
-    return std::make_unique<Checkpointer>(Checkpointer::Options{.plan = full_plan,
-                                                                .keep = options_.keep_checkpoints,
-                                                                .metrics = &context_.metrics()},
-                                          std::move(store), MakeGrpcShardFleet(full_plan, shards), &coordinator_);
+    return std::make_unique<Checkpointer>(
+        Checkpointer::Options{.plan = full_plan, .keep = options_.keep_checkpoints, .metrics = &context_.metrics()},
+        std::move(store), MakeGrpcShardFleet(full_plan, shards), &coordinator_);
   };
   std::vector<v1::Evaluation> validation;
   std::optional<RunFingerprint> fingerprint;
@@ -60,7 +54,7 @@ absl::Status CoordinatingServer::Start() {
 }
 
 absl::StatusOr<v1::JobPlan> CoordinatingServer::MakePlan() {
-  MILLRACE_ASSIGN_OR_RETURN(const v1::DatasetInfo dataset, DescribeDataset());
+  MILLRACE_ASSIGN_OR_RETURN(const v1::DatasetInfo dataset, AwaitDataset());
   MILLRACE_ASSIGN_OR_RETURN(v1::JobPlan plan, ResolveJobPlan(spec_, dataset));
   plan.set_output_dir(options_.output_dir);
   if (!resumed_.has_value()) return plan;
@@ -71,28 +65,17 @@ absl::StatusOr<v1::JobPlan> CoordinatingServer::MakePlan() {
   return plan;
 }
 
-absl::StatusOr<v1::DatasetInfo> CoordinatingServer::DescribeDataset() {
-  const auto stub = v1::DataService::NewStub(MakeChannel(options_.data_address));
+absl::StatusOr<v1::DatasetInfo> CoordinatingServer::AwaitDataset() {
   v1::DescribeDatasetRequest request;
   request.set_seed(spec_.seed());
   request.set_validation_count(spec_.validation_count());
-  Backoff backoff;
-  for (int attempt = 0;; ++attempt) {
-    grpc::ClientContext context;
-    SetDeadline(context, kDescribeDeadline);
-    v1::DatasetInfo dataset;
-    const absl::Status status = FromGrpcStatus(stub->DescribeDataset(&context, request, &dataset));
-    if (status.ok()) return dataset;
-    const std::string who = absl::StrCat("data service at ", options_.data_address);
-    if (!absl::IsUnavailable(status) && !absl::IsDeadlineExceeded(status)) {
-      return absl::Status(status.code(), absl::StrCat(who, ": ", status.message()));
-    }
-    coordinator_.SetStarting(absl::StrCat(who, ": ", status.message()));
-    if (attempt % kAttemptsPerLogLine == 1) {
-      LogInfo("waiting for the data service", {{"address", options_.data_address}, {"reason", status.message()}});
-    }
-    if (!Sleep(backoff.Next())) return absl::CancelledError("shutting down");
-  }
+  int attempt = 0;
+  return DescribeDataset(options_.data_address, request, absl::InfiniteDuration(),
+                         [&](std::string_view waiting_for, absl::Duration time) {
+                           coordinator_.SetStarting(std::string(waiting_for));
+                           if (attempt++ % kAttemptsPerLogLine == 1) LogInfo("waiting", {{"for", waiting_for}});
+                           return Sleep(time);
+                         });
 }
 
 void CoordinatingServer::Drain(absl::Duration grace) {
@@ -101,7 +84,7 @@ void CoordinatingServer::Drain(absl::Duration grace) {
 }
 
 std::string CoordinatingServer::StatusPage() {
-  return absl::StrCat(RenderJobStatus(coordinator_.GetStatus()), "\n", host_.StatusLine(), "\n");
+  return absl::StrCat(FormatJobStatus(coordinator_.GetStatus()), "\n", host_.StatusLine(), "\n");
 }
 
 }  // namespace millrace

@@ -4,15 +4,16 @@
 #include <limits>
 #include <string>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/hashing.h"
 #include "common/limits.h"
 #include "common/model/replica.h"
+#include "common/model_name.h"
 #include "common/status_macros.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
+#include "services/parameter_server/optimizer_spec.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -38,42 +39,6 @@ absl::Status CheckRange(absl::string_view field, uint64_t value, uint64_t min, u
   return absl::OkStatus();
 }
 
-// [min, max) or, with `open`, (min, max)
-absl::Status CheckReal(absl::string_view field, double value, double min, double max, bool open) {
-  const bool above = open ? value > min : value >= min;
-  if (above && value < max && std::isfinite(value)) return absl::OkStatus();
-  const std::string limit = std::isinf(max) ? "" : absl::StrCat(" and below ", max);
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " ", value, " must be ", open ? "over " : "at least ", min, limit));
-}
-
-// The name becomes a directory and part of URLs.
-absl::Status CheckModelName(const std::string& name) {
-  bool good = !name.empty() && name.size() <= kModelNameBytesMax && absl::ascii_isalnum(name[0]);
-  for (const char c : name) good = good && (absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.');
-  if (good) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("model_name \"", name, "\" must be 1 to ", kModelNameBytesMax,
-                                                 " letters, digits, '_', '-' or '.', beginning with a letter or "
-                                                 "digit"));
-}
-
-absl::Status CheckOptimizer(const v1::OptimizerSpec& optimizer) {
-  constexpr double kUnbounded = std::numeric_limits<double>::infinity();
-  MILLRACE_RETURN_IF_ERROR(CheckReal("optimizer.learning_rate", optimizer.learning_rate(), 0, kUnbounded, true));
-  MILLRACE_RETURN_IF_ERROR(CheckReal("optimizer.weight_decay", optimizer.weight_decay(), 0, kUnbounded, false));
-  switch (optimizer.kind()) {
-    case v1::OPTIMIZER_KIND_SGD:
-      return CheckReal("optimizer.momentum", optimizer.momentum(), 0, 1, false);
-    case v1::OPTIMIZER_KIND_ADAM:
-    case v1::OPTIMIZER_KIND_ADAMW:
-      MILLRACE_RETURN_IF_ERROR(CheckReal("optimizer.beta1", optimizer.beta1(), 0, 1, false));
-      MILLRACE_RETURN_IF_ERROR(CheckReal("optimizer.beta2", optimizer.beta2(), 0, 1, false));
-      return CheckReal("optimizer.epsilon", optimizer.epsilon(), 0, kUnbounded, true);
-    default:
-      return absl::InvalidArgumentError("optimizer.kind is missing or unknown; known: SGD, ADAM, ADAMW");
-  }
-}
-
 absl::StatusOr<v1::NetworkSpec> ResolveNetwork(const v1::JobSpec& spec, const v1::DatasetInfo& dataset) {
   v1::NetworkSpec network;
   network.set_architecture(spec.architecture());
@@ -86,9 +51,9 @@ absl::StatusOr<v1::NetworkSpec> ResolveNetwork(const v1::JobSpec& spec, const v1
   network.set_width(dataset.width());
   network.set_classes(dataset.classes());
   const bool standard = spec.normalization() == v1::NORMALIZATION_STANDARD;
-  if (standard) {
-    MILLRACE_RETURN_IF_ERROR(CheckReal("the dataset's standard deviation", dataset.standard_deviation(), 0,
-                                       std::numeric_limits<double>::infinity(), true));
+  if (standard && !(dataset.standard_deviation() > 0 && std::isfinite(dataset.standard_deviation()))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the dataset's standard deviation ", dataset.standard_deviation(), " must be over 0 and finite"));
   }
   network.set_mean(standard ? dataset.mean() : 0);
   network.set_standard_deviation(standard ? dataset.standard_deviation() : 1);
@@ -107,12 +72,12 @@ absl::StatusOr<v1::JobSpec> ParseJobSpec(std::string_view text) {
 }
 
 absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
-  MILLRACE_RETURN_IF_ERROR(CheckModelName(spec.model_name()));
+  MILLRACE_RETURN_IF_ERROR(CheckModelName("model_name", spec.model_name()));
   if (spec.architecture().empty()) return absl::InvalidArgumentError("architecture is missing");
   if ((spec.architecture() == "torchscript") != !spec.torchscript_path().empty()) {
     return absl::InvalidArgumentError("torchscript_path goes with architecture \"torchscript\", and only with it");
   }
-  MILLRACE_RETURN_IF_ERROR(CheckOptimizer(spec.optimizer()));
+  MILLRACE_RETURN_IF_ERROR(CheckOptimizerSpec(spec.optimizer()));
   MILLRACE_RETURN_IF_ERROR(CheckRange("batch_size", spec.batch_size(), 1, kBatchSamplesMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("slots", spec.slots(), 1, kSlotsMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("epochs", spec.epochs(), 1, kEpochsMax));
@@ -128,15 +93,16 @@ absl::StatusOr<v1::JobPlan> ResolveJobPlan(const v1::JobSpec& spec, const v1::Da
   MILLRACE_RETURN_IF_ERROR(CheckRange("the dataset's number of training samples", dataset.train_count(), 1,
                                       std::numeric_limits<uint64_t>::max() / 2));
   if (dataset.validation_count() != spec.validation_count()) {
-    return absl::InvalidArgumentError(absl::StrCat("validation_count ", spec.validation_count(),
-                                                   " is not what the data service carves out: ",
-                                                   dataset.validation_count()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("validation_count ", spec.validation_count(),
+                     " is not what the data service carves out: ", dataset.validation_count()));
   }
   for (const uint64_t samples : {dataset.validation_count(), dataset.test_count()}) {
     const uint64_t batch = spec.evaluation_batch_size();
-    MILLRACE_RETURN_IF_ERROR(CheckRange("the number of evaluation batches of a split (evaluation_batch_size is too "
-                                        "small)",
-                                        (samples + batch - 1) / batch, 0, kEvaluationUnitsMax));
+    MILLRACE_RETURN_IF_ERROR(
+        CheckRange("the number of evaluation batches of a split (evaluation_batch_size is too "
+                   "small)",
+                   (samples + batch - 1) / batch, 0, kEvaluationUnitsMax));
   }
 
   v1::JobPlan plan;
@@ -144,8 +110,8 @@ absl::StatusOr<v1::JobPlan> ResolveJobPlan(const v1::JobSpec& spec, const v1::Da
   *plan.mutable_dataset() = dataset;
   MILLRACE_ASSIGN_OR_RETURN(*plan.mutable_network(), ResolveNetwork(spec, dataset));
   MILLRACE_ASSIGN_OR_RETURN(const ParameterTable table, NetworkParameters(plan.network()));
-  MILLRACE_RETURN_IF_ERROR(CheckRange("the network's number of parameters", table.size(), 1,
-                                      std::numeric_limits<uint64_t>::max()));
+  MILLRACE_RETURN_IF_ERROR(
+      CheckRange("the network's number of parameters", table.size(), 1, std::numeric_limits<uint64_t>::max()));
   plan.set_parameter_count(table.size());
   plan.set_steps_per_epoch(StepsPerEpoch(dataset.train_count(), spec.batch_size()));
   MILLRACE_RETURN_IF_ERROR(CheckRange("steps_per_epoch", plan.steps_per_epoch(), 1, kTotalStepsMax / kEpochsMax));

@@ -3,7 +3,6 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cmath>
 #include <exception>
 #include <tuple>
 #include <type_traits>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/aligned_buffer.h"
 #include "common/status_macros.h"
+#include "services/parameter_server/optimizer_spec.h"
 
 namespace millrace {
 namespace {
@@ -20,32 +20,6 @@ namespace {
 // elementwise kernels run on the calling thread alone.
 constexpr uint64_t kBlockElements = 32768;
 static_assert(kBlockElements <= at::internal::GRAIN_SIZE);
-
-absl::Status CheckRange(const char* field, double value, double low, double high) {
-  if (value >= low && value < high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("optimizer ", field, " ", value, " is outside [", low, ", ", high, ")"));
-}
-
-absl::Status CheckSpec(const v1::OptimizerSpec& spec) {
-  if (!(spec.learning_rate() > 0) || !std::isfinite(spec.learning_rate())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("optimizer learning_rate ", spec.learning_rate(), " is not above 0"));
-  }
-  MILLRACE_RETURN_IF_ERROR(CheckRange("weight_decay", spec.weight_decay(), 0, HUGE_VAL));
-  switch (spec.kind()) {
-    case v1::OPTIMIZER_KIND_SGD:
-      return CheckRange("momentum", spec.momentum(), 0, 1);
-    case v1::OPTIMIZER_KIND_ADAM:
-    case v1::OPTIMIZER_KIND_ADAMW:
-      MILLRACE_RETURN_IF_ERROR(CheckRange("beta1", spec.beta1(), 0, 1));
-      MILLRACE_RETURN_IF_ERROR(CheckRange("beta2", spec.beta2(), 0, 1));
-      if (spec.epsilon() > 0 && std::isfinite(spec.epsilon())) return absl::OkStatus();
-      return absl::InvalidArgumentError(absl::StrCat("optimizer epsilon ", spec.epsilon(), " is not above 0"));
-    default:
-      return absl::InvalidArgumentError(absl::StrCat("optimizer kind ", spec.kind(), " is not known"));
-  }
-}
 
 std::unique_ptr<torch::optim::Optimizer> MakeOptimizer(const v1::OptimizerSpec& spec, std::vector<at::Tensor> blocks) {
   const auto betas = std::make_tuple(spec.beta1(), spec.beta2());
@@ -169,7 +143,7 @@ ShardOptimizer::~ShardOptimizer() = default;
 
 absl::StatusOr<std::unique_ptr<ShardOptimizer>> ShardOptimizer::Create(const v1::OptimizerSpec& spec,
                                                                        uint64_t elements) {
-  MILLRACE_RETURN_IF_ERROR(CheckSpec(spec));
+  MILLRACE_RETURN_IF_ERROR(CheckOptimizerSpec(spec));
   try {
     auto impl = std::make_unique<Impl>(spec, elements);
     impl->BindState();

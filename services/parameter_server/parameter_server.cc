@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/files.h"
+#include "common/limits.h"
 #include "common/random.h"
 #include "common/status_macros.h"
 #include "services/parameter_server/job_plan.h"
@@ -14,7 +15,6 @@
 namespace millrace {
 namespace {
 
-constexpr uint32_t kShardsMax = 1024;
 constexpr size_t kJobFileBytesMax = 1 << 20;
 
 absl::StatusOr<v1::JobSpec> ReadJob(const std::string& path) {
@@ -50,8 +50,7 @@ absl::StatusOr<std::unique_ptr<Service>> CreateCoordinating(ParameterServerOptio
 
 absl::Status ValidateParameterServerOptions(const ParameterServerOptions& options) {
   if (options.num_shards == 0 || options.num_shards > kShardsMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--num-shards ", options.num_shards, " must be 1 to ", kShardsMax));
+    return absl::InvalidArgumentError(absl::StrCat("--num-shards ", options.num_shards, " must be 1 to ", kShardsMax));
   }
   if (options.shard >= options.num_shards) {
     return absl::InvalidArgumentError(

@@ -28,10 +28,10 @@ namespace millrace {
 struct ParameterServerOptions {
   uint32_t shard = 0;
   uint32_t num_shards = 1;
-  std::string advertise;      // where others reach this process; empty: where it listens
+  std::string advertise;  // where others reach this process; empty: where it listens
   // Shard 0:
-  std::string job_file;       // textproto of JobSpec
-  std::string data_address;   // of the data service
+  std::string job_file;      // textproto of JobSpec
+  std::string data_address;  // of the data service
   std::string output_dir;
   bool resume = false;
   size_t keep_checkpoints = 3;
@@ -98,7 +98,7 @@ class CoordinatingServer final : public ParameterServer {
   absl::Status Start() override;
   void ShardBroken(const absl::Status& why) override { coordinator_.Fail(std::string(why.message())); }
   // Asks until the data service answers. Errors other than its being away are final.
-  absl::StatusOr<v1::DatasetInfo> DescribeDataset();
+  absl::StatusOr<v1::DatasetInfo> AwaitDataset();
   absl::StatusOr<v1::JobPlan> MakePlan();
 
   const v1::JobSpec spec_;

@@ -28,22 +28,11 @@ bool IsTransient(const absl::Status& status) {
          absl::IsAlreadyExists(status) || absl::IsUnknown(status);
 }
 
-v1::BatchPlan BatchPlanOf(const v1::JobPlan& plan) {
-  v1::BatchPlan batches;
-  batches.set_fingerprint(plan.dataset().fingerprint());
-  batches.set_seed(plan.spec().seed());
-  batches.set_validation_count(plan.spec().validation_count());
-  batches.set_batch_size(plan.spec().batch_size());
-  batches.set_slots(plan.spec().slots());
-  batches.set_evaluation_batch_size(plan.spec().evaluation_batch_size());
-  return batches;
-}
-
 absl::Status CheckPlan(const v1::JobPlan& plan, const Replica& replica) {
   if (replica.table().size() != plan.parameter_count()) {
     return absl::FailedPreconditionError(absl::StrCat("the network has ", replica.table().size(),
-                                                      " parameters here, the coordinator says ",
-                                                      plan.parameter_count(), ": another build?"));
+                                                      " parameters here, the coordinator says ", plan.parameter_count(),
+                                                      ": another build?"));
   }
   if (plan.steps_per_epoch() == 0 || plan.spec().slots() == 0) {
     return absl::InternalError("the coordinator's plan has no steps or no slots");
@@ -72,8 +61,8 @@ absl::Status Worker::Started(const ListenAddresses&) {
 
 absl::Status Worker::Ready() {
   MutexLock lock(&mutex_);
-  if (job_.empty()) return absl::UnavailableError(absl::StrCat("no session with the coordinator at ",
-                                                               options_.coordinator));
+  if (job_.empty())
+    return absl::UnavailableError(absl::StrCat("no session with the coordinator at ", options_.coordinator));
   return absl::OkStatus();
 }
 
@@ -142,9 +131,9 @@ void Worker::Run() {
       LogWarning("session with the coordinator was lost; trying again", {{"error", end.status()}});
     }
     if (now - absent_since >= options_.coordinator_timeout) {
-      context_.RequestStop(absl::UnavailableError(
-          absl::StrCat("no coordinator at ", options_.coordinator, " for ",
-                       absl::FormatDuration(options_.coordinator_timeout), ": ", end.status().message())));
+      context_.RequestStop(absl::UnavailableError(absl::StrCat("no coordinator at ", options_.coordinator, " for ",
+                                                               absl::FormatDuration(options_.coordinator_timeout), ": ",
+                                                               end.status().message())));
       return;
     }
     activity_.WaitingFor(absl::StrCat("the coordinator at ", options_.coordinator));
@@ -154,16 +143,16 @@ void Worker::Run() {
 
 absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
   const absl::Time give_up = absl::Now() + options_.coordinator_timeout;
-  MILLRACE_ASSIGN_OR_RETURN(
-      const std::unique_ptr<CoordinatorClient> coordinator,
-      CoordinatorClient::Connect({.address = options_.coordinator,
-                                  .hello = Hello(),
-                                  .waiting_for = [this] { return activity_.waiting_for(); }},
-                                 [&](std::string_view what) -> absl::Status {
-                                   activity_.WaitingFor(what);
-                                   if (absl::Now() > give_up) return absl::DeadlineExceededError("not welcomed");
-                                   return StopRequested();
-                                 }));
+  MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<CoordinatorClient> coordinator,
+                            CoordinatorClient::Connect({.address = options_.coordinator,
+                                                        .hello = Hello(),
+                                                        .waiting_for = [this] { return activity_.waiting_for(); }},
+                                                       [&](std::string_view what) -> absl::Status {
+                                                         activity_.WaitingFor(what);
+                                                         if (absl::Now() > give_up)
+                                                           return absl::DeadlineExceededError("not welcomed");
+                                                         return StopRequested();
+                                                       }));
   welcomed = true;
   const v1::JobPlan& plan = coordinator->welcome().plan();
   LogInfo("joined a job", {{"model", plan.spec().model_name()},
@@ -176,20 +165,19 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
   MILLRACE_ASSIGN_OR_RETURN(Replica* const replica, ReplicaFor(plan));
   MILLRACE_RETURN_IF_ERROR(CheckPlan(plan, *replica));
 
-  BatchClient data({.address = coordinator->welcome().data_address(),
-                    .plan = BatchPlanOf(plan),
-                    .image_bytes = uint64_t{plan.network().channels()} * plan.network().height() *
-                                   plan.network().width()});
+  BatchClient data(
+      {.address = coordinator->welcome().data_address(),
+       .plan = BatchPlanOf(plan),
+       .image_bytes = uint64_t{plan.network().channels()} * plan.network().height() * plan.network().width()});
   BatchFeed batches(&data);
-  MILLRACE_ASSIGN_OR_RETURN(
-      const std::unique_ptr<ParameterClient> parameters,
-      ParameterClient::Create({.run_id = plan.run_id(),
-                               .worker = options_.name,
-                               .incarnation = incarnation_,
-                               .shards = {coordinator->welcome().shards().begin(),
-                                          coordinator->welcome().shards().end()},
-                               .parameters = replica->parameters()},
-                              &metrics_));
+  MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<ParameterClient> parameters,
+                            ParameterClient::Create({.run_id = plan.run_id(),
+                                                     .worker = options_.name,
+                                                     .incarnation = incarnation_,
+                                                     .shards = {coordinator->welcome().shards().begin(),
+                                                                coordinator->welcome().shards().end()},
+                                                     .parameters = replica->parameters()},
+                                                    &metrics_));
   return RunLoop(plan, {.replica = replica,
                         .leases = coordinator.get(),
                         .batches = &batches,
@@ -227,8 +215,8 @@ v1::Hello Worker::Hello() const {
 }
 
 absl::StatusOr<Replica*> Worker::ReplicaFor(const v1::JobPlan& plan) {
-  const bool same = replica_ != nullptr &&
-                    google::protobuf::util::MessageDifferencer::Equals(replica_->network(), plan.network());
+  const bool same =
+      replica_ != nullptr && google::protobuf::util::MessageDifferencer::Equals(replica_->network(), plan.network());
   if (!same) {
     MILLRACE_ASSIGN_OR_RETURN(replica_, Replica::Create(plan.network()));
   }

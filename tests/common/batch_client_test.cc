@@ -7,18 +7,19 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "common/grpc_server.h"
 #include "common/hashing.h"
 #include "common/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "millrace/v1/coordinator.pb.h"
 #include "millrace/v1/data.grpc.pb.h"
 #include "rapidcheck/gtest.h"
-#include "services/data/batches.h"
 #include "services/data/data_service.h"
-#include "tests/testing/idx_files.h"
+#include "tests/services/data/tiny_data.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
-#include "tests/testing/temporary_directory.h"
 
 namespace millrace {
 namespace {
@@ -42,38 +43,18 @@ struct Life {
   std::unique_ptr<GrpcServer> server;  // first to go
 };
 
-class BatchClientTest : public testing::Test {
+class BatchClientTest : public TinyDataTest {
  protected:
-  BatchClientTest() {
-    TinyDataset{}.Write(directory_.path());
-    dataset_ = Dataset::Load(FindDatasetFiles(directory_.path()).value(), {}).value();
-    plan_.set_fingerprint(dataset_->fingerprint());
-    plan_.set_seed(3);
-    plan_.set_validation_count(10);
-    plan_.set_batch_size(16);
-    plan_.set_slots(4);
-    plan_.set_evaluation_batch_size(8);
-  }
-
-  BatchClient::Options Options() { return {.address = address_, .plan = plan_, .image_bytes = 16}; }
+  BatchClient::Options Options() { return {.address = address_, .plan = plan_, .image_bytes = kImageBytes}; }
 
   static BatchKey Train(uint64_t epoch, uint64_t step, uint32_t slot) { return {v1::SPLIT_TRAIN, epoch, step, slot}; }
 
   void ExpectSamples(const absl::StatusOr<v1::Batch>& batch, const BatchKey& key) {
     ASSERT_THAT(batch, IsOk());
-    EXPECT_EQ((BatchKey{batch->split(), batch->epoch(), batch->step(), batch->slot()}), key);
-    const BatchSchedule schedule = BatchSchedule::Create(plan_, 100, 20, 16, 1 << 20).value();
-    const BatchSamples samples = schedule.SamplesOf(key);
-    ASSERT_EQ(batch->samples(), samples.indices.size());
-    for (size_t i = 0; i < samples.indices.size(); ++i) {
-      EXPECT_EQ(static_cast<uint8_t>(batch->images()[i * 16]), samples.indices[i]);
-    }
+    ExpectBatch(*batch, key);
   }
 
-  const TemporaryDirectory directory_;
   const std::string address_ = "unix:" + (directory_ / "socket").string();
-  std::shared_ptr<const Dataset> dataset_;
-  v1::BatchPlan plan_;
 };
 
 TEST_F(BatchClientTest, DescribesTheDatasetOnceItIsThere) {
@@ -81,7 +62,7 @@ TEST_F(BatchClientTest, DescribesTheDatasetOnceItIsThere) {
   v1::DescribeDatasetRequest request;
   request.set_validation_count(10);
   std::string waited_for;
-  const auto info = DescribeDataset(address_, request, kPatience, [&](std::string_view what) {
+  const auto info = DescribeDataset(address_, request, kPatience, [&](std::string_view what, absl::Duration) {
     waited_for = what;
     if (life == nullptr) life = std::make_unique<Life>(address_, dataset_);
     return true;
@@ -92,14 +73,35 @@ TEST_F(BatchClientTest, DescribesTheDatasetOnceItIsThere) {
 }
 
 TEST_F(BatchClientTest, DescribeGivesUp) {
-  EXPECT_THAT(DescribeDataset(address_, {}, absl::Milliseconds(150)),
+  const auto go_on = [](std::string_view, absl::Duration time) {
+    absl::SleepFor(time);
+    return true;
+  };
+  EXPECT_THAT(DescribeDataset(address_, {}, absl::Milliseconds(150), go_on),
               StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr(address_)));
-  EXPECT_THAT(DescribeDataset(address_, {}, kPatience, [](std::string_view) { return false; }),
+  EXPECT_THAT(DescribeDataset(address_, {}, kPatience, [](std::string_view, absl::Duration) { return false; }),
               StatusIs(absl::StatusCode::kCancelled, HasSubstr(address_)));
   const Life life(address_, dataset_);
   v1::DescribeDatasetRequest impossible;
   impossible.set_validation_count(100);
-  EXPECT_THAT(DescribeDataset(address_, impossible, kPatience), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(DescribeDataset(address_, impossible, kPatience, go_on), StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST(BatchPlanOfTest, TakesWhatBatchesDependOn) {
+  v1::JobPlan job;
+  job.mutable_dataset()->set_fingerprint("f");
+  job.mutable_spec()->set_seed(1);
+  job.mutable_spec()->set_validation_count(2);
+  job.mutable_spec()->set_batch_size(3);
+  job.mutable_spec()->set_slots(4);
+  job.mutable_spec()->set_evaluation_batch_size(5);
+  const v1::BatchPlan batches = BatchPlanOf(job);
+  EXPECT_EQ(batches.fingerprint(), "f");
+  EXPECT_EQ(batches.seed(), 1u);
+  EXPECT_EQ(batches.validation_count(), 2u);
+  EXPECT_EQ(batches.batch_size(), 3u);
+  EXPECT_EQ(batches.slots(), 4u);
+  EXPECT_EQ(batches.evaluation_batch_size(), 5u);
 }
 
 TEST_F(BatchClientTest, GetsWhatWasRequestedInAnyOrder) {
@@ -143,7 +145,7 @@ TEST_F(BatchClientTest, AsksAgainAfterARestart) {
   life = std::make_unique<Life>(address_, nullptr);
   const std::vector<BatchKey> keys = {Train(0, 1, 0), Train(0, 1, 1), Train(0, 4, 2)};
   ASSERT_THAT(client.Request(keys), IsOk());
-  while (life->data_metrics.streams.Value() < 1) std::this_thread::yield();
+  ASSERT_TRUE(Eventually([&] { return life->data_metrics.streams.Value() == 1; }));
   EXPECT_THAT(client.Get(keys[0], absl::Milliseconds(20)), StatusIs(absl::StatusCode::kDeadlineExceeded));
   life.reset();
 
@@ -156,7 +158,7 @@ TEST_F(BatchClientTest, ServiceThatDrains) {
   BatchClient client(Options());
   const BatchKey key = Train(0, 0, 0);
   ASSERT_THAT(client.Request({&key, 1}), IsOk());
-  while (life->data_metrics.streams.Value() < 1) std::this_thread::yield();
+  ASSERT_TRUE(Eventually([&] { return life->data_metrics.streams.Value() == 1; }));
   life->service.Drain();
   life.reset();
   life = std::make_unique<Life>(address_, dataset_);
@@ -228,7 +230,7 @@ TEST_F(BatchClientTest, WholeSplitInOrder) {
   ASSERT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience, /*stop=*/{},
                            [&](const v1::Batch& batch) {
                              for (uint32_t i = 0; i < batch.samples(); ++i) {
-                               first_pixels.push_back(static_cast<uint8_t>(batch.images()[i * 16]));
+                               first_pixels.push_back(static_cast<uint8_t>(batch.images()[i * kImageBytes]));
                              }
                              return absl::OkStatus();
                            }),

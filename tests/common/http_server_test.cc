@@ -20,9 +20,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::unique_ptr<HttpServer> StartOrDie(HttpServer::Options options, std::vector<HttpRoute> routes = {}) {
+std::unique_ptr<HttpServer> StartOrDie(HttpServer::Options options) {
   if (options.address.empty()) options.address = "127.0.0.1:0";
-  auto server = HttpServer::Start(std::move(options), std::move(routes));
+  auto server = HttpServer::Start(std::move(options));
   EXPECT_THAT(server, IsOk());
   return std::move(server).value();
 }
@@ -68,32 +68,11 @@ TEST(HttpServerTest, AnAddressInUseIsAClearError) {
   EXPECT_THAT(HttpServer::Start({.address = "nonsense"}), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
-TEST(HttpServerTest, RoutesGetThePartsOfARequest) {
-  const auto server = StartOrDie({}, {{"POST", "/v1/models/([^/:]+)(:predict)?", [](const HttpRequest& request) {
-                                         HttpResponse response{.status = 201, .content_type = "application/json"};
-                                         response.body = request.method + " " + request.path + " " +
-                                                         request.captures.at(0) + " " + request.query.at("q") + " " +
-                                                         request.headers.at("host") + " " + request.body;
-                                         return response;
-                                       }}});
-  const HttpReply reply = HttpFetch(server->address(), "/v1/models/mnist:predict?q=a%20b", "POST", "{}");
-  EXPECT_EQ(reply.status, 201);
-  EXPECT_EQ(reply.body, "POST /v1/models/mnist:predict mnist a b test {}");
-  EXPECT_THAT(reply.head, HasSubstr("application/json"));
-}
-
-TEST(HttpServerTest, ImpossibleRoutesAreErrors) {
-  const auto handler = [](const HttpRequest&) { return HttpResponse{}; };
-  EXPECT_THAT(HttpServer::Start({.address = "127.0.0.1:0"}, {{"GET", "/(", handler}}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(HttpServer::Start({.address = "127.0.0.1:0"}, {{"BREW", "/", handler}}),
-              StatusIs(absl::StatusCode::kInvalidArgument));
-}
-
-TEST(HttpServerTest, AHandlerThatThrowsIsA500WithoutDetails) {
-  const auto server = StartOrDie(
-      {}, {{"GET", "/throw", [](const HttpRequest&) -> HttpResponse { throw std::runtime_error("secret"); }}});
-  const HttpReply reply = HttpFetch(server->address(), "/throw");
+TEST(HttpServerTest, APageThatThrowsIsA500WithoutDetails) {
+  HttpServer::Options options;
+  options.status_page = []() -> std::string { throw std::runtime_error("secret"); };
+  const auto server = StartOrDie(options);
+  const HttpReply reply = HttpFetch(server->address(), "/statusz");
   EXPECT_EQ(reply.status, 500);
   EXPECT_EQ(reply.body, "internal error\n");
   EXPECT_EQ(reply.head.find("secret"), std::string::npos);
@@ -101,15 +80,13 @@ TEST(HttpServerTest, AHandlerThatThrowsIsA500WithoutDetails) {
 }
 
 TEST(HttpServerTest, ABodyOverTheLimitIsRefused) {
-  const auto server =
-      StartOrDie({.max_body_bytes = 100},
-                 {{"POST", "/", [](const HttpRequest& request) { return HttpResponse{.body = request.body}; }}});
-  EXPECT_EQ(HttpFetch(server->address(), "/", "POST", std::string(100, 'x')).body.size(), 100u);
-  EXPECT_EQ(HttpFetch(server->address(), "/", "POST", std::string(101, 'x')).status, 413);
+  const auto server = StartOrDie({});
+  EXPECT_EQ(HttpFetch(server->address(), "/healthz", "POST", std::string(64 << 10, 'x')).status, 404);
+  EXPECT_EQ(HttpFetch(server->address(), "/healthz", "POST", std::string((64 << 10) + 1, 'x')).status, 413);
 }
 
 TEST(HttpServerTest, ManyClientsAtOnce) {
-  const auto server = StartOrDie({.threads = 2});
+  const auto server = StartOrDie({});
   std::atomic<int> answered = 0;
   std::vector<std::thread> clients;
   for (int i = 0; i < 8; ++i) {
@@ -122,7 +99,7 @@ TEST(HttpServerTest, ManyClientsAtOnce) {
 }
 
 TEST(HttpServerTest, NonsenseAndSilenceDoNotHarmIt) {
-  const auto server = StartOrDie({.threads = 2});
+  const auto server = StartOrDie({});
   const int silent = ConnectTo(server->address());
   const int nonsense = ConnectTo(server->address());
   const std::string bytes = "\x16\x03\x01 nonsense\r\n\r\n";

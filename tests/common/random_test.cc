@@ -27,12 +27,6 @@ TEST(PhiloxStreamTest, IsTheFunctionOfBlockStreamAndSeed) {
   }
 }
 
-TEST(PhiloxStreamTest, SixtyFourBitsAreTwoWordsLowFirst) {
-  PhiloxStream wide(1, 2), narrow(1, 2);
-  const uint64_t low = narrow.NextUint32();
-  EXPECT_EQ(wide.NextUint64(), low | uint64_t{narrow.NextUint32()} << 32);
-}
-
 TEST(PhiloxStreamTest, UniformIsInTheUnitIntervalAndCentred) {
   PhiloxStream stream(5, 0);
   double sum = 0;
@@ -47,9 +41,9 @@ TEST(PhiloxStreamTest, UniformIsInTheUnitIntervalAndCentred) {
 }
 
 TEST(PhiloxStreamTest, SeedsAndStreamsDiffer) {
-  std::set<uint64_t> first;
+  std::set<uint32_t> first;
   for (uint64_t seed = 0; seed < 10; ++seed) {
-    for (uint64_t stream = 0; stream < 10; ++stream) first.insert(PhiloxStream(seed, stream).NextUint64());
+    for (uint64_t stream = 0; stream < 10; ++stream) first.insert(PhiloxStream(seed, stream).NextUint32());
   }
   EXPECT_EQ(first.size(), 100u);
 }

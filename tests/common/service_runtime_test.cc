@@ -16,6 +16,7 @@
 #include "millrace/v1/model.grpc.pb.h"
 #include "nlohmann/json.hpp"
 #include "tests/testing/child_process.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/http_fetch.h"
 #include "tests/testing/raw_stream.h"
 #include "tests/testing/status_matchers.h"
@@ -82,8 +83,8 @@ TEST(RunServiceTest, ACallInFlightIsAnsweredDuringTheDrain) {
   const Addresses addresses = ParseListening(child.ReadLine());
   grpc::Status status;
   std::thread caller([&] { status = Predict(addresses.grpc, "slow"); });
-  while (HttpFetch(addresses.http, "/metrics").body.find("Predict\"} 1") == std::string::npos) {
-  }
+  EXPECT_TRUE(
+      Eventually([&] { return HttpFetch(addresses.http, "/metrics").body.find("Predict\"} 1") != std::string::npos; }));
   child.Kill(SIGTERM);
   caller.join();
   EXPECT_TRUE(status.ok()) << status.error_message();
@@ -117,11 +118,11 @@ TEST(RunServiceTest, StartsInUnder100Milliseconds) {
 
 TEST(RunServiceTest, AServiceCanEndItself) {
   ChildProcess done(Tiny());
-  EXPECT_EQ(HttpFetch(ParseListening(done.ReadLine()).http, "/stop/ok").status, 200);
+  EXPECT_TRUE(Predict(ParseListening(done.ReadLine()).grpc, "stop").ok());
   EXPECT_EQ(done.Wait(), 0);
 
   ChildProcess failed(Tiny());
-  EXPECT_EQ(HttpFetch(ParseListening(failed.ReadLine()).http, "/stop/fail").status, 200);
+  EXPECT_TRUE(Predict(ParseListening(failed.ReadLine()).grpc, "fail").ok());
   EXPECT_EQ(failed.Wait(), 78);
   EXPECT_THAT(failed.all_of_stderr(), HasSubstr("the data went away"));
 }

@@ -9,27 +9,34 @@
 namespace millrace {
 namespace {
 
+// Ends the process when it is asked for model "stop" or "fail".
+class StoppableModelService : public FakeModelService {
+ public:
+  explicit StoppableModelService(ServiceContext& context) : context_(context) {}
+
+  grpc::Status Predict(grpc::ServerContext* context, const v1::PredictRequest* request,
+                       v1::PredictResponse* response) override {
+    if (request->model() == "stop") context_.RequestStop(absl::OkStatus());
+    if (request->model() == "fail") context_.RequestStop(absl::NotFoundError("the data went away"));
+    return FakeModelService::Predict(context, request, response);
+  }
+
+ private:
+  ServiceContext& context_;
+};
+
 class TinyService : public Service {
  public:
-  explicit TinyService(ServiceContext& context) : context_(context) {}
+  explicit TinyService(ServiceContext& context) : model_service_(context) {}
 
   std::vector<grpc::Service*> GrpcServices() override { return {&model_service_}; }
-
-  std::vector<HttpRoute> HttpRoutes() override {
-    return {{"GET", "/stop/(ok|fail)", [this](const HttpRequest& request) {
-               context_.RequestStop(request.captures[0] == "ok" ? absl::OkStatus()
-                                                                : absl::NotFoundError("the data went away"));
-               return HttpResponse{.body = "stopping\n"};
-             }}};
-  }
 
   std::string StatusPage() override { return "nothing to do\n"; }
 
   void Drain(absl::Duration) override { model_service_.release.Notify(); }
 
  private:
-  ServiceContext& context_;
-  FakeModelService model_service_;
+  StoppableModelService model_service_;
 };
 
 int Main(int argc, char** argv) {

@@ -181,10 +181,8 @@ TEST_F(ServableTest, ExportRefusesWeightsThatAreNotFinite) {
 }
 
 TEST_F(ServableTest, ExportRefusesNamesThatLeaveTheRepository) {
-  for (const char* name : {"", "..", "a/b", ".hidden"}) {
-    options_.model_name = name;
-    EXPECT_THAT(ExportServable(options_), StatusIs(absl::StatusCode::kInvalidArgument)) << name;
-  }
+  options_.model_name = "../outside";
+  EXPECT_THAT(ExportServable(options_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("../outside")));
 }
 
 TEST_F(ServableTest, NoManifestIsNoVersionYet) {

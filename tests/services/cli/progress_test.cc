@@ -7,25 +7,13 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/testing/fake_clock.h"
+#include "tests/testing/training_status.h"
 
 namespace millrace {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-v1::JobStatus Training() {
-  v1::JobStatus status;
-  status.set_state(v1::JobStatus::STATE_TRAINING);
-  status.mutable_plan()->mutable_spec()->set_epochs(10);
-  status.mutable_plan()->set_total_steps(4220);
-  status.set_version(1123);
-  status.set_epoch(2);
-  status.set_train_loss(0.05123);
-  status.set_images_per_second(12345.6);
-  status.set_elapsed_seconds(112.3);
-  return status;
-}
 
 // What a reporter wrote.
 class Output {
@@ -43,30 +31,6 @@ class Output {
   std::FILE* stream_ = open_memstream(&buffer_, &size_);
 };
 
-TEST(EstimateRemainingTest, GoesByThePaceOfThisRun) {
-  v1::JobStatus status = Training();
-  EXPECT_EQ(EstimateRemaining(status), absl::Seconds(112.3 / 1123 * (4220 - 1123)));
-  status.mutable_plan()->set_start_version(1000);
-  EXPECT_EQ(EstimateRemaining(status), absl::Seconds(112.3 / 123 * (4220 - 1123)));
-  status.mutable_plan()->set_start_version(1123);
-  EXPECT_EQ(EstimateRemaining(status), std::nullopt);
-}
-
-TEST(FormatProgressTest, SaysWhereTheJobIs) {
-  EXPECT_EQ(FormatProgress(Training()), "epoch 3/10  step 1,123/4,220  loss 0.0512  12,345 images/s  ETA 5:09");
-  v1::JobStatus status = Training();
-  status.set_version(0);
-  status.set_epoch(0);
-  EXPECT_THAT(FormatProgress(status), HasSubstr("epoch 1/10  step 0/4,220"));
-  EXPECT_THAT(FormatProgress(status), HasSubstr("ETA -:--"));
-  status.set_epoch(10);
-  status.set_state(v1::JobStatus::STATE_EVALUATING);
-  EXPECT_EQ(FormatProgress(status), "epoch 10/10  step 0/4,220  evaluating");
-  status.set_state(v1::JobStatus::STATE_FAILED);
-  status.set_failure("no space");
-  EXPECT_EQ(FormatProgress(status), "failed: no space");
-}
-
 TEST(WaitTrackerTest, ReportsOnlyWaitsOfMoreThanASecond) {
   WaitTracker tracker;
   const absl::Time start = absl::FromUnixSeconds(1'000'000);
@@ -83,7 +47,7 @@ TEST(ProgressReporterTest, PlainLinesComeEveryFewSecondsAndOncePerEpoch) {
   FakeClock clock;
   Output output;
   ProgressReporter reporter(output.stream(), /*terminal=*/false, clock);
-  v1::JobStatus status = Training();
+  v1::JobStatus status = TrainingStatus();
   for (int poll = 0; poll < 40; ++poll) {  // 10 s
     reporter.Update(status);
     clock.Advance(absl::Milliseconds(250));
@@ -106,7 +70,7 @@ TEST(ProgressReporterTest, SaysWhatALongWaitIsFor) {
   Output output;
   {
     ProgressReporter reporter(output.stream(), /*terminal=*/true, clock);
-    v1::JobStatus status = Training();
+    v1::JobStatus status = TrainingStatus();
     status.set_waiting_for("step 1123: slot 3");
     reporter.Update(status);
     EXPECT_THAT(output.text(), Not(HasSubstr("waiting")));
@@ -124,7 +88,7 @@ TEST(ProgressReporterTest, AFailedCheckpointIsToldOnceAndSoIsItsEnd) {
   FakeClock clock;
   Output output;
   ProgressReporter reporter(output.stream(), /*terminal=*/false, clock);
-  v1::JobStatus status = Training();
+  v1::JobStatus status = TrainingStatus();
   reporter.Update(status);
   EXPECT_EQ(output.text(), "");
   status.set_checkpoint_error("version 844: no space left on device");

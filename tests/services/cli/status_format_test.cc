@@ -1,33 +1,9 @@
 #include "services/cli/status_format.h"
 
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace millrace {
 namespace {
-
-using ::testing::HasSubstr;
-
-TEST(FormatJobStatusTest, SaysWhatEveryPartDoesAndWaitsFor) {
-  v1::JobStatus status;
-  status.set_state(v1::JobStatus::STATE_TRAINING);
-  status.set_waiting_for("step 812: slot 5 leased to worker-2, last heard 3.1 s ago");
-  status.set_committed_version(800);
-  status.mutable_plan()->mutable_spec()->set_model_name("mnist");
-  v1::WorkerStatus& worker = *status.add_workers();
-  worker.set_worker("worker-2");
-  worker.set_doing("computing slots [4, 6) of step 812");
-  worker.set_process_id(77);
-  v1::ShardInfo& shard = *status.add_shards();
-  shard.set_end(640);
-  shard.set_address("unix:/s");
-  const std::string text = FormatJobStatus(status);
-  EXPECT_THAT(text, HasSubstr("mnist, training\n"));
-  EXPECT_THAT(text, HasSubstr("step 812: slot 5 leased to worker-2, last heard 3.1 s ago\n"));
-  EXPECT_THAT(text, HasSubstr("step 800\n"));
-  EXPECT_THAT(text, HasSubstr("computing slots [4, 6) of step 812 (process 77"));
-  EXPECT_THAT(text, HasSubstr("parameters 0 to 640 at unix:/s"));
-}
 
 TEST(FormatModelsTest, ListsVersionsAndReasons) {
   EXPECT_EQ(FormatModels({}), "  no model yet\n");

@@ -7,6 +7,7 @@
 #include "common/shutdown.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/idx_files.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
@@ -43,7 +44,7 @@ TEST_F(DataServerTest, IsReadyOnceTheDatasetIsLoaded) {
   EXPECT_THAT((*server)->Ready(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr(directory_.path().string())));
   EXPECT_THAT((*server)->StatusPage(), HasSubstr("being loaded"));
   ASSERT_THAT((*server)->Started({}), IsOk());
-  while (!(*server)->Ready().ok()) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return (*server)->Ready().ok(); }));
   EXPECT_THAT((*server)->StatusPage(), AllOf(HasSubstr("train files: 100 samples"), HasSubstr("4 x 4 pixels")));
 }
 

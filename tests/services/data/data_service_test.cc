@@ -9,15 +9,12 @@
 #include "common/grpc_channel.h"
 #include "common/grpc_server.h"
 #include "common/grpc_status.h"
-#include "common/hashing.h"
 #include "gmock/gmock.h"
 #include "grpcpp/client_context.h"
 #include "gtest/gtest.h"
-#include "services/data/batches.h"
+#include "tests/services/data/tiny_data.h"
 #include "tests/testing/eventually.h"
-#include "tests/testing/idx_files.h"
 #include "tests/testing/status_matchers.h"
-#include "tests/testing/temporary_directory.h"
 
 namespace millrace {
 namespace {
@@ -77,17 +74,9 @@ class Call {
   bool finished_ = false;
 };
 
-class DataServiceTest : public testing::Test {
+class DataServiceTest : public TinyDataTest {
  protected:
   DataServiceTest() {
-    TinyDataset{}.Write(directory_.path());
-    dataset_ = Dataset::Load(FindDatasetFiles(directory_.path()).value(), {}).value();
-    plan_.set_fingerprint(dataset_->fingerprint());
-    plan_.set_seed(3);
-    plan_.set_validation_count(10);
-    plan_.set_batch_size(16);
-    plan_.set_slots(4);
-    plan_.set_evaluation_batch_size(8);
     server_ =
         GrpcServer::Start({.address = "unix:" + (directory_ / "socket").string(), .metrics = &metrics_}, {&service_})
             .value();
@@ -105,26 +94,6 @@ class DataServiceTest : public testing::Test {
     return info;
   }
 
-  // What the batch should be, made without the service.
-  void ExpectBatch(const v1::Batch& batch, const BatchKey& key) {
-    const BatchSchedule schedule = BatchSchedule::Create(plan_, 100, 20, 16, 1 << 20).value();
-    const BatchSamples samples = schedule.SamplesOf(key);
-    EXPECT_EQ((BatchKey{batch.split(), batch.epoch(), batch.step(), batch.slot()}), key);
-    EXPECT_EQ(batch.step_samples(), samples.step_samples);
-    ASSERT_EQ(batch.samples(), samples.indices.size());
-    ASSERT_EQ(batch.images().size(), samples.indices.size() * 16);
-    ASSERT_EQ(batch.labels().size(), samples.indices.size());
-    for (size_t i = 0; i < samples.indices.size(); ++i) {
-      EXPECT_EQ(static_cast<uint8_t>(batch.images()[i * 16]), samples.indices[i]);
-      EXPECT_EQ(batch.images()[i * 16 + 2], key.split == v1::SPLIT_TEST ? 1 : 0);
-      EXPECT_EQ(static_cast<uint64_t>(batch.labels()[i]), samples.indices[i] % 10);
-    }
-    EXPECT_EQ(batch.checksum(), Checksum64(batch.images() + batch.labels()));
-  }
-
-  const TemporaryDirectory directory_;
-  std::shared_ptr<const Dataset> dataset_;
-  v1::BatchPlan plan_;
   Metrics metrics_{"data_service_test"};
   DataMetrics data_metrics_{metrics_};
   DataService service_{data_metrics_, {.streams = 6, .waiting = 8}};
@@ -345,7 +314,7 @@ TEST_F(DataServiceTest, DrainEndsStreamsAndWaitingCalls) {
   Call waiting(*stub_);
   waiting.Send(plan_);
   std::thread describing([&] { EXPECT_THAT(DescribeDataset(0), StatusIs(absl::StatusCode::kUnavailable)); });
-  while (data_metrics_.streams.Value() < 1) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return data_metrics_.streams.Value() == 1; }));
   service_.Drain();
   EXPECT_THAT(waiting.Finish(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("shutting down")));
   describing.join();

@@ -6,13 +6,14 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
 namespace {
 
 void WaitForInFlight(const ExecutionGate& gate, int count) {
-  while (gate.in_flight() != count) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return gate.in_flight() == count; }));
 }
 
 TEST(ExecutionGate, RefusesWhenFullAndAdmitsAgain) {

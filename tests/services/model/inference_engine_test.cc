@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "tests/services/model/fake_model.h"
 #include "tests/services/model/test_images.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
@@ -97,12 +98,12 @@ TEST_F(InferenceEngineTest, InFlightIsBoundedAndWaitingEndsWithTheDeadline) {
   InferenceEngine engine(1, 2, model_metrics_);
   blocked_ = true;
   std::thread running([&] { EXPECT_THAT(engine.Infer(version_, Raw()), IsOk()); });
-  while (forward_passes_ == 0) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return forward_passes_ == 1; }));
   InferenceRequest impatient = Raw();
   impatient.wait_max = absl::Milliseconds(5);
   EXPECT_THAT(engine.Infer(version_, impatient), StatusIs(absl::StatusCode::kDeadlineExceeded));
   std::thread waiting([&] { EXPECT_THAT(engine.Infer(version_, Raw()), IsOk()); });
-  while (engine.gate().in_flight() < 2) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return engine.gate().in_flight() == 2; }));
   EXPECT_THAT(engine.Infer(version_, Raw()), StatusIs(absl::StatusCode::kResourceExhausted));
   EXPECT_EQ(forward_passes_, 1);
   blocked_ = false;

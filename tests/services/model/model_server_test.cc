@@ -2,11 +2,12 @@
 
 #include <fstream>
 #include <memory>
-#include <thread>
+#include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/model/fake_model.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -35,23 +36,32 @@ class ModelServerTest : public ::testing::Test {
 
 TEST_F(ModelServerTest, ReadyFromTheFirstGoodVersionUntilTheDrain) {
   auto server = *Create(Options());
+  const auto says = [&](const std::string& text) {
+    return Eventually([&] { return server->StatusPage().find(text) != std::string::npos; });
+  };
+  const auto says_while_ready = [&](const std::string& text) {
+    return Eventually([&] {
+      EXPECT_THAT(server->Ready(), IsOk());
+      return server->StatusPage().find(text) != std::string::npos;
+    });
+  };
   ASSERT_THAT(server->Started({}), IsOk());
   EXPECT_THAT(server->Ready(), StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_TRUE(server->HealthNames().empty());
   PublishFake(root_ / "models", "mnist", 1, "bad");
-  while (server->StatusPage().find("REFUSED") == std::string::npos) std::this_thread::yield();
+  ASSERT_TRUE(says("REFUSED"));
   EXPECT_THAT(server->Ready(), StatusIs(absl::StatusCode::kUnavailable));
   PublishFake(root_ / "models", "mnist", 2);
-  while (!server->Ready().ok()) std::this_thread::yield();
+  ASSERT_TRUE(Eventually([&] { return server->Ready().ok(); }));
   EXPECT_THAT(server->HealthNames(), ElementsAre("mnist"));
 
   // Neither a bad push, nor a good one, nor lost storage makes it unready.
   PublishFake(root_ / "models", "mnist", 3, "bad");
-  while (server->StatusPage().find("3 REFUSED") == std::string::npos) EXPECT_THAT(server->Ready(), IsOk());
+  ASSERT_TRUE(says_while_ready("3 REFUSED"));
   PublishFake(root_ / "models", "mnist", 4);
-  while (server->StatusPage().find("4 SERVING") == std::string::npos) EXPECT_THAT(server->Ready(), IsOk());
+  ASSERT_TRUE(says_while_ready("4 SERVING"));
   std::filesystem::rename(root_ / "models", root_ / "away");
-  while (server->StatusPage().find("does not exist") == std::string::npos) EXPECT_THAT(server->Ready(), IsOk());
+  ASSERT_TRUE(says_while_ready("does not exist"));
 
   server->Drain(absl::Seconds(1));
   EXPECT_THAT(server->Ready(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));

@@ -14,6 +14,7 @@
 #include "services/model/version_loader.h"
 #include "tests/services/model/fake_model.h"
 #include "tests/services/model/test_images.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -141,13 +142,13 @@ TEST_F(PredictServiceTest, ExpiredRequestsInTheQueueAreNotComputedAndAFullQueueR
   };
   ask(absl::Seconds(20), grpc::StatusCode::OK);
   ask(absl::Seconds(20), grpc::StatusCode::OK);
-  while (forward_passes_ < 2) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return forward_passes_ == 2; }));
   ask(absl::Milliseconds(50), grpc::StatusCode::DEADLINE_EXCEEDED);
   clients.back().join();
   clients.pop_back();
-  while (engine_.gate().in_flight() > 2) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return engine_.gate().in_flight() == 2; }));
   for (int i = 0; i < 14; ++i) ask(absl::Seconds(20), grpc::StatusCode::OK);
-  while (engine_.gate().in_flight() < 16) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return engine_.gate().in_flight() == 16; }));
   EXPECT_EQ(Predict(Raw()).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(forward_passes_, 2);
   blocked_ = false;

@@ -21,10 +21,9 @@
 #include "services/model/inference_engine.h"
 #include "services/model/version_loader.h"
 #include "tests/services/model/exported_model.h"
+#include "tests/services/model/serving_fixture.h"
 #include "tests/services/model/test_images.h"
-#include "tests/testing/fake_clock.h"
 #include "tests/testing/status_matchers.h"
-#include "tests/testing/temporary_directory.h"
 
 namespace millrace {
 namespace {
@@ -62,7 +61,7 @@ void PlantNan(const fs::path& version, std::vector<float> weights, size_t first_
   Write(version / "manifest.json", ManifestToJson(manifest));
 }
 
-class ServableTest : public ::testing::Test {
+class ServableTest : public ServingFixture {
  protected:
   static void SetUpTestSuite() { ConfigureTorch(1); }
 
@@ -77,14 +76,7 @@ class ServableTest : public ::testing::Test {
     weights_[1] += 0.001f * version;
     return ExportVersion(root_ / "models", version, weights_);
   }
-  void PollAll() {
-    while (loader_->PollOnce()) {
-    }
-  }
-  uint64_t Serving() {
-    const auto found = table_.Find("mnist", 0);
-    return found.ok() ? (*found)->info().version : 0;
-  }
+  void PollAll() { ServingFixture::PollAll(*loader_); }
 
   void ExpectRefused(const std::string& reason, const std::function<void(const fs::path&)>& damage) {
     Export(10);
@@ -105,11 +97,6 @@ class ServableTest : public ::testing::Test {
     EXPECT_EQ(Serving(), 30u);
   }
 
-  const TemporaryDirectory root_;
-  FakeClock clock_;
-  Metrics metrics_{"test"};
-  std::shared_ptr<ModelMetrics> model_metrics_ = ModelMetrics::Create(metrics_);
-  ServingTable table_;
   std::vector<float> weights_;
   ParameterTable shapes_;
   std::unique_ptr<VersionLoader> loader_;

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/model/fake_model.h"
+#include "tests/services/model/serving_fixture.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
@@ -15,25 +16,17 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using State = VersionReport::State;
 
-class ServingTableTest : public ::testing::Test {
+class ServingTableTest : public ServingFixture {
  protected:
   std::shared_ptr<const LoadedVersion> Make(const std::string& model, uint64_t version) {
     return std::make_shared<const LoadedVersion>(std::make_unique<FakePredictor>(FakeInfo(model, version)),
                                                  model_metrics_->AddVersion(model, version));
-  }
-  uint64_t Found(std::string_view model, uint64_t version = 0) {
-    const auto found = table_.Find(model, version);
-    return found.ok() ? (*found)->info().version : 0;
   }
   std::vector<std::pair<uint64_t, State>> States() {
     std::vector<std::pair<uint64_t, State>> states;
     for (const VersionReport& report : table_.Report()) states.emplace_back(report.version, report.state);
     return states;
   }
-
-  Metrics metrics_{"test"};
-  std::shared_ptr<ModelMetrics> model_metrics_ = ModelMetrics::Create(metrics_);
-  ServingTable table_;
 };
 
 TEST_F(ServingTableTest, EverythingIsUnavailableBeforeTheFirstVersion) {
@@ -47,14 +40,14 @@ TEST_F(ServingTableTest, EverythingIsUnavailableBeforeTheFirstVersion) {
 
 TEST_F(ServingTableTest, FindsByNameByDefaultAndByVersion) {
   table_.Publish(Make("fashion", 3));
-  EXPECT_EQ(Found(""), 3u);  // the only one
-  EXPECT_EQ(Found("fashion", 3), 3u);
+  EXPECT_EQ(Serving(""), 3u);  // the only one
+  EXPECT_EQ(Serving("fashion", 3), 3u);
   EXPECT_THAT(table_.Find("fashion", 4), StatusIs(absl::StatusCode::kNotFound, HasSubstr("version 3 serves")));
   EXPECT_THAT(table_.Find("other", 0), StatusIs(absl::StatusCode::kNotFound, HasSubstr("serving: fashion")));
   table_.SetLoading("other", 1);
   EXPECT_THAT(table_.Find("other", 0), StatusIs(absl::StatusCode::kUnavailable));
   table_.Publish(Make("mnist", 9));
-  EXPECT_EQ(Found(""), 9u);  // of several: mnist
+  EXPECT_EQ(Serving(""), 9u);  // of several: mnist
   EXPECT_THAT(table_.serving_models(), ElementsAre("fashion", "mnist"));
 }
 
@@ -65,7 +58,7 @@ TEST_F(ServingTableTest, ARetiredVersionIsListedUntilItsLastRequestEnds) {
   table_.SetLoading("mnist", 2);
   EXPECT_THAT(States(), ElementsAre(std::pair(2u, State::kLoading), std::pair(1u, State::kServing)));
   table_.Publish(Make("mnist", 2));
-  EXPECT_EQ(Found("mnist"), 2u);
+  EXPECT_EQ(Serving("mnist"), 2u);
   EXPECT_THAT(States(), ElementsAre(std::pair(2u, State::kServing), std::pair(1u, State::kRetired)));
   EXPECT_EQ(table_.Report()[1].requests, 1u);
   EXPECT_THAT(metrics_.Render(), HasSubstr("version=\"1\""));

@@ -7,9 +7,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/model/fake_model.h"
-#include "tests/testing/fake_clock.h"
+#include "tests/services/model/serving_fixture.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
-#include "tests/testing/temporary_directory.h"
 
 namespace millrace {
 namespace {
@@ -17,7 +17,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class VersionLoaderTest : public ::testing::Test {
+class VersionLoaderTest : public ServingFixture {
  protected:
   VersionLoaderTest() {
     loader_ = std::make_unique<VersionLoader>(
@@ -26,25 +26,14 @@ class VersionLoaderTest : public ::testing::Test {
           ++loads_;
           return FakeLoader()(directory);
         },
-        table_, ModelMetrics::Create(metrics_), clock_);
+        table_, model_metrics_, clock_);
   }
 
   void Publish(uint64_t version, const std::string& word = "good") {
     PublishFake(root_ / "models", "mnist", version, word);
   }
-  void PollAll() {
-    while (loader_->PollOnce()) {
-    }
-  }
-  uint64_t Serving(const std::string& model = "mnist") {
-    const auto found = table_.Find(model, 0);
-    return found.ok() ? (*found)->info().version : 0;
-  }
+  void PollAll() { ServingFixture::PollAll(*loader_); }
 
-  const TemporaryDirectory root_;
-  FakeClock clock_;
-  Metrics metrics_{"test"};
-  ServingTable table_;
   int loads_ = 0;
   std::unique_ptr<VersionLoader> loader_;
 };
@@ -156,7 +145,7 @@ TEST_F(VersionLoaderTest, SeveralModelsEachHaveTheirTurn) {
 TEST_F(VersionLoaderTest, RunsOnAThreadOfItsOwnAndStops) {
   loader_->Start();
   Publish(1);
-  while (Serving() != 1) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return Serving() == 1; }));
   loader_->Stop();
   loader_->Stop();
 }

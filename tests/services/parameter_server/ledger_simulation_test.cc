@@ -25,7 +25,7 @@ v1::UnitResult Compute(const v1::JobPlan& plan, const RoundId& round, uint32_t u
   PhiloxStream random(round.version * 3 + round.kind, unit);
   result.set_loss_sum(random.NextUniform() * 1e6 / 3);
   result.set_correct(result.samples() == 0 ? 0 : random.NextUint32() % (result.samples() + 1));
-  result.set_checksum(random.NextUint64());
+  result.set_checksum(random.NextUint32());
   return result;
 }
 
@@ -215,10 +215,10 @@ class Simulation {
   absl::Time now_ = absl::UnixEpoch();
   std::map<WorkerId, Worker> workers_;
   WorkerId next_worker_ = 1;
-  uint64_t applied_ = 0;           // version of the shards' weights
-  std::set<uint32_t> pushed_;      // slots of step applied_
-  std::set<uint64_t> snapshots_;   // boundaries the shards hold
-  std::set<uint64_t> reached_;     // boundaries the ledger announced, not settled
+  uint64_t applied_ = 0;          // version of the shards' weights
+  std::set<uint32_t> pushed_;     // slots of step applied_
+  std::set<uint64_t> snapshots_;  // boundaries the shards hold
+  std::set<uint64_t> reached_;    // boundaries the ledger announced, not settled
   std::optional<RoundId> expected_;
 };
 

@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/worker/fake_coordinator.h"
+#include "tests/services/worker/tiny_job.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
@@ -21,21 +22,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-constexpr uint32_t kSlots = 8, kSide = 6;
-
-v1::JobPlan Plan() {
-  v1::JobPlan plan;
-  plan.mutable_spec()->set_slots(kSlots);
-  plan.mutable_spec()->set_seed(1);
-  plan.mutable_network()->set_architecture("cnn");
-  plan.mutable_network()->set_channels(1);
-  plan.mutable_network()->set_height(kSide);
-  plan.mutable_network()->set_width(kSide);
-  plan.mutable_network()->set_classes(2);
-  plan.mutable_network()->set_standard_deviation(1);
-  plan.set_steps_per_epoch(10);
-  return plan;
-}
+constexpr uint32_t kSlots = 8;
 
 v1::Lease NewLease(uint64_t id, v1::Lease::Kind kind, uint64_t version, uint32_t begin, uint32_t end) {
   v1::Lease lease;
@@ -95,7 +82,7 @@ class FakeBatches : public BatchSource {
     for (const BatchKey& key : keys) std::erase(asked, key);
   }
 
-  FakeDataService data{kSide * kSide, kSlots};
+  FakeDataService data{kTinySide * kTinySide, kSlots};
   std::vector<BatchKey> asked, got;
   int waits = 0;
 };
@@ -127,7 +114,7 @@ class WorkLoopTest : public ::testing::Test {
  protected:
   static std::unique_ptr<Replica> NewReplica() {
     ConfigureTorch(1);
-    std::unique_ptr<Replica> replica = *Replica::Create(Plan().network());
+    std::unique_ptr<Replica> replica = *Replica::Create(TinyJob(kSlots).network());
     replica->InitializeParameters(1);
     return replica;
   }
@@ -145,7 +132,7 @@ class WorkLoopTest : public ::testing::Test {
   Metrics registry_{"test"};
   WorkerMetrics metrics_{registry_};
   Activity activity_{&RealClock()};
-  WorkLoop loop_{Plan(), {replica_.get(), &leases_, &batches_, &parameters_, &activity_, &metrics_}};
+  WorkLoop loop_{TinyJob(kSlots), {replica_.get(), &leases_, &batches_, &parameters_, &activity_, &metrics_}};
 };
 
 TEST_F(WorkLoopTest, ComputesPushesAndReportsATrainLease) {
@@ -297,7 +284,7 @@ TEST_F(WorkLoopTest, RefusesLeasesThatMakeNoSense) {
                                  NewLease(1, v1::Lease::KIND_UNSPECIFIED, 0, 0, 1)}) {
     FakeLeases leases;
     leases.Add(lease);
-    WorkLoop loop(Plan(), {replica_.get(), &leases, &batches_, &parameters_, &activity_, &metrics_});
+    WorkLoop loop(TinyJob(kSlots), {replica_.get(), &leases, &batches_, &parameters_, &activity_, &metrics_});
     EXPECT_THAT(loop.Run(), StatusIs(absl::StatusCode::kInternal, HasSubstr("makes no sense"))) << lease.DebugString();
   }
 }

@@ -7,6 +7,8 @@
 #include "gtest/gtest.h"
 #include "tests/services/worker/fake_coordinator.h"
 #include "tests/services/worker/fake_parameter_server.h"
+#include "tests/services/worker/tiny_job.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -16,24 +18,15 @@ namespace {
 using ::testing::HasSubstr;
 using Kind = v1::WorkerMessage;
 
-constexpr uint32_t kSlots = 4, kSide = 6;
+constexpr uint32_t kSlots = 4;
 
 class WorkerTest : public ::testing::Test {
  protected:
   WorkerTest() {
     ConfigureTorch(1);
     v1::JobPlan& plan = *welcome_.mutable_plan();
-    plan.mutable_spec()->set_model_name("tiny");
-    plan.mutable_spec()->set_slots(kSlots);
+    plan = TinyJob(kSlots);
     plan.mutable_spec()->set_batch_size(kSlots * FakeDataService::kSamples);
-    plan.mutable_network()->set_architecture("cnn");
-    plan.mutable_network()->set_channels(1);
-    plan.mutable_network()->set_height(kSide);
-    plan.mutable_network()->set_width(kSide);
-    plan.mutable_network()->set_classes(2);
-    plan.mutable_network()->set_standard_deviation(1);
-    plan.set_steps_per_epoch(10);
-    plan.set_total_steps(10);
     plan.set_run_id(77);
     plan.set_parameter_count(NetworkParameters(plan.network())->size());
     shard_ = std::make_unique<FakeParameterServer>(Socket("shard"), 0, plan.parameter_count());
@@ -62,7 +55,7 @@ class WorkerTest : public ::testing::Test {
 
   TemporaryDirectory directory_;
   v1::Welcome welcome_;
-  FakeDataService data_{kSide * kSide, kSlots};
+  FakeDataService data_{kTinySide * kTinySide, kSlots};
   std::unique_ptr<FakeParameterServer> shard_;
   std::unique_ptr<FakeCoordinator> coordinator_;
   Metrics metrics_{"millrace-worker"};
@@ -177,7 +170,7 @@ TEST_F(WorkerTest, DrainGivesUpAShardThatNeverAnswers) {
   StartCoordinator();
   StartWorker();
   coordinator_->Grant(1, v1::Lease::KIND_TRAIN, 0, 0, kSlots);
-  while (worker_->StatusPage().find("acknowledgement") == std::string::npos) absl::SleepFor(absl::Milliseconds(5));
+  ASSERT_TRUE(Eventually([&] { return worker_->StatusPage().find("acknowledgement") != std::string::npos; }));
   const absl::Time begin = absl::Now();
   worker_->Drain(absl::Milliseconds(200));
   worker_.reset();

@@ -1,10 +1,12 @@
-#include "services/cli/text_format.h"
+#include "common/text_format.h"
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 namespace millrace {
 
@@ -26,6 +28,8 @@ std::string FormatCount(uint64_t count) {
 }
 
 std::string FormatPercent(double fraction) { return absl::StrFormat("%.2f %%", 100 * fraction); }
+
+std::string FormatState(absl::string_view name) { return absl::AsciiStrToLower(absl::StripPrefix(name, "STATE_")); }
 
 std::string FitToWidth(absl::string_view text, size_t columns) {
   if (text.size() <= columns) return std::string(text);

@@ -22,6 +22,9 @@ std::string FormatCount(uint64_t count);
 // 0.98412 -> "98.41 %"
 std::string FormatPercent(double fraction);
 
+// "STATE_TRAINING", as protobuf names a value, -> "training"
+std::string FormatState(absl::string_view name);
+
 // At most `columns` columns of `text`, the rest replaced by an ellipsis. Counts bytes: for ASCII text.
 std::string FitToWidth(absl::string_view text, size_t columns);
 

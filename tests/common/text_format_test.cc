@@ -1,4 +1,4 @@
-#include "services/cli/text_format.h"
+#include "common/text_format.h"
 
 #include "gtest/gtest.h"
 
@@ -21,6 +21,8 @@ TEST(TextFormatTest, CountAndPercent) {
   EXPECT_EQ(FormatCount(1234567), "1,234,567");
   EXPECT_EQ(FormatPercent(0.98412), "98.41 %");
 }
+
+TEST(TextFormatTest, State) { EXPECT_EQ(FormatState("STATE_TRAINING"), "training"); }
 
 TEST(TextFormatTest, FitToWidthNeverExceedsTheWidth) {
   EXPECT_EQ(FitToWidth("step 812", 8), "step 812");

@@ -1,0 +1,135 @@
+#include "common/job_text.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/text_format.h"
+
+namespace millrace {
+namespace {
+
+// Of the last epochs; the table should fit a screen.
+constexpr int kEvaluationsShown = 5;
+
+using Rows = std::vector<std::pair<std::string, std::string>>;
+
+std::string Position(const v1::JobStatus& status) {
+  const v1::JobPlan& plan = status.plan();
+  const uint64_t epochs = plan.spec().epochs();
+  const uint64_t current = std::min(status.epoch() + 1, epochs);
+  return absl::StrCat("epoch ", current, "/", epochs, "  step ", FormatCount(status.version()), "/",
+                      FormatCount(plan.total_steps()));
+}
+
+std::string ImagesPerSecond(const v1::JobStatus& status) {
+  return absl::StrCat(FormatCount(static_cast<uint64_t>(std::max(status.images_per_second(), 0.0))), " images/s");
+}
+
+std::string FormatWorker(const v1::WorkerStatus& worker) {
+  return absl::StrFormat("%s (process %d, %s samples, last heard %.1f s ago)",
+                         worker.doing().empty() ? "idle" : worker.doing(), worker.process_id(),
+                         FormatCount(worker.samples()), worker.last_heard_seconds());
+}
+
+std::string FormatScore(const v1::Evaluation& evaluation) {
+  return absl::StrFormat("loss %.4f, accuracy %s of %s samples at step %s", evaluation.loss(),
+                         FormatPercent(evaluation.accuracy()), FormatCount(evaluation.samples()),
+                         FormatCount(evaluation.version()));
+}
+
+void AddJob(const v1::JobStatus& status, Rows& rows) {
+  const v1::JobPlan& plan = status.plan();
+  rows.emplace_back(
+      "job", absl::StrFormat("%s, network %s (%s parameters), dataset %s, seed %d", plan.spec().model_name(),
+                             plan.spec().architecture(), FormatCount(plan.parameter_count()), plan.dataset().name(),
+                             plan.spec().seed()));
+  rows.emplace_back("training", absl::StrFormat("loss %.4f, accuracy %s, %s", status.train_loss(),
+                                                FormatPercent(status.train_accuracy()), ImagesPerSecond(status)));
+  rows.emplace_back("checkpoint", status.committed_version() == 0
+                                      ? "none yet"
+                                      : absl::StrCat("step ", FormatCount(status.committed_version())));
+  rows.emplace_back("servable", status.exported_version() == 0
+                                    ? "none yet"
+                                    : absl::StrCat("version ", status.exported_version(), ", weights sha256 ",
+                                                   status.weights_sha256()));
+  rows.emplace_back(
+      "leases", absl::StrFormat("%d granted again, %d duplicate results, %d checksum mismatches",
+                                status.regranted_leases(), status.duplicate_results(), status.checksum_mismatches()));
+}
+
+void AddParts(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards, Rows& rows) {
+  for (const v1::ShardInfo& shard : status.shards()) {
+    std::string text = absl::StrFormat("parameters %d to %d at %s", shard.begin(), shard.end(),
+                                       shard.address().empty() ? "(not registered)" : shard.address());
+    if (const auto found = shards.find(shard.shard()); found != shards.end()) {
+      absl::StrAppend(&text, ", ", found->second);
+    }
+    rows.emplace_back(absl::StrCat("shard ", shard.shard()), std::move(text));
+  }
+  for (const v1::WorkerStatus& worker : status.workers()) rows.emplace_back(worker.worker(), FormatWorker(worker));
+}
+
+void AddScores(const v1::JobStatus& status, Rows& rows) {
+  for (int i = std::max(0, status.validation_size() - kEvaluationsShown); i < status.validation_size(); ++i) {
+    rows.emplace_back(absl::StrCat("epoch ", status.validation(i).epoch()),
+                      absl::StrCat("validation ", FormatScore(status.validation(i))));
+  }
+  if (status.has_test()) rows.emplace_back("test", FormatScore(status.test()));
+}
+
+}  // namespace
+
+std::optional<absl::Duration> EstimateRemaining(const v1::JobStatus& status) {
+  const v1::JobPlan& plan = status.plan();
+  if (status.version() <= plan.start_version() || status.elapsed_seconds() <= 0) return std::nullopt;
+  const double done = static_cast<double>(status.version() - plan.start_version());
+  const double left = static_cast<double>(plan.total_steps() - std::min(status.version(), plan.total_steps()));
+  return absl::Seconds(status.elapsed_seconds() / done * left);
+}
+
+std::string FormatProgress(const v1::JobStatus& status) {
+  switch (status.state()) {
+    case v1::JobStatus::STATE_TRAINING: {
+      const std::optional<absl::Duration> remaining = EstimateRemaining(status);
+      return absl::StrCat(Position(status), absl::StrFormat("  loss %.4f  ", status.train_loss()),
+                          ImagesPerSecond(status), "  ETA ", FormatClock(remaining.value_or(absl::InfiniteDuration())));
+    }
+    case v1::JobStatus::STATE_EVALUATING:
+      return absl::StrCat(Position(status), "  evaluating");
+    case v1::JobStatus::STATE_FINISHING:
+      return "writing the last checkpoint and the servable model";
+    case v1::JobStatus::STATE_DONE:
+      return "done";
+    case v1::JobStatus::STATE_FAILED:
+      return absl::StrCat("failed: ", status.failure());
+    default:
+      return "starting";
+  }
+}
+
+std::string FormatWait(const v1::JobStatus& status) {
+  const bool has_position =
+      status.state() == v1::JobStatus::STATE_TRAINING || status.state() == v1::JobStatus::STATE_EVALUATING;
+  return absl::StrCat(has_position ? Position(status) : FormatProgress(status), "  waiting for ", status.waiting_for());
+}
+
+std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs) {
+  return absl::StrFormat("epoch %d/%d done at step %s: validation loss %.4f, accuracy %s", evaluation.epoch(), epochs,
+                         FormatCount(evaluation.version()), evaluation.loss(), FormatPercent(evaluation.accuracy()));
+}
+
+std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards) {
+  Rows rows = {{"state", FormatState(v1::JobStatus::State_Name(status.state()))},
+               {"progress", FormatProgress(status)},
+               {"waiting for", status.waiting_for().empty() ? "nothing" : status.waiting_for()}};
+  if (!status.checkpoint_error().empty()) rows.emplace_back("NOT SAVED", status.checkpoint_error());
+  if (status.has_plan()) AddJob(status, rows);
+  AddParts(status, shards, rows);
+  AddScores(status, rows);
+  return FormatTable(rows);
+}
+
+}  // namespace millrace

@@ -1,0 +1,106 @@
+#include "common/job_text.h"
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testing/training_status.h"
+
+namespace millrace {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(EstimateRemainingTest, GoesByThePaceOfThisRun) {
+  v1::JobStatus status = TrainingStatus();
+  EXPECT_EQ(EstimateRemaining(status), absl::Seconds(112.3 / 1123 * (4220 - 1123)));
+  status.mutable_plan()->set_start_version(1000);
+  EXPECT_EQ(EstimateRemaining(status), absl::Seconds(112.3 / 123 * (4220 - 1123)));
+  status.mutable_plan()->set_start_version(1123);
+  EXPECT_EQ(EstimateRemaining(status), std::nullopt);
+}
+
+TEST(FormatProgressTest, SaysWhereTheJobIs) {
+  EXPECT_EQ(FormatProgress(TrainingStatus()), "epoch 3/10  step 1,123/4,220  loss 0.0512  12,345 images/s  ETA 5:09");
+  v1::JobStatus status = TrainingStatus();
+  status.set_version(0);
+  status.set_epoch(0);
+  EXPECT_THAT(FormatProgress(status), HasSubstr("epoch 1/10  step 0/4,220"));
+  EXPECT_THAT(FormatProgress(status), HasSubstr("ETA -:--"));
+  status.set_epoch(10);
+  status.set_state(v1::JobStatus::STATE_EVALUATING);
+  EXPECT_EQ(FormatProgress(status), "epoch 10/10  step 0/4,220  evaluating");
+  status.set_state(v1::JobStatus::STATE_FAILED);
+  status.set_failure("no space");
+  EXPECT_EQ(FormatProgress(status), "failed: no space");
+}
+
+TEST(FormatJobStatusTest, SaysWhatEveryPartDoesAndWaitsFor) {
+  v1::JobStatus status = TrainingStatus();
+  status.set_waiting_for("step 812: slot 5 leased to worker-2, last heard 3.1 s ago");
+  status.set_committed_version(800);
+  status.mutable_plan()->mutable_spec()->set_model_name("mnist");
+  v1::WorkerStatus& worker = *status.add_workers();
+  worker.set_worker("worker-2");
+  worker.set_doing("computing slots [4, 6) of step 812");
+  worker.set_process_id(77);
+  for (uint32_t number = 0; number < 2; ++number) {
+    v1::ShardInfo& shard = *status.add_shards();
+    shard.set_shard(number);
+    shard.set_begin(640 * number);
+    shard.set_end(640 * number + 640);
+  }
+  status.mutable_shards(1)->set_address("unix:/s");
+  const std::string text = FormatJobStatus(status, {{1, "version 812, waiting for step 812: slots 5-7"}});
+  EXPECT_THAT(text, HasSubstr("  state        training\n"));
+  EXPECT_THAT(text, HasSubstr("  progress     epoch 3/10  step 1,123/4,220  loss"));
+  EXPECT_THAT(text, HasSubstr("  waiting for  step 812: slot 5 leased to worker-2, last heard 3.1 s ago\n"));
+  EXPECT_THAT(text, HasSubstr("  checkpoint   step 800\n"));
+  EXPECT_THAT(text, HasSubstr("  job          mnist, network "));
+  EXPECT_THAT(text, HasSubstr("  worker-2     computing slots [4, 6) of step 812 (process 77"));
+  EXPECT_THAT(text, HasSubstr("  shard 0      parameters 0 to 640 at (not registered)\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr("  shard 1      parameters 640 to 1280 at unix:/s, version 812, waiting for step 812: slots 5-7\n"));
+}
+
+TEST(FormatJobStatusTest, BeforeThereIsAPlanThereIsNothingOfIt) {
+  v1::JobStatus status;
+  status.set_state(v1::JobStatus::STATE_STARTING);
+  status.set_waiting_for("the data service at unix:/d");
+  EXPECT_EQ(FormatJobStatus(status),
+            "  state        starting\n  progress     starting\n  waiting for  the data service at unix:/d\n");
+}
+
+TEST(FormatJobStatusTest, WhatIsLostOrFailedIsSaid) {
+  v1::JobStatus status = TrainingStatus();
+  EXPECT_THAT(FormatJobStatus(status), Not(HasSubstr("NOT SAVED")));
+  status.set_checkpoint_error("version 844: no space left on device");
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  NOT SAVED    version 844: no space left on device\n"));
+  status.set_state(v1::JobStatus::STATE_FAILED);
+  status.set_failure("shard 1 is gone");
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("failed: shard 1 is gone\n"));
+}
+
+TEST(FormatJobStatusTest, ShowsTheLastEvaluations) {
+  v1::JobStatus status = TrainingStatus();
+  for (int epoch = 1; epoch <= 7; ++epoch) {
+    v1::Evaluation& evaluation = *status.add_validation();
+    evaluation.set_epoch(epoch);
+    evaluation.set_version(422 * epoch);
+    evaluation.set_loss(0.0571);
+    evaluation.set_accuracy(0.9832);
+    evaluation.set_samples(6000);
+  }
+  *status.mutable_test() = status.validation(6);
+  const std::string text = FormatJobStatus(status);
+  EXPECT_THAT(text,
+              HasSubstr("  epoch 7      validation loss 0.0571, accuracy 98.32 % of 6,000 samples at step 2,954\n"));
+  EXPECT_THAT(text, HasSubstr("  epoch 3  "));
+  EXPECT_THAT(text, Not(HasSubstr("  epoch 2  ")));
+  EXPECT_THAT(text, HasSubstr("  test         loss 0.0571, accuracy 98.32 %"));
+}
+
+}  // namespace
+}  // namespace millrace
