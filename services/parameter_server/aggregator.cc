@@ -19,7 +19,6 @@ void Aggregator::Reset() {
     while (!chunk.held.empty()) free_.push_back(Detach(chunk, chunk.held.size() - 1));
     chunk.complete = false;
   }
-  complete_chunks_ = 0;
 }
 
 AlignedBuffer<float> Aggregator::TakeBuffer() {
@@ -90,7 +89,6 @@ absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteR
     if (!read) CopyFloats(values, root);
     if (!sum.empty()) free_.push_back(std::move(sum));
     chunk.complete = true;
-    ++complete_chunks_;
     return true;
   }
   if (!read) {

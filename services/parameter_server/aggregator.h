@@ -38,8 +38,10 @@ class Aggregator {
   // Every chunk of `node` is held.
   bool Holds(SlotNode node) const;
 
-  // Every chunk of every slot is held: total() is the gradient of the step.
-  bool complete() const { return complete_chunks_ == chunks_.size(); }
+  uint64_t chunks() const { return chunks_.size(); }
+
+  // All slots of the chunk are held: nothing changes it before Reset.
+  bool complete(uint64_t chunk) const { return chunks_[chunk].complete; }
 
   // The sum over all slots; only chunks that are complete are meaningful. Writable for in-place scaling.
   std::span<float> total() { return total_.span(); }
@@ -68,7 +70,6 @@ class Aggregator {
   AlignedBuffer<float> total_;
   std::vector<Chunk> chunks_;
   std::vector<AlignedBuffer<float>> free_;
-  uint64_t complete_chunks_ = 0;
 };
 
 }  // namespace millrace

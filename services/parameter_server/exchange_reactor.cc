@@ -48,21 +48,22 @@ absl::Status ExchangeReactor::HandleRequest() {
 
 absl::Status ExchangeReactor::Open(const v1::OpenExchange& open) {
   if (opened_) return absl::InvalidArgumentError("the exchange is open already");
-  MILLRACE_RETURN_IF_ERROR(service_->CheckRun(open.run_id()));
+  MILLRACE_RETURN_IF_ERROR(service_->ServedRun(open.run_id()).status());
   opened_ = true;
   MILLRACE_RETURN_IF_ERROR(service_->Register(this));
-  Offer(shard_->weights());
+  const WeightsVersion whole = shard_->weights();
+  Offer({whole, whole.values.size()});
   return absl::OkStatus();
 }
 
 absl::Status ExchangeReactor::Push(const GradientChunkView& chunk) {
   if (!opened_) return absl::InvalidArgumentError("the first request of an exchange must be open");
   MILLRACE_ASSIGN_OR_RETURN(const Shard::AddResult added, shard_->AddGradient(chunk));
-  // The ack goes out before the step is applied: the peer's report and the optimizer then overlap.
+  // The ack goes out before the chunk is applied: the peer's report and the optimizer then overlap.
   if (added.push_complete) MILLRACE_RETURN_IF_ERROR(Acknowledge(chunk.header));
-  if (!added.step_complete) return absl::OkStatus();
-  view_.Clear();  // the receive buffers, for the length of the optimizer's step
-  return shard_->ApplyIfComplete().status();
+  if (!added.chunk_complete) return absl::OkStatus();
+  view_.Clear();  // the receive buffers, for the length of the optimizer's work
+  return shard_->Apply();
 }
 
 absl::Status ExchangeReactor::Acknowledge(const GradientChunkHeader& push) {
@@ -82,30 +83,40 @@ absl::Status ExchangeReactor::Acknowledge(const GradientChunkHeader& push) {
 
 // --- Writing ---
 
-void ExchangeReactor::Offer(const WeightsVersion& weights) {
+void ExchangeReactor::Offer(const WeightsProgress& progress) {
   MutexLock lock(&mutex_);
-  if (offered_ && weights.version <= newest_offered_) return;
-  offered_ = true;
-  newest_offered_ = weights.version;
-  weights_ = weights;
-  next_offset_ = 0;
+  const auto rank = [](const WeightsProgress& p) { return std::pair(p.weights.version, p.ready); };
+  if (ending_ || rank(progress) <= rank(newest_)) return;
+  newest_ = progress;
   WriteNext();
 }
 
 void ExchangeReactor::WriteNext() {
   if (writing_ || ending_) return;
+  const bool begun = !sending_.weights.values.empty() && sending_.weights.version == newest_.weights.version;
+  const bool idle = sending_.weights.owner == nullptr;
+  if (begun) {
+    sending_.ready = newest_.ready;
+  } else if (idle || newest_.whole()) {
+    // Only a whole version supersedes one that is being sent: the peer could be left without any otherwise.
+    sending_ = newest_;
+    next_offset_ = 0;
+  }
   if (!acks_.empty()) {
     v1::ExchangeResponse response;
     *response.mutable_ack() = std::move(acks_.front());
     acks_.pop_front();
     response_ = EncodeMessage(response);
-  } else if (weights_.owner != nullptr) {
-    const std::span<const float> values =
-        weights_.values.subspan(next_offset_, ChunkSize(weights_.values.size(), next_offset_));
-    response_ = EncodeWeights({weights_.version, next_offset_}, values, weights_.owner);
+  } else if (sending_.weights.owner != nullptr && next_offset_ < sending_.ready) {
+    const std::span<const float> all = sending_.weights.values;
+    const std::span<const float> values = all.subspan(next_offset_, ChunkSize(all.size(), next_offset_));
+    response_ = EncodeWeights({sending_.weights.version, next_offset_}, values, sending_.weights.owner);
     metrics_->weight_bytes.Increment(static_cast<double>(values.size_bytes()));
     next_offset_ += values.size();
-    if (next_offset_ == weights_.values.size()) weights_ = {};
+    if (next_offset_ == all.size()) {  // let go of the buffer
+      sending_.weights.owner.reset();
+      if (newest_.weights.version == sending_.weights.version) newest_.weights.owner.reset();
+    }
   } else {
     return;
   }
@@ -132,7 +143,7 @@ void ExchangeReactor::End(const absl::Status& status) {
   if (ending_) return;
   ending_ = true;
   final_status_ = ToGrpcStatus(status);
-  weights_ = {};
+  newest_ = sending_ = {};
   acks_.clear();
   if (!writing_) Finish(final_status_);
 }

@@ -26,8 +26,8 @@ class ExchangeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
   ExchangeReactor(ParameterService* service, Shard* shard, ShardMetrics* metrics);
   ~ExchangeReactor() override;
 
-  // Sends `weights` unless newer ones have been offered.
-  void Offer(const WeightsVersion& weights);
+  // Sends what is ready of `progress` and not sent yet, unless a newer version has been offered.
+  void Offer(const WeightsProgress& progress);
 
   // Ends the call with `status` once the write in progress is over; only the first call counts.
   void End(const absl::Status& status);
@@ -55,9 +55,8 @@ class ExchangeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
 
   Mutex mutex_;
   std::deque<v1::PushAck> acks_ ABSL_GUARDED_BY(mutex_);
-  WeightsVersion weights_ ABSL_GUARDED_BY(mutex_);  // being sent; owner is null when all of it has been
-  uint64_t newest_offered_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool offered_ ABSL_GUARDED_BY(mutex_) = false;
+  WeightsProgress newest_ ABSL_GUARDED_BY(mutex_);   // that was offered
+  WeightsProgress sending_ ABSL_GUARDED_BY(mutex_);  // owner is null when all of it has been sent
   uint64_t next_offset_ ABSL_GUARDED_BY(mutex_) = 0;
   grpc::ByteBuffer response_ ABSL_GUARDED_BY(mutex_);  // of the write in progress
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

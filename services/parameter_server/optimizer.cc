@@ -63,120 +63,137 @@ std::vector<std::string> OptimizerTensorNames(const v1::OptimizerSpec& spec, uin
 }
 
 struct ShardOptimizer::Impl {
-  Impl(const v1::OptimizerSpec& optimizer_spec, uint64_t element_count)
+  // LibTorch's optimizer over the blocks of one chunk.
+  struct Chunk {
+    std::vector<uint64_t> begins;    // of the blocks, in elements
+    std::vector<at::Tensor> blocks;  // views of the weights, whose gradients are views of the gradient
+    std::unique_ptr<torch::optim::Optimizer> optimizer;
+    uint64_t step = 0;         // updates made
+    float* weights = nullptr;  // what the blocks point at now
+    float* gradient = nullptr;
+  };
+
+  Impl(const v1::OptimizerSpec& optimizer_spec, uint64_t element_count, uint64_t chunk_elements)
       : spec(optimizer_spec), elements(element_count), tensors(OptimizerTensorNames(spec, 1).size()) {
     for (auto& tensor : tensors) tensor = AlignedBuffer<float>(elements);
-    for (uint64_t begin = 0; begin < elements; begin += kBlockElements) blocks.push_back(torch::empty({0}));
-    optimizer = MakeOptimizer(spec, blocks);
+    for (uint64_t begin = 0; begin < elements; begin += kBlockElements) {
+      if (begin % chunk_elements == 0) chunks.emplace_back();
+      chunks.back().begins.push_back(begin);
+      chunks.back().blocks.push_back(torch::empty({0}));
+    }
+    for (Chunk& chunk : chunks) {
+      chunk.optimizer = MakeOptimizer(spec, chunk.blocks);
+      BindState(chunk);
+    }
   }
 
-  // The part of a flat array that belongs to block i.
-  at::Tensor View(float* flat, size_t i) const {
-    const uint64_t begin = i * kBlockElements;
+  // The part of a flat array that is the block at `begin`.
+  at::Tensor View(float* flat, uint64_t begin) const {
     return torch::from_blob(flat + begin, {static_cast<int64_t>(std::min(kBlockElements, elements - begin))});
   }
 
-  void Bind(float* new_weights, float* new_gradient) {
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      if (new_weights != weights) blocks[i].set_data(View(new_weights, i));
-      if (new_gradient != gradient) blocks[i].mutable_grad() = View(new_gradient, i);
+  void Bind(Chunk& chunk, float* weights, float* gradient) const {
+    for (size_t i = 0; i < chunk.blocks.size(); ++i) {
+      if (weights != chunk.weights) chunk.blocks[i].set_data(View(weights, chunk.begins[i]));
+      if (gradient != chunk.gradient) chunk.blocks[i].mutable_grad() = View(gradient, chunk.begins[i]);
     }
-    weights = new_weights;
-    gradient = new_gradient;
+    chunk.weights = weights;
+    chunk.gradient = gradient;
   }
 
   // Lets LibTorch's state of every block point into `tensors`, which hold the values to go on with.
-  void BindState() {
-    auto& state = optimizer->state();
+  void BindState(Chunk& chunk) {
+    auto& state = chunk.optimizer->state();
     state.clear();
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      if (auto block_state = BlockState(i)) state[StateKey(state, blocks[i])] = std::move(block_state);
+    for (size_t i = 0; i < chunk.blocks.size(); ++i) {
+      if (auto block_state = BlockState(chunk.step, chunk.begins[i])) {
+        state[StateKey(state, chunk.blocks[i])] = std::move(block_state);
+      }
     }
   }
 
-  std::unique_ptr<torch::optim::OptimizerParamState> BlockState(size_t i) {
+  std::unique_ptr<torch::optim::OptimizerParamState> BlockState(uint64_t step, uint64_t begin) {
     switch (spec.kind()) {
       case v1::OPTIMIZER_KIND_ADAM:
-        return AdaptiveState<torch::optim::AdamParamState>(i);
+        return AdaptiveState<torch::optim::AdamParamState>(step, begin);
       case v1::OPTIMIZER_KIND_ADAMW:
-        return AdaptiveState<torch::optim::AdamWParamState>(i);
+        return AdaptiveState<torch::optim::AdamWParamState>(step, begin);
       default: {
         if (OptimizerTensorNames(spec, step).empty()) return nullptr;
         auto state = std::make_unique<torch::optim::SGDParamState>();
-        state->momentum_buffer(View(tensors[0].data(), i));
+        state->momentum_buffer(View(tensors[0].data(), begin));
         return state;
       }
     }
   }
 
   template <typename State>
-  std::unique_ptr<torch::optim::OptimizerParamState> AdaptiveState(size_t i) {
+  std::unique_ptr<torch::optim::OptimizerParamState> AdaptiveState(uint64_t step, uint64_t begin) {
     auto state = std::make_unique<State>();
     state->step(static_cast<int64_t>(step));
-    state->exp_avg(View(tensors[0].data(), i));
-    state->exp_avg_sq(View(tensors[1].data(), i));
+    state->exp_avg(View(tensors[0].data(), begin));
+    state->exp_avg_sq(View(tensors[1].data(), begin));
     return state;
   }
 
   // SGD makes its momentum buffers in the first update (a copy of the gradient); from then on they live in `tensors`.
-  void AdoptMomentum() {
-    auto& state = optimizer->state();
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      auto& made = static_cast<torch::optim::SGDParamState&>(*state.at(StateKey(state, blocks[i])));
-      View(tensors[0].data(), i).copy_(made.momentum_buffer());
+  void AdoptMomentum(Chunk& chunk) {
+    auto& state = chunk.optimizer->state();
+    for (size_t i = 0; i < chunk.blocks.size(); ++i) {
+      auto& made = static_cast<torch::optim::SGDParamState&>(*state.at(StateKey(state, chunk.blocks[i])));
+      View(tensors[0].data(), chunk.begins[i]).copy_(made.momentum_buffer());
     }
-    BindState();
+    BindState(chunk);
   }
 
   const v1::OptimizerSpec spec;
   const uint64_t elements;
   std::vector<AlignedBuffer<float>> tensors;  // flat, in the order of OptimizerTensorNames
-  std::vector<at::Tensor> blocks;             // views of the weights, whose gradients are views of the gradient
-  std::unique_ptr<torch::optim::Optimizer> optimizer;
-  float* weights = nullptr;  // what the blocks point at now
-  float* gradient = nullptr;
-  uint64_t step = 0;
+  std::vector<Chunk> chunks;
 };
 
 ShardOptimizer::ShardOptimizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ShardOptimizer::~ShardOptimizer() = default;
 
-absl::StatusOr<std::unique_ptr<ShardOptimizer>> ShardOptimizer::Create(const v1::OptimizerSpec& spec,
-                                                                       uint64_t elements) {
+absl::StatusOr<std::unique_ptr<ShardOptimizer>> ShardOptimizer::Create(const v1::OptimizerSpec& spec, uint64_t elements,
+                                                                       uint64_t chunk_elements) {
   MILLRACE_RETURN_IF_ERROR(CheckOptimizerSpec(spec));
+  if (chunk_elements == 0 || chunk_elements % kBlockElements != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("chunks of ", chunk_elements, " elements are no multiple of ", kBlockElements));
+  }
   try {
-    auto impl = std::make_unique<Impl>(spec, elements);
-    impl->BindState();
-    return std::unique_ptr<ShardOptimizer>(new ShardOptimizer(std::move(impl)));
+    return std::unique_ptr<ShardOptimizer>(new ShardOptimizer(std::make_unique<Impl>(spec, elements, chunk_elements)));
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("cannot build the optimizer: ", error.what()));
   }
 }
 
-absl::Status ShardOptimizer::Step(std::span<float> weights, std::span<const float> gradient) {
-  if (weights.size() != impl_->elements || gradient.size() != impl_->elements) {
-    return absl::InvalidArgumentError(absl::StrCat("an update of ", weights.size(), " weights by ", gradient.size(),
-                                                   " gradient values, for a shard of ", impl_->elements));
+uint64_t ShardOptimizer::chunks() const { return impl_->chunks.size(); }
+
+absl::Status ShardOptimizer::Step(uint64_t chunk, std::span<float> weights, std::span<const float> gradient) {
+  if (weights.size() != impl_->elements || gradient.size() != impl_->elements || chunk >= chunks()) {
+    return absl::InvalidArgumentError(absl::StrCat("an update of chunk ", chunk, " of ", weights.size(), " weights by ",
+                                                   gradient.size(), " gradient values, for a shard of ",
+                                                   impl_->elements));
   }
   try {
     torch::NoGradGuard no_grad;
-    impl_->Bind(weights.data(), const_cast<float*>(gradient.data()));  // optimizers do not write to gradients
-    impl_->optimizer->step();
-    ++impl_->step;
-    if (impl_->step == 1 && impl_->spec.kind() == v1::OPTIMIZER_KIND_SGD && !impl_->tensors.empty()) {
-      impl_->AdoptMomentum();
-    }
+    Impl::Chunk& part = impl_->chunks[chunk];
+    impl_->Bind(part, weights.data(), const_cast<float*>(gradient.data()));  // optimizers do not write to gradients
+    part.optimizer->step();
+    ++part.step;
+    const bool made_momentum = part.step == 1 && impl_->spec.kind() == v1::OPTIMIZER_KIND_SGD;
+    if (made_momentum && !impl_->tensors.empty()) impl_->AdoptMomentum(part);
     return absl::OkStatus();
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("the optimizer failed: ", error.what()));
   }
 }
 
-uint64_t ShardOptimizer::step() const { return impl_->step; }
-
 OptimizerState ShardOptimizer::Save() const {
   OptimizerState state;
-  state.step = impl_->step;
+  state.step = impl_->chunks.empty() ? 0 : impl_->chunks.front().step;
   const std::vector<std::string> names = OptimizerTensorNames(impl_->spec, state.step);
   for (size_t i = 0; i < names.size(); ++i) {
     const std::span<const float> values = impl_->tensors[i].span();
@@ -204,9 +221,11 @@ absl::Status ShardOptimizer::Load(const OptimizerState& state) {
       std::fill(out.begin(), out.end(), 0.0f);
     }
   }
-  impl_->step = state.step;
   try {
-    impl_->BindState();
+    for (Impl::Chunk& chunk : impl_->chunks) {
+      chunk.step = state.step;
+      impl_->BindState(chunk);
+    }
     return absl::OkStatus();
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("cannot restore the optimizer: ", error.what()));

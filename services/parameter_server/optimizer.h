@@ -5,6 +5,9 @@
 // elements: a block and its state stay in the cache through the dozen passes of one update, and a block is below the
 // size from which LibTorch splits work among threads, so the number of threads cannot change the bits either.
 //
+// An update is made chunk by chunk, in any order, so that one chunk's new weights can travel while the next chunk's
+// gradient arrives.
+//
 // Threads: one at a time. Errors: INVALID_ARGUMENT for what a caller gave, INTERNAL for an exception of LibTorch.
 #pragma once
 
@@ -35,17 +38,22 @@ std::vector<std::string> OptimizerTensorNames(const v1::OptimizerSpec& spec, uin
 
 class ShardOptimizer {
  public:
-  // For a range of `elements`. INVALID_ARGUMENT names the field of `spec` that is out of its range.
-  static absl::StatusOr<std::unique_ptr<ShardOptimizer>> Create(const v1::OptimizerSpec& spec, uint64_t elements);
+  // For a range of `elements` in chunks of `chunk_elements`, a multiple of 32768. INVALID_ARGUMENT names the field of
+  // `spec` that is out of its range.
+  static absl::StatusOr<std::unique_ptr<ShardOptimizer>> Create(const v1::OptimizerSpec& spec, uint64_t elements,
+                                                                uint64_t chunk_elements);
   ~ShardOptimizer();
   ShardOptimizer(const ShardOptimizer&) = delete;
   ShardOptimizer& operator=(const ShardOptimizer&) = delete;
 
-  // One update of `weights` in place. Both spans have one value per element; either may lie elsewhere at every call.
-  // After INTERNAL weights and state are undefined.
-  absl::Status Step(std::span<float> weights, std::span<const float> gradient);
+  uint64_t chunks() const;
 
-  uint64_t step() const;
+  // One update of chunk `chunk` of `weights` in place; the rest is left alone. Both spans cover the whole range; either
+  // may lie elsewhere at every call. INVALID_ARGUMENT (nothing changed) for spans of another size or no such chunk.
+  // After INTERNAL weights and state are undefined.
+  absl::Status Step(uint64_t chunk, std::span<float> weights, std::span<const float> gradient);
+
+  // Requires that every chunk has made the same number of updates.
   OptimizerState Save() const;
   // Continues with the bits of the optimizer that was saved. INVALID_ARGUMENT (nothing changed) for other tensors or
   // sizes than this optimizer has after state.step updates.

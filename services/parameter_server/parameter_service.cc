@@ -13,19 +13,28 @@ namespace millrace {
 namespace {
 
 absl::Status Closed() { return absl::UnavailableError("the parameter server is shutting down"); }
+absl::Status NotYet() { return absl::UnavailableError("the shard is starting: it waits for the job's plan"); }
+
+class RefusedExchange final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit RefusedExchange(const absl::Status& why) { Finish(ToGrpcStatus(why)); }
+  void OnDone() override { delete this; }
+};
+
+class RefusedFetch final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+ public:
+  explicit RefusedFetch(const absl::Status& why) { Finish(ToGrpcStatus(why)); }
+  void OnDone() override { delete this; }
+};
 
 // Streams one version as WeightsChunks, one write at a time, then ends. Deletes itself. gRPC calls it from changing
 // threads, one after the other.
 class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  FetchReactor(absl::StatusOr<WeightsVersion> weights, ShardMetrics* metrics) : metrics_(metrics) {
+  FetchReactor(WeightsVersion weights, ShardMetrics* metrics) : metrics_(metrics) {
     MutexLock lock(&mutex_);
-    if (weights.ok()) {
-      weights_ = *std::move(weights);
-      WriteNext();
-    } else {
-      Finish(ToGrpcStatus(weights.status()));
-    }
+    weights_ = std::move(weights);
+    WriteNext();
   }
 
   void OnWriteDone(bool ok) override {
@@ -55,17 +64,29 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
 }  // namespace
 
-ParameterService::ParameterService(Shard* shard, Metrics* metrics)
-    : shard_(shard), metrics_(std::make_unique<ShardMetrics>(metrics, shard->index())) {
-  shard_->OnApplied([this](const WeightsVersion& weights) { Broadcast(weights); });
-}
-
+ParameterService::ParameterService() = default;
 ParameterService::~ParameterService() = default;
 
-absl::Status ParameterService::CheckRun(uint64_t run_id) const {
-  if (run_id == shard_->plan().run_id()) return absl::OkStatus();
+void ParameterService::Serve(Shard* shard, Metrics* metrics) {
+  shard->OnApplied([this](const WeightsProgress& progress) { Broadcast(progress); });
+  MutexLock lock(&mutex_);
+  shard_ = shard;
+  metrics_ = std::make_unique<ShardMetrics>(metrics, shard->index());
+}
+
+std::optional<ParameterService::Served> ParameterService::served() const {
+  MutexLock lock(&mutex_);
+  if (shard_ == nullptr) return std::nullopt;
+  return Served{shard_, metrics_.get()};
+}
+
+absl::StatusOr<ParameterService::Served> ParameterService::ServedRun(uint64_t run_id) const {
+  const std::optional<Served> now = served();
+  if (!now.has_value()) return NotYet();
+  const uint64_t ours = now->shard->plan().run_id();
+  if (run_id == ours) return *now;
   return absl::FailedPreconditionError(
-      absl::StrCat("run ", run_id, " is not this one, ", shard_->plan().run_id(), ": join the job again"));
+      absl::StrCat("run ", run_id, " is not this one, ", ours, ": join the job again"));
 }
 
 absl::Status ParameterService::Register(ExchangeReactor* exchange) {
@@ -80,9 +101,9 @@ void ParameterService::Unregister(ExchangeReactor* exchange) {
   exchanges_.erase(exchange);
 }
 
-void ParameterService::Broadcast(const WeightsVersion& weights) {
+void ParameterService::Broadcast(const WeightsProgress& progress) {
   MutexLock lock(&mutex_);
-  for (ExchangeReactor* exchange : exchanges_) exchange->Offer(weights);
+  for (ExchangeReactor* exchange : exchanges_) exchange->Offer(progress);
 }
 
 void ParameterService::CloseExchanges() {
@@ -93,27 +114,33 @@ void ParameterService::CloseExchanges() {
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ParameterService::Exchange(
     grpc::CallbackServerContext* /*context*/) {
-  return new ExchangeReactor(this, shard_, metrics_.get());
+  const std::optional<Served> now = served();
+  if (!now.has_value()) return new RefusedExchange(NotYet());
+  return new ExchangeReactor(this, now->shard, now->metrics);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ParameterService::FetchWeights(grpc::CallbackServerContext* /*context*/,
                                                                            const grpc::ByteBuffer* request) {
-  const auto find = [&]() -> absl::StatusOr<WeightsVersion> {
+  const auto fetch = [&]() -> absl::StatusOr<FetchReactor*> {
     MessageView view;
-    v1::FetchWeightsRequest fetch;
+    v1::FetchWeightsRequest wanted;
     MILLRACE_RETURN_IF_ERROR(view.Reset(*request));
-    MILLRACE_RETURN_IF_ERROR(DecodeMessage(view, &fetch));
-    MILLRACE_RETURN_IF_ERROR(CheckRun(fetch.run_id()));
-    return shard_->WeightsAt(fetch.version());
+    MILLRACE_RETURN_IF_ERROR(DecodeMessage(view, &wanted));
+    MILLRACE_ASSIGN_OR_RETURN(const Served now, ServedRun(wanted.run_id()));
+    MILLRACE_ASSIGN_OR_RETURN(WeightsVersion weights, now.shard->WeightsAt(wanted.version()));
+    return new FetchReactor(std::move(weights), now.metrics);
   };
-  return new FetchReactor(find(), metrics_.get());
+  const absl::StatusOr<FetchReactor*> reactor = fetch();
+  if (!reactor.ok()) return new RefusedFetch(reactor.status());
+  return *reactor;
 }
 
 grpc::Status ParameterService::SaveCheckpoint(grpc::ServerContext* /*context*/,
                                               const v1::SaveCheckpointRequest* request,
                                               v1::SaveCheckpointResponse* response) {
-  if (auto status = CheckRun(request->run_id()); !status.ok()) return ToGrpcStatus(status);
-  absl::StatusOr<Shard::SavedFile> saved = shard_->SaveCheckpoint(request->version(), request->directory());
+  const absl::StatusOr<Served> now = ServedRun(request->run_id());
+  if (!now.ok()) return ToGrpcStatus(now.status());
+  absl::StatusOr<Shard::SavedFile> saved = now->shard->SaveCheckpoint(request->version(), request->directory());
   if (!saved.ok()) return ToGrpcStatus(saved.status());
   response->set_file(std::move(saved->file));
   response->set_bytes(saved->bytes);
@@ -124,20 +151,24 @@ grpc::Status ParameterService::SaveCheckpoint(grpc::ServerContext* /*context*/,
 grpc::Status ParameterService::ReleaseSnapshot(grpc::ServerContext* /*context*/,
                                                const v1::ReleaseSnapshotRequest* request,
                                                v1::ReleaseSnapshotResponse* /*response*/) {
-  if (auto status = CheckRun(request->run_id()); !status.ok()) return ToGrpcStatus(status);
-  shard_->ReleaseSnapshot(request->version());
+  const absl::StatusOr<Served> now = ServedRun(request->run_id());
+  if (!now.ok()) return ToGrpcStatus(now.status());
+  now->shard->ReleaseSnapshot(request->version());
   return grpc::Status::OK;
 }
 
 grpc::Status ParameterService::GetShardStatus(grpc::ServerContext* /*context*/,
                                               const v1::GetShardStatusRequest* /*request*/, v1::ShardStatus* response) {
-  response->mutable_shard()->set_shard(shard_->index());
-  response->mutable_shard()->set_begin(shard_->range().begin);
-  response->mutable_shard()->set_end(shard_->range().end);
-  response->set_version(shard_->version());
-  response->set_waiting_for(shard_->WaitingFor());
-  response->set_gradient_bytes(static_cast<uint64_t>(metrics_->gradient_bytes.Value()));
-  response->set_weight_bytes(static_cast<uint64_t>(metrics_->weight_bytes.Value()));
+  const std::optional<Served> now = served();
+  if (!now.has_value()) return ToGrpcStatus(NotYet());
+  const Shard& shard = *now->shard;
+  response->mutable_shard()->set_shard(shard.index());
+  response->mutable_shard()->set_begin(shard.range().begin);
+  response->mutable_shard()->set_end(shard.range().end);
+  response->set_version(shard.version());
+  response->set_waiting_for(shard.WaitingFor());
+  response->set_gradient_bytes(static_cast<uint64_t>(now->metrics->gradient_bytes.Value()));
+  response->set_weight_bytes(static_cast<uint64_t>(now->metrics->weight_bytes.Value()));
   return grpc::Status::OK;
 }
 

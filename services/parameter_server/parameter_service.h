@@ -1,4 +1,5 @@
-// The gRPC side of a shard: implements v1.ParameterServer over a Shard.
+// The gRPC side of a shard: implements v1.ParameterServer over a Shard. A shard is made from the job's plan, and for
+// the plan its process must be reachable first: until Serve, every call is answered with UNAVAILABLE.
 //
 // Exchange and FetchWeights run on gRPC's callback threads and carry the bulk messages as raw bytes (common/tensor/
 // wire.h): gradients are summed where they were received, weights are sent from the buffer they were computed in. The
@@ -6,16 +7,22 @@
 //
 // An exchange speaks as follows. The first request is `open`; another run's id is FAILED_PRECONDITION. Then chunks of
 // pushes, in order of offset; the ack of a push answers its last chunk, even if all of it was held already. The newest
-// weights are sent at once and after every applied step, chunk by chunk from offset 0; a version is left unfinished
-// when a newer one is there. A request that breaks the protocol ends the exchange with INVALID_ARGUMENT.
+// weights are sent at once, and those of every step while it is applied, chunk by chunk from offset 0. A version is
+// left unfinished when a newer one is whole. The rest of a version may also be long in coming, for as long as nobody
+// pushes the rest of its gradients: who needs the version before it again has FetchWeights. A request that breaks the
+// protocol ends the exchange with INVALID_ARGUMENT.
 //
-// Threads: any. Ownership: the shard and the metrics must outlive the service, the service the server it is added to.
+// Threads: any. Ownership: the shard must outlive the service, the service the server it is added to.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "common/mutex.h"
 #include "grpcpp/grpcpp.h"
 #include "millrace/v1/parameter.grpc.pb.h"
@@ -23,16 +30,20 @@
 
 namespace millrace {
 
-class Metrics;
 class ExchangeReactor;
+class Metrics;
 struct ShardMetrics;
 
 class ParameterService final
     : public v1::ParameterServer::WithRawCallbackMethod_Exchange<
           v1::ParameterServer::WithRawCallbackMethod_FetchWeights<v1::ParameterServer::Service>> {
  public:
-  ParameterService(Shard* shard, Metrics* metrics);
+  ParameterService();
   ~ParameterService() override;
+
+  // From now on calls are about `shard`, whose first gradient they bring. Once.
+  void Serve(Shard* shard, Metrics* metrics);
+  bool serving() const { return served().has_value(); }
 
   // Ends every open exchange, and every later one, with UNAVAILABLE: the streams would otherwise hold up a drain.
   void CloseExchanges();
@@ -50,14 +61,20 @@ class ParameterService final
  private:
   friend class ExchangeReactor;
 
-  absl::Status CheckRun(uint64_t run_id) const;
+  struct Served {
+    Shard* shard;
+    ShardMetrics* metrics;
+  };
+  std::optional<Served> served() const;  // nullopt before Serve
+  // What is served, if it is of this run.
+  absl::StatusOr<Served> ServedRun(uint64_t run_id) const;
   absl::Status Register(ExchangeReactor* exchange);
   void Unregister(ExchangeReactor* exchange);
-  void Broadcast(const WeightsVersion& weights);
+  void Broadcast(const WeightsProgress& progress);
 
-  Shard* const shard_;
-  const std::unique_ptr<ShardMetrics> metrics_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
+  Shard* shard_ ABSL_GUARDED_BY(mutex_) = nullptr;  // set once, with metrics_
+  std::unique_ptr<ShardMetrics> metrics_ ABSL_GUARDED_BY(mutex_);
   std::set<ExchangeReactor*> exchanges_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -54,7 +54,8 @@ std::string FormatSlots(const std::vector<uint32_t>& slots) {
 absl::StatusOr<std::unique_ptr<Shard>> Shard::Create(Options options, std::span<const float> initial_weights) {
   const ElementRange range{options.info.begin(), options.info.end()};
   MILLRACE_RETURN_IF_ERROR(CheckOptions(options.plan, range, initial_weights.size()));
-  MILLRACE_ASSIGN_OR_RETURN(auto optimizer, options.make_optimizer(options.plan.spec().optimizer(), range.size()));
+  MILLRACE_ASSIGN_OR_RETURN(auto optimizer,
+                            options.make_optimizer(options.plan.spec().optimizer(), range.size(), kChunkElements));
   return std::unique_ptr<Shard>(new Shard(std::move(options), initial_weights, std::move(optimizer)));
 }
 
@@ -75,8 +76,9 @@ absl::Status Shard::LoadCheckpoint(const std::string& directory) {
   MILLRACE_ASSIGN_OR_RETURN(const ShardState state, ReadShardCheckpoint(directory, identity, range()));
   MutexLock lock(&mutex_);
   MILLRACE_RETURN_IF_ERROR(optimizer_->Load(state.optimizer));
-  std::copy(state.weights.begin(), state.weights.end(), weights_.BeginNext().begin());
-  weights_.Publish(version_);
+  const WeightsDraft loaded = weights_.Begin(version_);
+  std::copy(state.weights.begin(), state.weights.end(), loaded.values.begin());
+  weights_.Publish(loaded);
   return absl::OkStatus();
 }
 
@@ -141,51 +143,75 @@ absl::StatusOr<Shard::AddResult> Shard::AddGradient(const GradientChunkView& chu
     }
     result.push_complete = true;
   }
-  result.step_complete = aggregator_.complete();
+  result.chunk_complete = aggregator_.complete(header.offset / kChunkElements);
   return result;
 }
 
-absl::StatusOr<bool> Shard::ApplyIfComplete() {
-  WeightsVersion weights;
-  absl::Status broken;
+absl::Status Shard::Apply() {
   {
     MutexLock lock(&mutex_);
     MILLRACE_RETURN_IF_ERROR(broken_);
-    if (!aggregator_.complete()) return false;
-    if (const absl::Status applied = ApplyLocked(); !applied.ok()) {
-      broken = broken_ = absl::InternalError(
-          absl::StrCat("shard ", index(), " could not apply step ", version_, ": ", applied.message()));
-    }
-    weights = weights_.current();
+    if (applying_) return absl::OkStatus();
+    applying_ = true;
   }
-  if (!broken.ok()) {
-    LogError("SHARD BROKEN", {{"reason", broken.message()}});
-    if (broken_listener_) broken_listener_(broken);
-    return broken;
+  while (const std::optional<ChunkWork> work = TakeWork()) {
+    MILLRACE_RETURN_IF_ERROR(FinishWork(*work, ApplyChunk(*work)));
+    const uint64_t ready = work->chunk * kChunkElements + ChunkSize(range().size(), work->chunk * kChunkElements);
+    for (const auto& listener : listeners_) listener({work->next.weights, ready});
   }
-  for (const auto& listener : listeners_) listener(weights);
-  // The workers compute now: a good time for the copy that the next step would have to wait for.
-  MutexLock lock(&mutex_);
-  weights_.PrepareNext();
-  return true;
+  return absl::OkStatus();
 }
 
-absl::Status Shard::ApplyLocked() {
-  const absl::Time begin = absl::Now();
+std::optional<Shard::ChunkWork> Shard::TakeWork() {
+  MutexLock lock(&mutex_);
+  if (!aggregator_.complete(next_chunk_)) {
+    applying_ = false;
+    return std::nullopt;
+  }
+  if (next_chunk_ == 0) next_ = weights_.Begin(version_ + 1);
+  return ChunkWork{absl::Now(), version_, next_chunk_, weights_.current().values, next_, aggregator_.total()};
+}
+
+absl::Status Shard::ApplyChunk(const ChunkWork& work) {
   // The loss is the mean over the step's samples; what was pushed are sums.
-  const float scale = 1.0f / static_cast<float>(StepSamples(plan(), version_));
-  const std::span<float> gradient = aggregator_.total();
-  for (float& value : gradient) value *= scale;
+  const float scale = 1.0f / static_cast<float>(StepSamples(plan(), work.step));
+  const uint64_t begin = work.chunk * kChunkElements, size = ChunkSize(range().size(), begin);
+  for (float& value : work.gradient.subspan(begin, size)) value *= scale;
+  std::copy_n(work.current.begin() + begin, size, work.next.values.begin() + begin);
+  return optimizer_->Step(work.chunk, work.next.values, work.gradient);
+}
+
+absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applied) {
+  absl::Status broken;
+  {
+    MutexLock lock(&mutex_);
+    step_time_ += absl::Now() - work.begin;
+    if (applied.ok()) {
+      if (++next_chunk_ == aggregator_.chunks()) EndStepLocked(work);
+      return absl::OkStatus();
+    }
+    applying_ = false;
+    broken = broken_ = absl::InternalError(
+        absl::StrCat("shard ", index(), " could not apply step ", version_, ": ", applied.message()));
+  }
+  LogError("SHARD BROKEN", {{"reason", broken.message()}});
+  if (broken_listener_) broken_listener_(broken);
+  return broken;
+}
+
+void Shard::EndStepLocked(const ChunkWork& last) {
   previous_.push_back(weights_.current());
   if (previous_.size() > kRetainedVersions) previous_.pop_front();
-  MILLRACE_RETURN_IF_ERROR(optimizer_->Step(weights_.BeginNext(), gradient));
-  weights_.Publish(++version_);
+  weights_.Publish(last.next);
+  next_ = {};
+  next_chunk_ = 0;
+  ++version_;
   aggregator_.Reset();
   if (IsCheckpointBoundary(plan(), version_)) KeepSnapshotLocked();
   metrics_->steps_applied.Increment();
   metrics_->version.Set(static_cast<double>(version_));
-  metrics_->apply_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
-  return absl::OkStatus();
+  metrics_->apply_seconds.Observe(absl::ToDoubleSeconds(step_time_));
+  step_time_ = absl::ZeroDuration();
 }
 
 void Shard::KeepSnapshotLocked() {
@@ -199,7 +225,7 @@ void Shard::KeepSnapshotLocked() {
   metrics_->snapshots.Set(static_cast<double>(snapshots_.size()));
 }
 
-void Shard::OnApplied(std::function<void(const WeightsVersion&)> listener) {
+void Shard::OnApplied(std::function<void(const WeightsProgress&)> listener) {
   listeners_.push_back(std::move(listener));
 }
 

@@ -3,14 +3,15 @@
 //
 //   auto shard = Shard::Create({.plan = plan, .num_shards = 2, .info = info, .metrics = &metrics}, initial_weights);
 //   if (!plan.checkpoint_dir().empty()) status = (*shard)->LoadCheckpoint(plan.checkpoint_dir());
-//   ParameterService service(shard->get(), &metrics);   // parameter_service.h: the gRPC side
+//   service.Serve(shard->get(), &metrics);   // parameter_service.h: the gRPC side
 //
 // Shards do not talk to each other: each applies step t as soon as it holds all slots of t, and what it holds does not
-// depend on who computed or pushed it, so all of them make the same versions (DESIGN D3).
+// depend on who computed or pushed it, so all of them make the same versions (DESIGN D3). A step is applied chunk by
+// chunk, in order: while one chunk's gradient arrives, the chunk before it is in the optimizer and the one before that
+// on its way to the workers.
 //
-// Threads: every method may be called from any thread. Adding gradients and applying a step run on the caller's thread
-// under one lock; listeners and the disk are outside it. Ownership: the plan is copied; the metrics must outlive the
-// shard.
+// Threads: every method may be called from any thread. Gradients are added on the caller's thread under one lock;
+// applying, listeners and the disk are outside it. Ownership: the plan is copied; the metrics must outlive the shard.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,6 +27,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/mutex.h"
 #include "common/tensor/flat_layout.h"
 #include "common/tensor/wire.h"
@@ -38,6 +41,14 @@ namespace millrace {
 class Metrics;
 struct ShardMetrics;
 
+// A version of which the elements [0, ready) are final and may be read.
+struct WeightsProgress {
+  WeightsVersion weights;
+  uint64_t ready = 0;
+
+  bool whole() const { return ready == weights.values.size(); }
+};
+
 class Shard {
  public:
   struct Options {
@@ -45,8 +56,9 @@ class Shard {
     v1::ShardInfo info;  // which range; `address` is not used
     uint32_t num_shards = 1;
     Metrics* metrics = nullptr;  // required
-    std::function<absl::StatusOr<std::unique_ptr<ShardOptimizer>>(const v1::OptimizerSpec&, uint64_t)> make_optimizer =
-        ShardOptimizer::Create;
+    std::function<absl::StatusOr<std::unique_ptr<ShardOptimizer>>(const v1::OptimizerSpec&, uint64_t elements,
+                                                                  uint64_t chunk_elements)>
+        make_optimizer = ShardOptimizer::Create;
   };
 
   // Starts at plan.start_version with `initial_weights`, one value per element of the range. INVALID_ARGUMENT for a
@@ -67,7 +79,7 @@ class Shard {
   ElementRange range() const { return {options_.info.begin(), options_.info.end()}; }
   uint64_t version() const;
 
-  // The newest weights. Holding on to them makes the next step write to another buffer.
+  // The newest weights that are whole.
   WeightsVersion weights() const;
 
   // The weights of the newest version, of one of the kRetainedVersions before it, or of a retained snapshot; else
@@ -75,8 +87,8 @@ class Shard {
   absl::StatusOr<WeightsVersion> WeightsAt(uint64_t version) const;
 
   struct AddResult {
-    bool push_complete = false;  // every chunk of the chunk's slots is held, or its step was applied already
-    bool step_complete = false;  // all chunks of all slots are held: ApplyIfComplete has work to do
+    bool push_complete = false;   // every chunk of the chunk's slots is held, or its step was applied already
+    bool chunk_complete = false;  // the chunk is held for all slots: Apply may have work to do
   };
 
   // Adds one chunk to the sum of its step; a chunk that is held already changes nothing. INVALID_ARGUMENT if it does
@@ -84,14 +96,14 @@ class Shard {
   // earlier one is missing; FAILED_PRECONDITION for a step beyond the shard's version; INTERNAL once a step has failed.
   absl::StatusOr<AddResult> AddGradient(const GradientChunkView& chunk);
 
-  // Applies the step if all of it is held, keeps a snapshot if the new version is a checkpoint boundary, and then calls
-  // the listeners. False if the step was not complete (or another thread has just applied it). INTERNAL if LibTorch
-  // failed; the shard is of no use then.
-  absl::StatusOr<bool> ApplyIfComplete();
+  // Applies, front to back, the chunks that are complete and not applied yet, and calls the listeners after each. The
+  // last chunk makes the next version, of which a snapshot is kept if it is a checkpoint boundary. A thread that comes
+  // while another one applies leaves it the work. INTERNAL if LibTorch failed; the shard is of no use then.
+  absl::Status Apply();
 
-  // `listener` is called after every applied step, on the thread that applied it, without locks held; calls may overlap
-  // and come out of order when steps are short. To be called before the first gradient.
-  void OnApplied(std::function<void(const WeightsVersion&)> listener);
+  // `listener` is called after every applied chunk, on the thread that applied it, without locks held; never two calls
+  // at once, and in order. To be called before the first gradient.
+  void OnApplied(std::function<void(const WeightsProgress&)> listener);
 
   // `listener` is called once with the reason if a step cannot be applied, on the thread that tried, no locks held.
   // To be called before the first gradient.
@@ -122,12 +134,25 @@ class Shard {
   Shard(Options options, std::span<const float> initial_weights, std::unique_ptr<ShardOptimizer> optimizer);
 
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
-  absl::Status ApplyLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // One chunk of one step, to be applied by the thread that set applying_.
+  struct ChunkWork {
+    absl::Time begin;
+    uint64_t step;
+    uint64_t chunk;
+    std::span<const float> current;
+    WeightsDraft next;
+    std::span<float> gradient;  // of the whole range; that of the chunk is complete
+  };
+  std::optional<ChunkWork> TakeWork();  // nullopt, and applying_ cleared, if there is none
+  absl::Status ApplyChunk(const ChunkWork& work);
+  absl::Status FinishWork(const ChunkWork& work, const absl::Status& applied);
+  void EndStepLocked(const ChunkWork& last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void KeepSnapshotLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;
   const std::unique_ptr<ShardMetrics> metrics_;
-  std::vector<std::function<void(const WeightsVersion&)>> listeners_;
+  std::vector<std::function<void(const WeightsProgress&)>> listeners_;
   std::function<void(const absl::Status&)> broken_listener_;
 
   mutable Mutex mutex_;
@@ -136,8 +161,13 @@ class Shard {
   WeightsPool weights_ ABSL_GUARDED_BY(mutex_);
   std::deque<WeightsVersion> previous_ ABSL_GUARDED_BY(mutex_);  // oldest first
   Aggregator aggregator_ ABSL_GUARDED_BY(mutex_);
-  const std::unique_ptr<ShardOptimizer> optimizer_ ABSL_PT_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<const Snapshot>> snapshots_ ABSL_GUARDED_BY(mutex_);
+
+  bool applying_ ABSL_GUARDED_BY(mutex_) = false;     // some thread is in Apply's loop
+  uint64_t next_chunk_ ABSL_GUARDED_BY(mutex_) = 0;   // of the current step, to be applied
+  WeightsDraft next_ ABSL_GUARDED_BY(mutex_);         // of the current step, once next_chunk_ > 0
+  absl::Duration step_time_ ABSL_GUARDED_BY(mutex_);  // spent on the current step's chunks
+  const std::unique_ptr<ShardOptimizer> optimizer_;   // of the thread that set applying_
 };
 
 }  // namespace millrace

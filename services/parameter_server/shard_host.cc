@@ -17,10 +17,9 @@ absl::Status ShardHost::Serve(const v1::JobPlan& plan, const v1::ShardInfo& info
     return absl::FailedPreconditionError(absl::StrCat("the network has ", initial.size(), " parameters here, ",
                                                       plan.parameter_count(), " for the coordinator"));
   }
-  MILLRACE_ASSIGN_OR_RETURN(
-      std::unique_ptr<Shard> shard,
-      Shard::Create({.plan = plan, .info = info, .num_shards = num_shards_, .metrics = metrics_},
-                    std::span(initial).subspan(info.begin(), info.end() - info.begin())));
+  MILLRACE_ASSIGN_OR_RETURN(std::unique_ptr<Shard> shard,
+                            Shard::Create({.plan = plan, .info = info, .num_shards = num_shards_, .metrics = metrics_},
+                                          std::span(initial).subspan(info.begin(), info.end() - info.begin())));
   if (!plan.checkpoint_dir().empty()) MILLRACE_RETURN_IF_ERROR(shard->LoadCheckpoint(plan.checkpoint_dir()));
   shard->OnBroken(on_broken_);
   LogInfo("shard serves", {{"shard", info.shard()},
@@ -28,12 +27,9 @@ absl::Status ShardHost::Serve(const v1::JobPlan& plan, const v1::ShardInfo& info
                            {"end", info.end()},
                            {"version", shard->version()},
                            {"checkpoint", plan.checkpoint_dir()}});
-  auto service = std::make_unique<ParameterService>(shard.get(), metrics_);
-  {
-    MutexLock lock(&mutex_);
-    shard_ = std::move(shard);
-  }
-  service_.Bind(std::move(service));
+  service_.Serve(shard.get(), metrics_);
+  MutexLock lock(&mutex_);
+  shard_ = std::move(shard);
   return absl::OkStatus();
 }
 

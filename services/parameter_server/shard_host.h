@@ -14,7 +14,7 @@
 #include "common/metrics.h"
 #include "common/mutex.h"
 #include "millrace/v1/coordinator.pb.h"
-#include "services/parameter_server/late_parameter_service.h"
+#include "services/parameter_server/parameter_service.h"
 #include "services/parameter_server/shard.h"
 
 namespace millrace {
@@ -30,9 +30,9 @@ class ShardHost {
   absl::Status Serve(const v1::JobPlan& plan, const v1::ShardInfo& info);
 
   grpc::Service* service() { return &service_; }
-  bool serving() const { return service_.bound(); }
+  bool serving() const { return service_.serving(); }
   // Ends all exchanges, so that the server can drain.
-  void Close() { service_.Close(); }
+  void Close() { service_.CloseExchanges(); }
   // "shard 1: version 812, waiting for step 812: slots 5-7"; empty before Serve.
   std::string StatusLine() const;
 
@@ -42,7 +42,7 @@ class ShardHost {
   const std::function<void(const absl::Status&)> on_broken_;
   mutable Mutex mutex_;
   std::unique_ptr<Shard> shard_ ABSL_GUARDED_BY(mutex_);  // outlives service_
-  LateParameterService service_;
+  ParameterService service_;
 };
 
 }  // namespace millrace

@@ -1,7 +1,11 @@
 // Buffers that hold one version of the weights each: written by the optimizer, then read by whoever sends them.
 //
-// A version is published when it is complete and never changes while anyone holds it. The next step writes into the
-// same buffer if nobody does any more (the usual case, no copy), else into another one that starts as a copy.
+//   WeightsDraft next = pool.Begin(8);
+//   ... write next.values, front to back; what is final may be read through next.weights ...
+//   pool.Publish(next);                  // pool.current() is version 8
+//
+// A version never changes once it is published, nor does the one before it while the next is written; a buffer is used
+// again when nobody holds its version any more.
 #pragma once
 
 #include <atomic>
@@ -21,6 +25,12 @@ struct WeightsVersion {
   std::shared_ptr<const void> owner;  // keeps `values` alive and unchanged
 };
 
+// A version that is being made. Others may hold `weights` already; what they may read of it is the writer's to say.
+struct WeightsDraft {
+  std::span<float> values;
+  WeightsVersion weights;  // the same memory
+};
+
 // Threads: one at a time; the versions it hands out are free-threaded and may outlive it.
 class WeightsPool {
  public:
@@ -28,28 +38,20 @@ class WeightsPool {
 
   const WeightsVersion& current() const { return current_; }
 
-  // A buffer with the current values that only the caller can see, to be changed and then published. The versions
-  // handed out before stay as they are. Every call must be followed by Publish.
-  std::span<float> BeginNext();
-  void Publish(uint64_t version);
-
-  // Makes the copy that the next BeginNext would make, at a time that suits better. For when versions are held anyway.
-  void PrepareNext();
+  // A buffer with any values, to be written and then published as `version`.
+  WeightsDraft Begin(uint64_t version);
+  void Publish(const WeightsDraft& draft) { current_ = draft.weights; }
 
  private:
-  // `held` is cleared (release) when the last holder of the published version lets go, and read (acquire) before the
-  // buffer is written again: use_count() would give no such ordering.
+  // `held` is cleared (release) when the last holder of the version lets go, and read (acquire) before the buffer is
+  // written again: use_count() would give no such ordering.
   struct Buffer {
     AlignedBuffer<float> values;
     std::atomic<bool> held{false};
   };
 
-  static bool IsFree(const Buffer& buffer) { return !buffer.held.load(std::memory_order_acquire); }
-  std::shared_ptr<Buffer> CopyToSpare();  // the values of buffer_, in a buffer that nobody holds
-
+  const size_t elements_;
   std::vector<std::shared_ptr<Buffer>> buffers_;
-  std::shared_ptr<Buffer> prepared_;  // a copy of buffer_, or null
-  std::shared_ptr<Buffer> buffer_;    // of the current version, or between BeginNext and Publish of the next one
   WeightsVersion current_;
 };
 

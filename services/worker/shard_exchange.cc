@@ -37,7 +37,9 @@ struct ShardExchange::Event {
 // A stream. It is kept until its last event has come, since those point into it.
 struct ShardExchange::Call {
   explicit Call(ShardExchange* exchange)
-      : events{{{exchange, Event::kStart}, {exchange, Event::kWrite}, {exchange, Event::kRead},
+      : events{{{exchange, Event::kStart},
+                {exchange, Event::kWrite},
+                {exchange, Event::kRead},
                 {exchange, Event::kFinish}}} {}
 
   void* Tag(Event::Kind kind) {
@@ -48,13 +50,13 @@ struct ShardExchange::Call {
   std::array<Event, 4> events;
   grpc::ClientContext context;
   std::unique_ptr<grpc::GenericClientAsyncReaderWriter> stream;
-  grpc::ByteBuffer message;   // being read
+  grpc::ByteBuffer message;  // being read
   MessageView view;
-  grpc::Status status;        // once finished
-  int outstanding = 0;        // events to come
-  bool ready = false;         // the hello is written; pieces may follow
+  grpc::Status status;  // once finished
+  int outstanding = 0;  // events to come
+  bool ready = false;   // the hello is written; pieces may follow
   bool writing = false;
-  bool broken = false;        // no new operations but the end
+  bool broken = false;  // no new operations but the end
   bool finished = false;
 };
 
@@ -80,8 +82,7 @@ void ShardExchange::Tick(absl::Time now) {
   if (!owed) {
     progress_ = now;
   } else if (now - progress_ > options_.stall_timeout && !call_->broken) {
-    Break(absl::DeadlineExceededError(
-        absl::StrCat("no progress for ", absl::FormatDuration(options_.stall_timeout))));
+    Break(absl::DeadlineExceededError(absl::StrCat("no progress for ", absl::FormatDuration(options_.stall_timeout))));
   }
 }
 
@@ -195,21 +196,22 @@ absl::Status ShardExchange::Receive(const WeightsChunkView& chunk) {
   const bool begins = offset == 0;
   const bool goes_on = offset > 0 && offset == incoming_offset_ && chunk.header.version == newest_version_;
   if (!begins && !goes_on) {
-    return absl::InvalidArgumentError(absl::StrCat("piece at ", offset, " of version ", chunk.header.version,
-                                                   " after ", incoming_offset_, " of version ", newest_version_));
+    return absl::InvalidArgumentError(absl::StrCat("piece at ", offset, " of version ", chunk.header.version, " after ",
+                                                   incoming_offset_, " of version ", newest_version_));
   }
   if (count == 0 || count > range - offset) {
     return absl::InvalidArgumentError(
         absl::StrCat("piece of ", count, " values at ", offset, " of a range of ", range));
   }
   version_.reset();  // the range holds a mixture until the last piece is in
+  if (begins) incoming_spoiled_ = false;
   newest_version_ = chunk.header.version;
   received_ = true;
   CopyFloats(chunk.values, options_.parameters.subspan(offset, count));
   metrics_.received_bytes.Increment(static_cast<double>(count * sizeof(float)));
   incoming_offset_ = offset + count;
   if (incoming_offset_ == range) {
-    version_ = newest_version_;
+    if (!incoming_spoiled_) version_ = newest_version_;
     incoming_offset_ = 0;
   }
   return absl::OkStatus();
@@ -217,13 +219,14 @@ absl::Status ShardExchange::Receive(const WeightsChunkView& chunk) {
 
 absl::Status ShardExchange::Fetch(uint64_t version) {
   grpc::ClientContext context;
-  SetDeadline(context, kFetchDeadline + absl::Seconds(static_cast<double>(options_.parameters.size_bytes()) /
-                                                     kFetchBytesPerSecond));
+  SetDeadline(context, kFetchDeadline +
+                           absl::Seconds(static_cast<double>(options_.parameters.size_bytes()) / kFetchBytesPerSecond));
   v1::FetchWeightsRequest request;
   request.set_run_id(options_.hello.run_id());
   request.set_version(version);
   const auto reader = fetch_stub_->FetchWeights(&context, request);
   version_.reset();  // the range holds a mixture until the last piece is in
+  incoming_spoiled_ = true;
   v1::WeightsChunk chunk;
   uint64_t received = 0;  // elements
   while (reader->Read(&chunk)) {
@@ -263,8 +266,7 @@ void ShardExchange::WriteNext() {
   const uint64_t range = options_.parameters.size();
   if (push_offset_ == range) return;
   const uint64_t count = ChunkSize(range, push_offset_);
-  const std::span<const float> values =
-      push_->gradient->span().subspan(options_.shard.begin() + push_offset_, count);
+  const std::span<const float> values = push_->gradient->span().subspan(options_.shard.begin() + push_offset_, count);
   const GradientChunkHeader header{.step = push_->step,
                                    .slot_begin = push_->slots.begin,
                                    .slot_end = push_->slots.end,

@@ -33,8 +33,8 @@ class ShardExchange {
   struct Options {
     v1::ShardInfo shard;
     v1::OpenExchange hello;
-    std::span<float> parameters;  // the shard's range of the flat vector
-    absl::Duration stall_timeout; // without a sign of progress while something is owed: the stream is broken
+    std::span<float> parameters;   // the shard's range of the flat vector
+    absl::Duration stall_timeout;  // without a sign of progress while something is owed: the stream is broken
   };
 
   ShardExchange(Options options, std::shared_ptr<grpc::Channel> channel, grpc::CompletionQueue* queue,
@@ -47,7 +47,8 @@ class ShardExchange {
   struct Event;
   static void Handle(Event* event, bool ok);
 
-  // Opens the stream if it is closed and the back-off is over; breaks one that has stalled. Call at least once a second.
+  // Opens the stream if it is closed and the back-off is over; breaks one that has stalled. Call at least once a
+  // second.
   void Tick(absl::Time now);
   // Breaks the stream for good; its last events still come.
   void Close();
@@ -61,13 +62,15 @@ class ShardExchange {
   // The newest version of which a piece has arrived; 0 before the first.
   uint64_t newest_version() const { return newest_version_; }
 
-  // True if the shard has moved past `version`, or was overtaken by a fetch: only Fetch can bring it.
+  // True if only Fetch can bring `version`: the shard sends or has sent a newer one, or this one came and was
+  // overwritten by a fetch.
   bool must_fetch(uint64_t version) const {
-    return version_ != version && newest_version_ >= version && incoming_offset_ == 0 && received_;
+    const bool arriving = newest_version_ == version && incoming_offset_ > 0;
+    return version_ != version && received_ && newest_version_ >= version && !arriving;
   }
   // Reads `version` into the range; blocks for one call, about a second at most, more only for a range of many
-  // megabytes. NOT_FOUND if the shard does not have it any more. A newer version that the range held is fetched again
-  // when its turn comes.
+  // megabytes. NOT_FOUND if the shard does not have it any more. A newer version that the range held or was getting is
+  // fetched when its turn comes.
   absl::Status Fetch(uint64_t version);
 
   void StartPush(const GradientPush& push);
@@ -96,7 +99,7 @@ class ShardExchange {
   const WorkerMetrics& metrics_;
   Backoff backoff_;
 
-  std::unique_ptr<Call> call_;   // the open stream
+  std::unique_ptr<Call> call_;  // the open stream
   bool closing_ = false;
   absl::Time next_open_ = absl::InfinitePast();
   absl::Time progress_ = absl::InfinitePast();  // when the last event came, or the last duty began
@@ -104,12 +107,13 @@ class ShardExchange {
   absl::Status last_error_;
 
   std::optional<uint64_t> version_;
-  bool received_ = false;         // newest_version_ means something
+  bool received_ = false;  // newest_version_ means something
   uint64_t newest_version_ = 0;
-  uint64_t incoming_offset_ = 0;  // elements of newest_version_ received; 0 if none is under way
+  uint64_t incoming_offset_ = 0;   // elements of newest_version_ received; 0 if none is under way
+  bool incoming_spoiled_ = false;  // a fetch has overwritten some of them
 
   std::optional<GradientPush> push_;
-  uint64_t push_offset_ = 0;      // elements of the range written on this stream
+  uint64_t push_offset_ = 0;  // elements of the range written on this stream
 };
 
 }  // namespace millrace

@@ -128,7 +128,8 @@ absl::StatusOr<double> ExchangeSeconds(const std::string& address, int rounds) {
   const std::vector<float> initial(kParameters);
   auto shard = Shard::Create(options, initial);
   if (!shard.ok()) return shard.status();
-  ParameterService service(shard->get(), &metrics);
+  ParameterService service;
+  service.Serve(shard->get(), &metrics);
   auto server = GrpcServer::Start({.address = address}, {&service});
   if (!server.ok()) return server.status();
 

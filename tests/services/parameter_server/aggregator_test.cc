@@ -76,7 +76,7 @@ RC_GTEST_PROP(AggregatorTest, AnyArrivalGivesTheBitsOfTheTree, ()) {
       complete = std::all_of(arrived.begin(), arrived.end(), [](const auto& entry) {
         return std::find(entry.second.begin(), entry.second.end(), false) == entry.second.end();
       });
-      RC_ASSERT(aggregator.complete() == complete);
+      RC_ASSERT(aggregator.complete(offset / kChunk) == (std::find(held.begin(), held.end(), false) == held.end()));
     };
     const auto arrivals = *rc::gen::container<std::vector<std::tuple<size_t, size_t, size_t>>>(
         rc::gen::tuple(rc::gen::inRange<size_t>(0, nodes.size()), rc::gen::inRange<size_t>(0, kOffsets.size()),
@@ -91,7 +91,7 @@ RC_GTEST_PROP(AggregatorTest, AnyArrivalGivesTheBitsOfTheTree, ()) {
     RC_ASSERT(aggregator.MissingSlots().empty());
     RC_ASSERT(SameBits(aggregator.total(), NodeGradient(step, {0, slots}, slots, kElements)));
     aggregator.Reset();
-    RC_ASSERT(!aggregator.complete());
+    for (uint64_t chunk = 0; chunk < aggregator.chunks(); ++chunk) RC_ASSERT(!aggregator.complete(chunk));
   }
 }
 
@@ -99,7 +99,7 @@ TEST(AggregatorTest, OneSlotIsTakenAsItIs) {
   Aggregator aggregator(kElements, kChunk, 1);
   const auto gradient = SlotGradient(0, 0, kElements);
   for (uint64_t offset : kOffsets) EXPECT_TRUE(*aggregator.Add({0, 1}, offset, Arrival(gradient, offset).rope()));
-  EXPECT_TRUE(aggregator.complete());
+  for (uint64_t chunk = 0; chunk < kOffsets.size(); ++chunk) EXPECT_TRUE(aggregator.complete(chunk));
   EXPECT_TRUE(SameBits(aggregator.total(), gradient));
   EXPECT_FALSE(*aggregator.Add({0, 1}, 0, Arrival(gradient, 0).rope()));
 }

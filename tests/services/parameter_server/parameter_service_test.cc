@@ -38,7 +38,8 @@ class ParameterServiceTest : public testing::Test {
     plan_ = SmallPlan(kParameters, kSlots);
     info_.set_end(kParameters);
     shard_ = *Shard::Create({plan_, info_, 1, &metrics_}, initial_);
-    service_ = std::make_unique<ParameterService>(shard_.get(), &metrics_);
+    service_ = std::make_unique<ParameterService>();
+    service_->Serve(shard_.get(), &metrics_);
     auto server =
         GrpcServer::Start({.address = "unix:" + (directory_ / "ps").string(), .metrics = &metrics_}, {service_.get()});
     EXPECT_THAT(server, IsOk());
@@ -62,7 +63,7 @@ class ParameterServiceTest : public testing::Test {
                         {{step, 0, kSlots, StepSamples(plan_, step), offset}, ByteRope({&piece, 1}, 0, piece.size())}),
                     IsOk());
       }
-      EXPECT_TRUE(*reference->ApplyIfComplete());
+      EXPECT_THAT(reference->Apply(), IsOk());
     }
     return Digest(reference->weights().values);
   }
@@ -122,17 +123,21 @@ class Client {
       const v1::WeightsChunk& chunk = response.weights();
       if (chunk.offset() == 0) {
         EXPECT_TRUE(weights.empty() || chunk.version() > version);
-        weights.clear();
-        version = chunk.version();
+        incoming_.clear();
+        incoming_version_ = chunk.version();
       }
-      EXPECT_EQ(chunk.version(), version);
-      EXPECT_EQ(chunk.offset() * sizeof(float), weights.size());
-      weights += chunk.values();
+      EXPECT_EQ(chunk.version(), incoming_version_);
+      EXPECT_EQ(chunk.offset() * sizeof(float), incoming_.size());
+      incoming_ += chunk.values();
+      if (incoming_.size() == kParameters * sizeof(float)) {
+        version = incoming_version_;
+        weights = incoming_;
+      }
     }
     return true;
   }
   bool ReadWeights(uint64_t wanted) {
-    while (version < wanted || weights.size() < kParameters * sizeof(float)) {
+    while (weights.empty() || version < wanted) {
       if (!ReadOne()) return false;
     }
     return true;
@@ -153,11 +158,13 @@ class Client {
   }
 
   std::vector<v1::PushAck> acks;
-  uint64_t version = 0;
-  std::string weights;  // bytes of `version` received so far
+  uint64_t version = 0;  // the newest that has come whole
+  std::string weights;   // its bytes; empty before the first
 
  private:
   const v1::JobPlan& plan_;
+  uint64_t incoming_version_ = 0;
+  std::string incoming_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::ExchangeRequest, v1::ExchangeResponse>> stream_;
   bool finished_ = false;
@@ -197,6 +204,33 @@ TEST_F(ParameterServiceTest, DuplicatesAreAcknowledged) {
   client.Push(0, {2, 4});  // applied already
   ASSERT_TRUE(client.ReadAcks(5));
   EXPECT_EQ(shard_->version(), 1u);
+}
+
+TEST_F(ParameterServiceTest, BeforeThereIsAShardEveryCallIsUnavailable) {
+  ParameterService early;
+  EXPECT_FALSE(early.serving());
+  auto server = GrpcServer::Start({.address = "unix:" + (directory_ / "early").string()}, {&early});
+  ASSERT_THAT(server, IsOk());
+  const auto stub = v1::ParameterServer::NewStub(MakeChannel((*server)->address()));
+  const auto unavailable = StatusIs(StatusCode::kUnavailable, HasSubstr("waits for the job's plan"));
+  {
+    Client client(stub.get(), plan_);
+    client.Open(plan_.run_id());
+    EXPECT_THAT(client.Finish(), unavailable);
+  }
+  {
+    grpc::ClientContext context;
+    auto reader = stub->FetchWeights(&context, {});
+    v1::WeightsChunk chunk;
+    EXPECT_FALSE(reader->Read(&chunk));
+    EXPECT_THAT(FromGrpcStatus(reader->Finish()), unavailable);
+  }
+  {
+    grpc::ClientContext context;
+    v1::ShardStatus status;
+    EXPECT_THAT(FromGrpcStatus(stub->GetShardStatus(&context, {}, &status)), unavailable);
+  }
+  (*server)->Drain(absl::Seconds(5));
 }
 
 TEST_F(ParameterServiceTest, RefusesAnotherRun) {

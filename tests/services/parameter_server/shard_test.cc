@@ -69,9 +69,7 @@ struct Job {
     for (uint64_t step = begin; step < end; ++step) {
       for (auto& shard : shards) {
         for (const SlotNode node : {SlotNode{2, 3}, SlotNode{0, 2}}) ASSERT_THAT(Push(*shard, step, node), IsOk());
-        const auto applied = shard->ApplyIfComplete();
-        ASSERT_THAT(applied, IsOk());
-        ASSERT_TRUE(*applied);
+        ASSERT_THAT(shard->Apply(), IsOk());
         ASSERT_EQ(shard->version(), step + 1);
       }
     }
@@ -105,20 +103,20 @@ TEST(ShardTest, AStepThatFailsBreaksTheShardAndSaysSoOnce) {
   v1::ShardInfo info;
   info.set_end(kParameters);
   Shard::Options options{.plan = job.plan, .info = info, .metrics = &job.metrics};
-  options.make_optimizer = [](const v1::OptimizerSpec& spec, uint64_t elements) {
-    return ShardOptimizer::Create(spec, elements + kShardAlignment);  // refuses the shard's updates
+  options.make_optimizer = [](const v1::OptimizerSpec& spec, uint64_t elements, uint64_t chunk) {
+    return ShardOptimizer::Create(spec, elements + kShardAlignment, chunk);  // refuses the shard's updates
   };
   auto shard = Shard::Create(options, initial);
   ASSERT_THAT(shard, IsOk());
   std::vector<absl::Status> broken;
   (*shard)->OnBroken([&](const absl::Status& why) { broken.push_back(why); });
   ASSERT_THAT(job.Push(**shard, 0, {2, 3}), IsOk());
-  EXPECT_THAT((*shard)->ApplyIfComplete(), IsOk());
+  EXPECT_THAT((*shard)->Apply(), IsOk());
   EXPECT_EQ(broken.size(), 0u);
   ASSERT_THAT(job.Push(**shard, 0, {0, 2}), IsOk());
   const auto fails = StatusIs(StatusCode::kInternal, HasSubstr("shard 0 could not apply step 0: an update of"));
-  EXPECT_THAT((*shard)->ApplyIfComplete(), fails);
-  EXPECT_THAT((*shard)->ApplyIfComplete(), fails);
+  EXPECT_THAT((*shard)->Apply(), fails);
+  EXPECT_THAT((*shard)->Apply(), fails);
   EXPECT_THAT(job.Push(**shard, 0, {0, 2}), fails);
   ASSERT_EQ(broken.size(), 1u);
   EXPECT_THAT(broken[0], fails);
@@ -141,29 +139,65 @@ TEST(ShardTest, GradientsAreDividedByTheSamplesOfTheStep) {
 TEST(ShardTest, PushesAreCompleteStepsAreAppliedDuplicatesChangeNothing) {
   Job job(1);
   Shard& shard = *job.shards[0];
-  std::vector<uint64_t> seen;
-  shard.OnApplied([&](const WeightsVersion& weights) { seen.push_back(weights.version); });
   EXPECT_EQ(shard.WaitingFor(), "step 0: slots 0-2");
   auto result = *job.Push(shard, 0, {0, 2});
   EXPECT_TRUE(result.push_complete);
-  EXPECT_FALSE(result.step_complete);
-  EXPECT_FALSE(*shard.ApplyIfComplete());
+  EXPECT_FALSE(result.chunk_complete);
+  ASSERT_THAT(shard.Apply(), IsOk());
+  EXPECT_EQ(shard.version(), 0u);
   EXPECT_EQ(shard.WaitingFor(), "step 0: slots 2");
   result = *job.Push(shard, 0, {1, 2});  // covered
   EXPECT_TRUE(result.push_complete);
-  EXPECT_FALSE(result.step_complete);
+  EXPECT_FALSE(result.chunk_complete);
   result = *job.Push(shard, 0, {2, 3});
-  EXPECT_TRUE(result.step_complete);
-  EXPECT_TRUE(*shard.ApplyIfComplete());
-  EXPECT_FALSE(*shard.ApplyIfComplete());
-  EXPECT_EQ(seen, std::vector<uint64_t>{1});
+  EXPECT_TRUE(result.chunk_complete);
+  ASSERT_THAT(shard.Apply(), IsOk());
+  EXPECT_EQ(shard.version(), 1u);
+  ASSERT_THAT(shard.Apply(), IsOk());
+  EXPECT_EQ(shard.version(), 1u);
 
   const std::string digest = job.Digest();
   result = *job.Push(shard, 0, {0, 3});  // late
   EXPECT_TRUE(result.push_complete);
-  EXPECT_FALSE(result.step_complete);
+  EXPECT_FALSE(result.chunk_complete);
   EXPECT_EQ(job.Digest(), digest);
   EXPECT_THAT(job.metrics.Render(), HasSubstr("millrace_ps_duplicate_chunks_total{shard=\"0\"} 6"));
+}
+
+TEST(ShardTest, ChunksAreAppliedFrontToBackAsTheyBecomeComplete) {
+  Job job(1), reference(1);
+  reference.Steps(0, 1);
+  const auto expected = reference.shards[0]->weights().values;
+  Shard& shard = *job.shards[0];
+  const std::string before = job.Digest();
+  std::vector<std::pair<uint64_t, uint64_t>> seen;  // version, elements ready
+  shard.OnApplied([&](const WeightsProgress& progress) {
+    seen.emplace_back(progress.weights.version, progress.ready);
+    EXPECT_EQ(progress.whole(), progress.ready == kParameters);
+    EXPECT_TRUE(std::equal(expected.begin(), expected.begin() + progress.ready, progress.weights.values.begin()));
+  });
+  const auto gradient = NodeGradient(0, {0, kSlots}, kSlots, kParameters);
+  const auto push = [&](uint64_t chunk) {
+    const uint64_t offset = chunk * kChunkElements;
+    const std::span<const float> values = std::span(gradient).subspan(offset, ChunkSize(kParameters, offset));
+    const ByteRope::Piece piece = std::as_bytes(values);
+    const auto result =
+        shard.AddGradient({{0, 0, kSlots, StepSamples(job.plan, 0), offset}, ByteRope({&piece, 1}, 0, piece.size())});
+    ASSERT_THAT(result, IsOk());
+    EXPECT_TRUE(result->chunk_complete);
+    ASSERT_THAT(shard.Apply(), IsOk());
+  };
+  push(1);
+  EXPECT_TRUE(seen.empty());  // the front is missing
+  push(0);
+  EXPECT_EQ(seen, (std::vector<std::pair<uint64_t, uint64_t>>{{1, kChunkElements}, {1, 2 * kChunkElements}}));
+  EXPECT_EQ(job.Digest(), before);  // version 0 is the newest that is whole
+  EXPECT_EQ(shard.version(), 0u);
+  push(0);  // a duplicate is not applied twice
+  EXPECT_EQ(seen.size(), 2u);
+  push(2);
+  EXPECT_EQ(seen.back(), std::pair(uint64_t{1}, kParameters));
+  EXPECT_EQ(job.Digest(), reference.Digest());
 }
 
 TEST(ShardTest, RefusesGradientsThatDoNotFit) {

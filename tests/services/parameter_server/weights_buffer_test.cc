@@ -1,5 +1,6 @@
 #include "services/parameter_server/weights_buffer.h"
 
+#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -10,10 +11,10 @@ namespace {
 
 constexpr size_t kElements = 1000;
 
-// Adds 1 to every weight and publishes: version v then holds v everywhere.
+// Publishes the next version: version v holds v everywhere.
 void Advance(WeightsPool& pool) {
-  const uint64_t next = pool.current().version + 1;
-  for (float& value : pool.BeginNext()) value += 1;
+  const WeightsDraft next = pool.Begin(pool.current().version + 1);
+  std::fill(next.values.begin(), next.values.end(), static_cast<float>(next.weights.version));
   pool.Publish(next);
 }
 
@@ -24,12 +25,16 @@ bool IsIntact(const WeightsVersion& weights) {
   return true;
 }
 
-TEST(WeightsPoolTest, WritesInPlaceWhenNobodyHoldsTheVersion) {
+TEST(WeightsPoolTest, TheCurrentVersionStaysUntilTheNextIsPublished) {
   WeightsPool pool(0, std::vector<float>(kElements, 0));
-  const float* data = pool.current().values.data();
-  for (int i = 0; i < 5; ++i) Advance(pool);
-  EXPECT_EQ(pool.current().values.data(), data);
+  const WeightsDraft next = pool.Begin(1);
+  std::fill(next.values.begin(), next.values.end(), 1.0f);
+  EXPECT_EQ(pool.current().version, 0u);
   EXPECT_TRUE(IsIntact(pool.current()));
+  EXPECT_TRUE(IsIntact(next.weights));
+  pool.Publish(next);
+  EXPECT_EQ(pool.current().version, 1u);
+  EXPECT_EQ(pool.current().values.data(), next.values.data());
 }
 
 TEST(WeightsPoolTest, WhatIsHeldStaysAsItIs) {
@@ -53,19 +58,6 @@ TEST(WeightsPoolTest, BuffersAreReused) {
   held = pool.current();  // lets go of the first
   Advance(pool);
   EXPECT_EQ(pool.current().values.data(), first);
-}
-
-TEST(WeightsPoolTest, APreparedCopyIsTheNextVersionsBuffer) {
-  WeightsPool pool(0, std::vector<float>(kElements, 0));
-  std::vector<WeightsVersion> held;
-  for (int i = 0; i < 5; ++i) {
-    pool.PrepareNext();
-    if (i % 2 == 0) pool.PrepareNext();
-    held.push_back(pool.current());
-    Advance(pool);
-  }
-  for (const WeightsVersion& weights : held) EXPECT_TRUE(IsIntact(weights)) << weights.version;
-  EXPECT_TRUE(IsIntact(pool.current()));
 }
 
 TEST(WeightsPoolTest, AVersionOutlivesThePool) {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -51,10 +52,11 @@ class FakeParameterServer : public v1::ParameterServer::Service {
   // --- What it does; set before a worker connects. ---
   std::vector<float> weights_;
   uint64_t version_ = 0;
-  grpc::Status refusal_;          // answers every open
-  int break_after_chunks_ = -1;   // ends the exchange with UNAVAILABLE, once, after that many gradient chunks
-  bool send_garbage_ = false;     // one piece of weights beyond the range, once
-  bool mute_ = false;             // takes pushes and never acknowledges
+  grpc::Status refusal_;         // answers every open
+  int break_after_chunks_ = -1;  // ends the exchange with UNAVAILABLE, once, after that many gradient chunks
+  bool send_garbage_ = false;    // one piece of weights beyond the range, once
+  bool mute_ = false;            // takes pushes and never acknowledges
+  bool hold_back_ = false;       // of the next weights, sends all but the first piece only after another push
   std::map<uint64_t, std::vector<float>> retained_;  // versions besides version_ that FetchWeights knows
   // After each complete push; changes weights_ and version_, which are then sent.
   std::function<void(const Push&)> apply_ = [](const Push&) {};
@@ -93,8 +95,9 @@ class FakeParameterServer : public v1::ParameterServer::Service {
     v1::ExchangeRequest request;
     if (!stream->Read(&request) || !request.has_open()) return {grpc::StatusCode::INVALID_ARGUMENT, "no open"};
     if (!refusal_.ok()) return refusal_;
-    SendWeights(stream);
+    SendWeights(stream, 0);
     Push push;
+    uint64_t held_back = 0;  // weights from this offset on
     int chunks = 0;
     while (stream->Read(&request)) {
       const v1::GradientChunk& chunk = request.gradient();
@@ -122,13 +125,15 @@ class FakeParameterServer : public v1::ParameterServer::Service {
       }
       push = Push();
       stream->Write(ack);
-      if (version_ != before) SendWeights(stream);
+      if (held_back > 0) SendWeights(stream, std::exchange(held_back, 0));
+      if (version_ != before) held_back = SendWeights(stream, 0);
     }
     return grpc::Status::OK;
   }
 
  private:
-  void SendWeights(grpc::ServerReaderWriter<v1::ExchangeResponse, v1::ExchangeRequest>* stream) {
+  // From `offset` on; returns where it stopped, or 0 if all is sent.
+  uint64_t SendWeights(grpc::ServerReaderWriter<v1::ExchangeResponse, v1::ExchangeRequest>* stream, uint64_t offset) {
     v1::ExchangeResponse response;
     v1::WeightsChunk& chunk = *response.mutable_weights();
     chunk.set_version(version_);
@@ -138,12 +143,14 @@ class FakeParameterServer : public v1::ParameterServer::Service {
       chunk.set_values(std::string((weights_.size() + 1) * sizeof(float), '\0'));
       stream->Write(response);
     }
-    for (uint64_t offset = 0; offset < weights_.size(); offset += kChunkElements) {
+    for (; offset < weights_.size(); offset += kChunkElements) {
+      if (offset > 0 && std::exchange(hold_back_, false)) return offset;
       chunk.set_offset(offset);
       chunk.set_values(reinterpret_cast<const char*>(weights_.data() + offset),
                        ChunkSize(weights_.size(), offset) * sizeof(float));
       stream->Write(response);
     }
+    return 0;
   }
 
   const std::string address_;

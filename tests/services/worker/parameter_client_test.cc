@@ -113,6 +113,35 @@ TEST_F(ParameterClientTest, FetchesWhatAShardThatIsAheadStillHas) {
   EXPECT_EQ(parameters_[kCount - 1], -static_cast<float>(kCount));
 }
 
+// Another worker was lost in the middle of its push: a part of the next version has come, and the rest waits for its
+// slots to be computed again on the weights that the part has overwritten.
+TEST_F(ParameterClientTest, FetchesWhatAPartOfTheNextVersionHasOverwritten) {
+  first_.apply_ = [this](const FakeParameterServer::Push&) {
+    if (first_.version_ > 0) return;
+    first_.retained_[0] = first_.weights_;
+    first_.version_ = 1;
+    for (float& weight : first_.weights_) weight = -weight;
+    first_.hold_back_ = true;
+  };
+  second_.apply_ = [this](const FakeParameterServer::Push& push) { second_.version_ = push.slot_begin == 0 ? 1 : 0; };
+  const auto client = NewClient();
+  ASSERT_EQ(*client->AwaitVersion(0, patience_), Weights::kReady);
+  ASSERT_THAT(client->Push(NewPush(0), patience_), IsOk());
+  const auto until_the_part_is_there = [&](std::string_view what) {
+    return parameters_[0] < 0 ? absl::CancelledError() : Patience(what);
+  };
+  ASSERT_THAT(client->AwaitVersion(1, until_the_part_is_there), StatusIs(absl::StatusCode::kCancelled));
+  ASSERT_EQ(parameters_[kBoundary - 1], static_cast<float>(kBoundary));
+  ASSERT_EQ(*client->AwaitVersion(0, patience_), Weights::kReady);
+  for (size_t i = 0; i < kCount; ++i) ASSERT_EQ(parameters_[i], static_cast<float>(i + 1)) << i;
+
+  GradientPush lost = NewPush(0);
+  lost.slots = {0, 2};
+  ASSERT_THAT(client->Push(lost, patience_), IsOk());
+  ASSERT_EQ(*client->AwaitVersion(1, patience_), Weights::kReady);
+  for (size_t i = 0; i < kBoundary; ++i) ASSERT_EQ(parameters_[i], -static_cast<float>(i + 1)) << i;
+}
+
 TEST_F(ParameterClientTest, WaitsForAVersionAndSaysForWhich) {
   second_.version_ = 1;
   const auto client = NewClient();
