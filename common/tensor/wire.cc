@@ -215,13 +215,6 @@ absl::StatusOr<ExchangeResponseView> DecodeExchangeResponse(const MessageView& m
   return response;
 }
 
-absl::StatusOr<WeightsChunkView> DecodeWeightsChunk(const MessageView& message) {
-  WeightsChunkView chunk;
-  if (!ReadWeights(ProtoReader(message.bytes()), &chunk)) return Malformed("WeightsChunk");
-  if (auto status = CheckWhole(chunk.values); !status.ok()) return status;
-  return chunk;
-}
-
 absl::Status DecodeMessage(const MessageView& message, google::protobuf::MessageLite* out) {
   out->Clear();
   if (!MergeMessage(message.bytes(), out)) return Malformed(out->GetTypeName());

@@ -115,7 +115,6 @@ using ExchangeResponseView = std::variant<std::monostate, v1::PushAck, WeightsCh
 // The results refer to `message` and die with it.
 absl::StatusOr<ExchangeRequestView> DecodeExchangeRequest(const MessageView& message);
 absl::StatusOr<ExchangeResponseView> DecodeExchangeResponse(const MessageView& message);
-absl::StatusOr<WeightsChunkView> DecodeWeightsChunk(const MessageView& message);
 
 // A small message by the stock decoder.
 absl::Status DecodeMessage(const MessageView& message, google::protobuf::MessageLite* out);
