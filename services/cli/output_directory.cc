@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/files.h"
 #include "common/status_macros.h"
@@ -22,9 +23,15 @@ namespace fs = std::filesystem;
 
 constexpr size_t kSmallFileBytesMax = 1 << 20;
 
-bool HoldsEntries(const fs::path& directory) {
+// Checkpoints and model versions are directories named after their step. What else lies beside them (a lock, Triton's
+// config) comes before the first one is written.
+bool HoldsVersions(const fs::path& directory) {
   std::error_code error;
-  return fs::is_directory(directory, error) && !fs::is_empty(directory, error) && !error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
+    uint64_t version;
+    if (absl::SimpleAtoi(entry->path().filename().string(), &version)) return true;
+  }
+  return false;
 }
 
 absl::Status WriteJobFile(const fs::path& file, const v1::JobSpec& spec) {
@@ -61,10 +68,10 @@ absl::StatusOr<ClusterRecord> ReadClusterRecord(const fs::path& out) {
 }
 
 bool HoldsResults(const fs::path& path) {
-  if (HoldsEntries(path / "checkpoints")) return true;
+  if (HoldsVersions(path / "checkpoints")) return true;
   std::error_code error;
   for (fs::directory_iterator model(path / "models", error), end; !error && model != end; model.increment(error)) {
-    if (HoldsEntries(model->path())) return true;
+    if (HoldsVersions(model->path())) return true;
   }
   return false;
 }

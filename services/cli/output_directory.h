@@ -63,7 +63,8 @@ class OutputDirectory {
   int lock_;
 };
 
-// True if `path` holds checkpoints or models of an earlier run.
+// True if `path` holds checkpoints or model versions of an earlier run. A run that ended before its first one, on a
+// full disk say, left no results.
 bool HoldsResults(const std::filesystem::path& path);
 
 }  // namespace millrace

@@ -13,6 +13,7 @@
 namespace millrace {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using Flags = std::vector<std::string>;
 
@@ -110,6 +111,18 @@ TEST_F(TrainTest, AKilledDataServiceIsReplacedAndChangesNoBit) {
   kill(run.program().Children("millrace-data").at(0), SIGKILL);
   const nlohmann::json result = Finish(std::move(run));
   EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
+}
+
+TEST_F(TrainTest, AKilledModelServiceIsReplacedAndServesTheFinalVersion) {
+  ClusterProcess run(temporary_ / "served", data_dir_, LongJob({"--batch-size", "64", "--seed", "3"}));
+  run.WaitUntil([](const auto& status) { return status.exported_version() > 0; });
+  kill(run.program().Children("millrace-model").at(0), SIGKILL);
+  EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
+  EXPECT_THAT(run.program().Errors(), ContainsRegex("model \\(process [0-9]+\\) was killed by signal 9 .*starting it"));
+  const nlohmann::json result = run.Result();
+  EXPECT_EQ(result["served"]["version"], result["steps"]);
+  EXPECT_EQ(result["served"]["requests"], 200);
+  EXPECT_EQ(result["weights_sha256"], Finish(Start("reference", LongJob({"--workers", "2"})))["weights_sha256"]);
 }
 
 TEST_F(TrainTest, AKilledParameterServerEndsTheRunAndResumeReachesTheSameBits) {

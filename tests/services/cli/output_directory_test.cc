@@ -50,6 +50,8 @@ TEST(OutputDirectoryTest, RefusesResultsOfAnEarlierRunUnlessResumed) {
   TemporaryDirectory temporary;
   std::filesystem::create_directories(temporary / "out/models/mnist");
   std::filesystem::create_directories(temporary / "out/checkpoints");
+  std::ofstream(temporary / "out/checkpoints/.lock");
+  std::ofstream(temporary / "out/models/mnist/config.pbtxt");
   EXPECT_THAT(OutputDirectory::Open(temporary / "out", "", false), IsOk());  // a run that came to nothing
   std::filesystem::create_directories(temporary / "out/models/mnist/422");
   EXPECT_THAT(OutputDirectory::Open(temporary / "out", "", false),
