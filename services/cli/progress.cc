@@ -45,7 +45,9 @@ void ProgressReporter::Update(const v1::JobStatus& status) {
     }
   }
   const bool checkpoint_error = !status.checkpoint_error().empty();
-  if (checkpoint_error && !checkpoint_error_shown_) {
+  if (status.state() == v1::JobStatus::STATE_FAILED) {
+    // Training does not go on, and the failure says why.
+  } else if (checkpoint_error && !checkpoint_error_shown_) {
     Print(absl::StrCat("CHECKPOINT FAILED, training goes on without it: ", status.checkpoint_error()));
   } else if (!checkpoint_error && checkpoint_error_shown_) {
     Print("checkpoints are written again");

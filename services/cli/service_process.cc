@@ -69,6 +69,9 @@ std::optional<AnnouncedAddresses> ParseAnnouncement(absl::string_view line) {
 
 absl::StatusOr<std::unique_ptr<ServiceProcess>> ServiceProcess::Start(const std::vector<std::string>& command,
                                                                       const std::string& log_file) {
+  const int log = open(log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (log < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot write the log ", log_file));
+  absl::Cleanup close_log = [&] { close(log); };
   int pipe_ends[2];
   if (pipe2(pipe_ends, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "cannot make a pipe");
   absl::Cleanup close_write_end = [&] { close(pipe_ends[1]); };
@@ -81,8 +84,7 @@ absl::StatusOr<std::unique_ptr<ServiceProcess>> ServiceProcess::Start(const std:
   FirstError error;
   error(posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0));
   error(posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], STDOUT_FILENO));
-  error(
-      posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644));
+  error(posix_spawn_file_actions_adddup2(&actions, log, STDERR_FILENO));
   error(posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1));
 
   posix_spawnattr_t attributes;

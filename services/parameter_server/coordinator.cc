@@ -354,28 +354,28 @@ void Coordinator::FailLocked(std::string reason) {
 
 void Coordinator::Committed(uint64_t version, const std::string& optimizer_sha256) {
   MutexLock lock(&mutex_);
-  checkpoint_error_.clear();
+  commit_error_.clear();
   committed_version_ = version;
   optimizer_sha256_ = optimizer_sha256;
 }
 
 void Coordinator::CommitFailed(uint64_t version, const absl::Status& why) {
   MutexLock lock(&mutex_);
-  checkpoint_error_ = absl::StrCat("checkpoint of version ", version, ": ", why.message());
+  commit_error_ = absl::StrCat("checkpoint of version ", version, ": ", why.message());
   if (!IsFinalVersion(plan_, version)) return;
   FailLocked(absl::StrCat("the last checkpoint could not be written: ", why.message()));
 }
 
 void Coordinator::Exported(uint64_t version, const std::string& weights_sha256) {
   MutexLock lock(&mutex_);
-  checkpoint_error_.clear();
+  export_error_.clear();
   exported_version_ = version;
   weights_sha256_ = weights_sha256;
 }
 
 void Coordinator::ExportFailed(uint64_t version, const absl::Status& why) {
   MutexLock lock(&mutex_);
-  checkpoint_error_ = absl::StrCat("export of version ", version, ": ", why.message());
+  export_error_ = absl::StrCat("export of version ", version, ": ", why.message());
   if (!IsFinalVersion(plan_, version)) return;
   FailLocked(absl::StrCat("the last version could not be exported: ", why.message()));
 }

@@ -154,7 +154,10 @@ class Coordinator : public CheckpointListener {
   uint64_t exported_version_ ABSL_GUARDED_BY(mutex_) = 0;
   std::string weights_sha256_ ABSL_GUARDED_BY(mutex_);
   std::string optimizer_sha256_ ABSL_GUARDED_BY(mutex_);
-  std::string checkpoint_error_ ABSL_GUARDED_BY(mutex_);  // empty once a commit or export has succeeded again
+  // Each empty once one of its kind has succeeded again: a version that fits on a disk says nothing of a checkpoint,
+  // which is larger.
+  std::string commit_error_ ABSL_GUARDED_BY(mutex_);
+  std::string export_error_ ABSL_GUARDED_BY(mutex_);
   std::string failure_ ABSL_GUARDED_BY(mutex_);
   bool finish_sent_ ABSL_GUARDED_BY(mutex_) = false;
 

@@ -52,7 +52,7 @@ v1::JobStatus Coordinator::StatusLocked() const {
   status.set_state(StateLocked());
   status.set_waiting_for(WaitingForLocked());
   status.set_failure(failure_);
-  status.set_checkpoint_error(checkpoint_error_);
+  status.set_checkpoint_error(commit_error_.empty() ? export_error_ : commit_error_);
   if (!begun_) return status;
   *status.mutable_plan() = plan_;
   for (const v1::ShardInfo& range : ranges_) {

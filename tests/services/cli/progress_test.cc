@@ -100,6 +100,10 @@ TEST(ProgressReporterTest, AFailedCheckpointIsToldOnceAndSoIsItsEnd) {
   reporter.Update(status);
   reporter.Update(status);
   EXPECT_EQ(output.text(), failed + "checkpoints are written again\n");
+  status.set_checkpoint_error("version 4220: no space left on device");
+  status.set_state(v1::JobStatus::STATE_FAILED);
+  reporter.Update(status);
+  EXPECT_EQ(output.text(), failed + "checkpoints are written again\n") << "training does not go on";
 }
 
 TEST(ProgressReporterTest, StartUpWaitsAreShownAfterASecond) {

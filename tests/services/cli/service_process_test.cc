@@ -90,6 +90,11 @@ TEST_F(ServiceProcessTest, AMissingProgramIsAnError) {
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/program")));
 }
 
+TEST_F(ServiceProcessTest, ALogThatCannotBeWrittenIsAnErrorThatNamesIt) {
+  const std::string log = (directory_ / "absent" / "log").string();
+  EXPECT_THAT(ServiceProcess::Start({"/bin/true"}, log), StatusIs(absl::StatusCode::kNotFound, HasSubstr(log)));
+}
+
 TEST_F(ServiceProcessTest, IsKilledWithTheObject) {
   pid_t pid;
   {

@@ -278,7 +278,11 @@ TEST_F(CoordinatorTest, OnlyTheLastCheckpointsFailureFailsTheJob) {
   EXPECT_EQ(State(), "STATE_TRAINING");
   EXPECT_EQ(coordinator_->GetStatus().checkpoint_error(), "checkpoint of version 3: disk full");
   coordinator_->Exported(3, "weights-digest");
+  EXPECT_EQ(coordinator_->GetStatus().checkpoint_error(), "checkpoint of version 3: disk full") << "still not saved";
+  coordinator_->Committed(5, "optimizer-digest");
   EXPECT_EQ(coordinator_->GetStatus().checkpoint_error(), "");
+  coordinator_->ExportFailed(3, absl::ResourceExhaustedError("disk full"));
+  EXPECT_EQ(coordinator_->GetStatus().checkpoint_error(), "export of version 3: disk full");
   coordinator_->CommitFailed(6, absl::ResourceExhaustedError("disk full"));
   EXPECT_EQ(State(), "STATE_FAILED");
   EXPECT_THAT(coordinator_->GetStatus().failure(), HasSubstr("disk full"));
