@@ -1,6 +1,6 @@
-// One client's latency over Predict against a bare forward pass of the same version in this process, call by call in
-// turn so that both see the same machine. First `--export` writes a version; then, with the model service up, `--target`
-// measures. Prints one JSON object.
+// One client's latency over Predict against a bare forward pass of the same version in this process and against a call
+// that computes nothing, call by call in turn so that all see the same machine. First `--export` writes a version; then,
+// with the model service up, `--target` measures. Prints one JSON object.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -9,10 +9,12 @@
 
 #include "common/allocator.h"
 #include "common/grpc_channel.h"
+#include "common/grpc_status.h"
 #include "common/model/replica.h"
 #include "common/model/runtime.h"
 #include "common/model/servable.h"
 #include "common/random.h"
+#include "common/status_macros.h"
 #include "millrace/v1/model.grpc.pb.h"
 
 namespace millrace {
@@ -51,27 +53,33 @@ absl::StatusOr<nlohmann::json> Measure(const std::string& repository, const std:
   request.set_raw(std::string(784, '\x40'));
   const std::span<const uint8_t> image(reinterpret_cast<const uint8_t*>(request.raw().data()), request.raw().size());
 
-  std::vector<double> bare, remote;
-  constexpr int kWarmUp = 200;
-  for (int i = 0; i < kWarmUp + requests; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    if (auto answer = (*model)->Predict(image, 1); !answer.ok()) return answer.status();
-    const auto middle = std::chrono::steady_clock::now();
+  const auto call = [&](auto method, const auto& message, auto* response) {
     grpc::ClientContext context;
     SetDeadline(context, absl::Seconds(5));
     context.set_wait_for_ready(true);
+    return FromGrpcStatus((stub.get()->*method)(&context, message, response));
+  };
+  std::vector<double> bare, remote, served, empty;
+  constexpr int kWarmUp = 200;
+  for (int i = 0; i < kWarmUp + requests; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    MILLRACE_RETURN_IF_ERROR((*model)->Predict(image, 1).status());
+    const auto before = std::chrono::steady_clock::now();
     v1::PredictResponse response;
-    if (grpc::Status status = stub->Predict(&context, request, &response); !status.ok()) {
-      return absl::UnavailableError(status.error_message());
-    }
+    MILLRACE_RETURN_IF_ERROR(call(&v1::ModelService::Stub::Predict, request, &response));
+    const auto between = std::chrono::steady_clock::now();
+    v1::ListModelsResponse models;
+    MILLRACE_RETURN_IF_ERROR(call(&v1::ModelService::Stub::ListModels, v1::ListModelsRequest(), &models));
+    const auto end = std::chrono::steady_clock::now();
     if (i < kWarmUp) continue;
-    bare.push_back(Microseconds(middle - start).count());
-    remote.push_back(Microseconds(std::chrono::steady_clock::now() - middle).count());
+    bare.push_back(Microseconds(before - start).count());
+    remote.push_back(Microseconds(between - before).count());
+    served.push_back(static_cast<double>(response.compute_microseconds()));
+    empty.push_back(Microseconds(end - between).count());
   }
-  return nlohmann::json{{"bare_p50_us", Percentile(bare, 0.5)},
-                        {"bare_p99_us", Percentile(bare, 0.99)},
-                        {"predict_p50_us", Percentile(remote, 0.5)},
-                        {"predict_p99_us", Percentile(remote, 0.99)}};
+  return nlohmann::json{{"bare_p50_us", Percentile(bare, 0.5)},      {"bare_p99_us", Percentile(bare, 0.99)},
+                        {"predict_p50_us", Percentile(remote, 0.5)}, {"predict_p99_us", Percentile(remote, 0.99)},
+                        {"compute_p50_us", Percentile(served, 0.5)}, {"empty_call_p50_us", Percentile(empty, 0.5)}};
 }
 
 }  // namespace

@@ -6,6 +6,7 @@ B ...), so that a change in the machine's speed meets both; what is shown is the
 and highest ratio.
 """
 import argparse
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -73,9 +74,13 @@ class Benchmarks:
             with open(result) as file:
                 return json.load(file)["images_per_second"]
 
-    def loop(self, threads, batch):
+    def loop(self, threads, batch, processes=1):
+        """Images per second of so many plain loops at once, all together."""
         command = [os.path.join(self.bench, "train_loop_bench"), "--threads", str(threads), "--batch", str(batch)]
-        return run_json(command, ONE_THREAD if threads == 1 else {})["images_per_second"]
+        environment = ONE_THREAD if threads == 1 else {}
+        with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+            loops = [pool.submit(run_json, command, environment) for _ in range(processes)]
+        return sum(loop.result()["images_per_second"] for loop in loops)
 
     def ddp(self, form):
         command = ["/usr/bin/python3", os.path.join(HERE, "ddp_baseline.py"), "--form", form]
@@ -86,9 +91,10 @@ class Benchmarks:
         have_torch = subprocess.run(["/usr/bin/python3", "-c", "import torch"], stderr=subprocess.DEVNULL).returncode == 0
         if not have_torch:
             print("python3-torch is not installed: no comparison with DistributedDataParallel", file=sys.stderr)
-        figures = {name: [] for name in ("loop_1", "loop_2", "train_1", "train_2", "ddp_natural", "ddp_tuned")}
+        figures = {name: [] for name in ("loop_1", "loop_2", "loops_at_once", "train_1", "train_2", "ddp_natural", "ddp_tuned")}
         for _ in range(self.rounds):
             figures["loop_1"].append(self.loop(1, 128))
+            figures["loops_at_once"].append(self.loop(1, 128, processes=2))
             figures["train_2"].append(self.train(2, 2, 256))
             if have_torch:
                 figures["ddp_natural"].append(self.ddp("natural"))
@@ -103,6 +109,7 @@ class Benchmarks:
                        f">= {target}" if target else "-", target is None or statistics.median(ratios) >= target, figures)
 
         rows = [against("2 workers / 2 x plain loop, 1 thread", "train_2", "loop_1", 2, 0.85),
+                against("2 workers / 2 plain loops at once that share nothing", "train_2", "loops_at_once", 1, None),
                 against("2 workers / plain loop, 2 threads", "train_2", "loop_2", 1, None),
                 against("1 worker / plain loop, 1 thread", "train_1", "loop_1", 1, None)]
         if have_torch:
