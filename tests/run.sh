@@ -2,6 +2,7 @@
 # Installs what is missing, builds, and runs every test under ctest.
 #
 #   tests/run.sh [--preset release|debug|asan|tsan] [--no-install] [ctest arguments ...]
+#   tests/run.sh [--preset ...] [--no-install] --only "PROGRAM ..."    builds and runs these test programs, nothing else
 #
 # Real MNIST is used where MILLRACE_DATA_DIR or ../shared/mnist has it; tests that need it are skipped, loudly, elsewhere.
 set -euo pipefail
@@ -11,11 +12,13 @@ cd "$root"
 
 preset=release
 install=1
+only=
 while [ $# -gt 0 ]; do
   case $1 in
     --preset) preset=${2:?--preset needs a name}; shift 2 ;;
     --no-install) install=0; shift ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --only) only=${2:?--only needs the names of test programs}; shift 2 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) break ;;
   esac
 done
@@ -40,5 +43,14 @@ export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 # A tree that deploy/run.sh configured has no tests.
 cmake --preset "$preset" -DMILLRACE_BUILD_TESTS=ON > /dev/null
-cmake --build --preset "$preset" --parallel "$(deploy/parallel_jobs.sh)"
-ctest --preset "$preset" -j "$(nproc)" "$@"
+if [ -z "$only" ]; then
+  cmake --build --preset "$preset" --parallel "$(deploy/parallel_jobs.sh)"
+  ctest --preset "$preset" -j "$(nproc)" "$@"
+else
+  # shellcheck disable=SC2086  # a list of names
+  cmake --build --preset "$preset" --parallel "$(deploy/parallel_jobs.sh)" --target $only
+  for program in $only; do
+    echo "tests: $program ($preset)"
+    timeout 600 "build/$preset/tests/$program" --gtest_brief=1
+  done
+fi
