@@ -15,20 +15,20 @@ namespace millrace {
 namespace {
 
 struct LogTarget {
-  LogTarget(std::string_view service_name, LogLevel least, LogFormat line_format)
-      : service(service_name), least_level(least), format(line_format) {
+  LogTarget(std::string_view service_name, LogLevel least, LogFormat line_format, const LogTarget* replaced_target)
+      : service(service_name), least_level(least), format(line_format), replaced(replaced_target) {
     sink.set_pattern("%v");
   }
   const std::string service;
   const LogLevel least_level;
   const LogFormat format;
+  const LogTarget* const replaced;  // kept, since a thread may be writing to it
   spdlog::sinks::stderr_sink_mt sink;
 };
 
-// The one piece of global state we allow: every line of a process goes to one place. Replaced targets are kept, since a
-// thread may be writing to them.
+// The one piece of global state we allow: every line of a process goes to one place.
 std::atomic<LogTarget*>& Target() {
-  static std::atomic<LogTarget*> target{new LogTarget("", LogLevel::kInfo, LogFormat::kText)};
+  static std::atomic<LogTarget*> target{new LogTarget("", LogLevel::kInfo, LogFormat::kText, nullptr)};
   return target;
 }
 
@@ -87,7 +87,8 @@ LogField::LogField(std::string_view name, double number)
     : key(name), value(absl::StrCat(number)), bare(std::isfinite(number)) {}
 
 void ConfigureLogging(std::string_view service, LogLevel level, LogFormat format) {
-  Target().store(new LogTarget(service, level, format), std::memory_order_release);
+  const LogTarget* replaced = Target().load(std::memory_order_acquire);
+  Target().store(new LogTarget(service, level, format, replaced), std::memory_order_release);
 }
 
 std::string FormatLogLine(LogFormat format, absl::Time time, LogLevel level, std::string_view service,

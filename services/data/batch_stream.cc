@@ -149,6 +149,8 @@ void BatchStream::FinishIfDue() {
 }
 
 void BatchStream::OnDone() {
+  // All other reactions are over. The lock only makes that visible, also to the thread sanitizer.
+  { MutexLock lock(&mutex_); }
   const auto closed = closed_;  // outlives the stream
   closed(this);
 }

@@ -18,7 +18,7 @@ TEST(GrpcStatusTest, EveryCodeAndItsMessageSurviveTheRoundTrip) {
 }
 
 TEST(GrpcStatusTest, AnUnknownCodeBecomesUnknown) {
-  const grpc::Status odd(static_cast<grpc::StatusCode>(99), "odd");
+  const grpc::Status odd(static_cast<grpc::StatusCode>(20), "odd");
   EXPECT_THAT(FromGrpcStatus(odd), StatusIs(absl::StatusCode::kUnknown, std::string("odd")));
   EXPECT_EQ(GrpcCodeName(odd.error_code()), "UNKNOWN");
 }

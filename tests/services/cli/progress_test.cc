@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -18,7 +19,10 @@ using ::testing::Not;
 // What a reporter wrote.
 class Output {
  public:
-  ~Output() { std::fclose(stream_); }
+  ~Output() {
+    std::fclose(stream_);
+    std::free(buffer_);
+  }
   std::FILE* stream() { return stream_; }
   std::string text() {
     std::fflush(stream_);
