@@ -4,11 +4,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <functional>
+#include <string>
 #include <system_error>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -108,6 +112,18 @@ absl::Status MakeDirectories(const fs::path& path) {
   fs::create_directories(path, error);
   if (error) return Error(error.value(), "cannot create directory ", path);
   return absl::OkStatus();
+}
+
+std::vector<uint64_t> NumberedEntries(const fs::path& directory) {
+  std::vector<uint64_t> numbers;
+  std::error_code error;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    uint64_t number;
+    if (absl::SimpleAtoi(name, &number) && name == std::to_string(number)) numbers.push_back(number);
+  }
+  std::sort(numbers.begin(), numbers.end(), std::greater<>());
+  return numbers;
 }
 
 absl::Status RemoveTree(const fs::path& path) {

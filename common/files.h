@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,6 +33,9 @@ absl::Status RenameDurably(const std::filesystem::path& from, const std::filesys
 
 // Creates `path` and its missing parents. OK if it is a directory already.
 absl::Status MakeDirectories(const std::filesystem::path& path);
+
+// The entries of `directory` that are named by a number, as versions are, largest first; none if it cannot be read.
+std::vector<uint64_t> NumberedEntries(const std::filesystem::path& directory);
 
 // Removes `path` and, if it is a directory, everything in it. OK if there is nothing.
 absl::Status RemoveTree(const std::filesystem::path& path);

@@ -9,7 +9,6 @@
 #include <system_error>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/files.h"
 #include "common/status_macros.h"
@@ -25,14 +24,7 @@ constexpr size_t kSmallFileBytesMax = 1 << 20;
 
 // Checkpoints and model versions are directories named after their step. What else lies beside them (a lock, Triton's
 // config) comes before the first one is written.
-bool HoldsVersions(const fs::path& directory) {
-  std::error_code error;
-  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
-    uint64_t version;
-    if (absl::SimpleAtoi(entry->path().filename().string(), &version)) return true;
-  }
-  return false;
-}
+bool HoldsVersions(const fs::path& directory) { return !NumberedEntries(directory).empty(); }
 
 absl::Status WriteJobFile(const fs::path& file, const v1::JobSpec& spec) {
   std::string text;

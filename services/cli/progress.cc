@@ -45,11 +45,10 @@ void ProgressReporter::Update(const v1::JobStatus& status) {
     }
   }
   const bool checkpoint_error = !status.checkpoint_error().empty();
-  if (status.state() == v1::JobStatus::STATE_FAILED) {
-    // Training does not go on, and the failure says why.
-  } else if (checkpoint_error && !checkpoint_error_shown_) {
+  const bool goes_on = status.state() != v1::JobStatus::STATE_FAILED;  // else the failure says why
+  if (goes_on && checkpoint_error && !checkpoint_error_shown_) {
     Print(absl::StrCat("CHECKPOINT FAILED, training goes on without it: ", status.checkpoint_error()));
-  } else if (!checkpoint_error && checkpoint_error_shown_) {
+  } else if (goes_on && !checkpoint_error && checkpoint_error_shown_) {
     Print("checkpoints are written again");
   }
   checkpoint_error_shown_ = checkpoint_error;

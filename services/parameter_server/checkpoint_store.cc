@@ -24,19 +24,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t kManifestBytesMax = 64 << 20;
 
-// The entries of `directory` whose names are versions; none if it cannot be read.
-std::vector<uint64_t> VersionsIn(const fs::path& directory) {
-  std::vector<uint64_t> versions;
-  std::error_code error;
-  for (fs::directory_iterator entry(directory, error), end; !error && entry != end; entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
-    uint64_t version;
-    if (absl::SimpleAtoi(name, &version) && name == std::to_string(version)) versions.push_back(version);
-  }
-  std::sort(versions.begin(), versions.end(), std::greater<>());
-  return versions;
-}
-
 }  // namespace
 
 absl::StatusOr<CheckpointStore> CheckpointStore::Open(const fs::path& output) {
@@ -47,8 +34,7 @@ absl::StatusOr<CheckpointStore> CheckpointStore::Open(const fs::path& output) {
   if (lock < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot write to ", root.string()));
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
     close(lock);
-    return absl::FailedPreconditionError(
-        absl::StrCat("another parameter server is writing to ", output.string()));
+    return absl::FailedPreconditionError(absl::StrCat("another parameter server is writing to ", output.string()));
   }
   return CheckpointStore(output, lock);
 }
@@ -64,7 +50,7 @@ CheckpointStore::~CheckpointStore() {
 }
 
 bool CheckpointStore::HoldsResults(const std::string& model_name) const {
-  return !VersionsIn(root_).empty() || !VersionsIn(output_ / "models" / model_name).empty();
+  return !NumberedEntries(root_).empty() || !NumberedEntries(output_ / "models" / model_name).empty();
 }
 
 absl::Status CheckpointStore::Prepare(uint64_t version) {
@@ -91,7 +77,7 @@ absl::Status CheckpointStore::Prune(size_t keep) {
 }
 
 std::vector<uint64_t> CheckpointStore::Committed() const {
-  std::vector<uint64_t> versions = VersionsIn(root_);
+  std::vector<uint64_t> versions = NumberedEntries(root_);
   std::erase_if(versions, [this](uint64_t version) {
     std::error_code error;
     return !fs::exists(Directory(version) / kCheckpointManifest, error);

@@ -60,10 +60,12 @@ absl::Status ExchangeReactor::Push(const GradientChunkView& chunk) {
   if (!opened_) return absl::InvalidArgumentError("the first request of an exchange must be open");
   MILLRACE_ASSIGN_OR_RETURN(const Shard::AddResult added, shard_->AddGradient(chunk));
   // The ack goes out before the chunk is applied: the peer's report and the optimizer then overlap.
-  if (added.push_complete) MILLRACE_RETURN_IF_ERROR(Acknowledge(chunk.header));
-  if (!added.chunk_complete) return absl::OkStatus();
-  view_.Clear();  // the receive buffers, for the length of the optimizer's work
-  return shard_->Apply();
+  const absl::Status acknowledged = added.push_complete ? Acknowledge(chunk.header) : absl::OkStatus();
+  if (added.chunk_complete) {
+    view_.Clear();  // the receive buffers, for the length of the optimizer's work
+    MILLRACE_RETURN_IF_ERROR(shard_->Apply());
+  }
+  return acknowledged;
 }
 
 absl::Status ExchangeReactor::Acknowledge(const GradientChunkHeader& push) {
@@ -101,6 +103,8 @@ void ExchangeReactor::WriteNext() {
     // Only a whole version supersedes one that is being sent: the peer could be left without any otherwise.
     sending_ = newest_;
     next_offset_ = 0;
+  } else {
+    sending_.ready = sending_.weights.values.size();  // a newer one has begun, so this one is whole
   }
   if (!acks_.empty()) {
     v1::ExchangeResponse response;

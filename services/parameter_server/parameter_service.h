@@ -9,7 +9,7 @@
 // pushes, in order of offset; the ack of a push answers its last chunk, even if all of it was held already. The newest
 // weights are sent at once, and those of every step while it is applied, chunk by chunk from offset 0. A version is
 // left unfinished when a newer one is whole. The rest of a version may also be long in coming, for as long as nobody
-// pushes the rest of its gradients: who needs the version before it again has FetchWeights. A request that breaks the
+// pushes the rest of its gradients: who needs the version before it has FetchWeights. A request that breaks the
 // protocol ends the exchange with INVALID_ARGUMENT.
 //
 // Threads: any. Ownership: the shard must outlive the service, the service the server it is added to.

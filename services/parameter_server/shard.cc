@@ -156,8 +156,7 @@ absl::Status Shard::Apply() {
   }
   while (const std::optional<ChunkWork> work = TakeWork()) {
     MILLRACE_RETURN_IF_ERROR(FinishWork(*work, ApplyChunk(*work)));
-    const uint64_t ready = work->chunk * kChunkElements + ChunkSize(range().size(), work->chunk * kChunkElements);
-    for (const auto& listener : listeners_) listener({work->next.weights, ready});
+    for (const auto& listener : listeners_) listener({work->next.weights, work->elements.end});
   }
   return absl::OkStatus();
 }
@@ -169,15 +168,22 @@ std::optional<Shard::ChunkWork> Shard::TakeWork() {
     return std::nullopt;
   }
   if (next_chunk_ == 0) next_ = weights_.Begin(version_ + 1);
-  return ChunkWork{absl::Now(), version_, next_chunk_, weights_.current().values, next_, aggregator_.total()};
+  const uint64_t begin = next_chunk_ * kChunkElements;
+  return ChunkWork{.started = absl::Now(),
+                   .step = version_,
+                   .chunk = next_chunk_,
+                   .elements = {begin, begin + ChunkSize(range().size(), begin)},
+                   .current = weights_.current().values,
+                   .next = next_,
+                   .gradient = aggregator_.total()};
 }
 
 absl::Status Shard::ApplyChunk(const ChunkWork& work) {
   // The loss is the mean over the step's samples; what was pushed are sums.
   const float scale = 1.0f / static_cast<float>(StepSamples(plan(), work.step));
-  const uint64_t begin = work.chunk * kChunkElements, size = ChunkSize(range().size(), begin);
-  for (float& value : work.gradient.subspan(begin, size)) value *= scale;
-  std::copy_n(work.current.begin() + begin, size, work.next.values.begin() + begin);
+  const auto [begin, end] = work.elements;
+  for (float& value : work.gradient.subspan(begin, end - begin)) value *= scale;
+  std::copy(work.current.begin() + begin, work.current.begin() + end, work.next.values.begin() + begin);
   return optimizer_->Step(work.chunk, work.next.values, work.gradient);
 }
 
@@ -185,7 +191,7 @@ absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applie
   absl::Status broken;
   {
     MutexLock lock(&mutex_);
-    step_time_ += absl::Now() - work.begin;
+    step_time_ += absl::Now() - work.started;
     if (applied.ok()) {
       if (++next_chunk_ == aggregator_.chunks()) EndStepLocked(work);
       return absl::OkStatus();

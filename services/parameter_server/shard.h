@@ -11,7 +11,8 @@
 // on its way to the workers.
 //
 // Threads: every method may be called from any thread. Gradients are added on the caller's thread under one lock;
-// applying, listeners and the disk are outside it. Ownership: the plan is copied; the metrics must outlive the shard.
+// applying (but for the copy that a snapshot is), listeners and the disk are outside it. Ownership: the plan is copied;
+// the metrics must outlive the shard.
 #pragma once
 
 #include <cstdint>
@@ -68,10 +69,11 @@ class Shard {
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
 
-  // Replaces weights, optimizer state and version by those of the checkpoint in `directory`, written by any number of
-  // shards. To be called before the first gradient. NOT_FOUND without checkpoint files; DATA_LOSS for files that are
-  // damaged, do not cover the flat vector exactly once or disagree about the version; FAILED_PRECONDITION for another
-  // job's parameters, optimizer or version than the plan's. The shard is untouched on error.
+  // Replaces weights and optimizer state by those of the checkpoint in `directory`, written by any number of shards; it
+  // must be of the plan's start version. To be called before the first gradient. NOT_FOUND without checkpoint files;
+  // DATA_LOSS for files that are damaged, do not cover the flat vector exactly once or disagree about the version;
+  // FAILED_PRECONDITION for another job's parameters, optimizer or version than the plan's. The shard is untouched on
+  // error.
   absl::Status LoadCheckpoint(const std::string& directory);
 
   const v1::JobPlan& plan() const { return options_.plan; }
@@ -137,9 +139,10 @@ class Shard {
 
   // One chunk of one step, to be applied by the thread that set applying_.
   struct ChunkWork {
-    absl::Time begin;
+    absl::Time started;
     uint64_t step;
     uint64_t chunk;
+    ElementRange elements;  // of the chunk
     std::span<const float> current;
     WeightsDraft next;
     std::span<float> gradient;  // of the whole range; that of the chunk is complete

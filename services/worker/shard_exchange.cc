@@ -89,6 +89,7 @@ void ShardExchange::Tick(absl::Time now) {
 void ShardExchange::Open(absl::Time now) {
   progress_ = now;
   push_offset_ = 0;
+  if (incoming_offset_ > 0) received_ = false;  // the shard may not have made the rest of it yet
   incoming_offset_ = 0;
   call_ = std::make_unique<Call>(this);
   // The stream lives as long as the job, so it has no deadline: keepalive finds a vanished host, Tick a stalled shard.

@@ -33,8 +33,10 @@ class ShardExchange {
   struct Options {
     v1::ShardInfo shard;
     v1::OpenExchange hello;
-    std::span<float> parameters;   // the shard's range of the flat vector
-    absl::Duration stall_timeout;  // without a sign of progress while something is owed: the stream is broken
+    std::span<float> parameters;  // the shard's range of the flat vector
+    // Without a sign of progress while something is owed, the stream is broken and opened again. The rest of a version
+    // counts, though it may only be late: a new stream begins with a whole one.
+    absl::Duration stall_timeout;
   };
 
   ShardExchange(Options options, std::shared_ptr<grpc::Channel> channel, grpc::CompletionQueue* queue,
@@ -59,9 +61,6 @@ class ShardExchange {
 
   // The version that the range holds, whole; nullopt before the first and while a newer one is arriving.
   std::optional<uint64_t> version() const { return version_; }
-  // The newest version of which a piece has arrived; 0 before the first.
-  uint64_t newest_version() const { return newest_version_; }
-
   // True if only Fetch can bring `version`: the shard sends or has sent a newer one, or this one came and was
   // overwritten by a fetch.
   bool must_fetch(uint64_t version) const {

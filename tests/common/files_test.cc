@@ -107,5 +107,14 @@ TEST(FilesTest, MakeDirectoriesSaysWhatIsInTheWay) {
   EXPECT_FALSE(MakeDirectories(directory / "f" / "g").ok());
 }
 
+TEST(FilesTest, NumberedEntriesAreThoseOfVersions) {
+  const TemporaryDirectory directory;
+  EXPECT_TRUE(NumberedEntries(directory / "absent").empty());
+  for (const char* name : {"12", "7", "007", "-1", "1.tmp", ".lock", "99999999999999999999"}) {
+    ASSERT_THAT(WriteFileAtomically(directory / name, ""), IsOk());
+  }
+  EXPECT_EQ(NumberedEntries(directory.path()), (std::vector<uint64_t>{12, 7}));
+}
+
 }  // namespace
 }  // namespace millrace

@@ -157,6 +157,8 @@ class Client {
     return FromGrpcStatus(stream_->Finish());
   }
 
+  uint64_t incoming_version() const { return incoming_version_; }
+
   std::vector<v1::PushAck> acks;
   uint64_t version = 0;  // the newest that has come whole
   std::string weights;   // its bytes; empty before the first
@@ -316,6 +318,24 @@ TEST_F(ParameterServiceTest, ASlowReaderSkipsVersionsAndGetsTheNewest) {
   }
   ASSERT_TRUE(slow.ReadWeights(6));  // ReadOne checks that versions ascend and are not mixed
   EXPECT_EQ(slow.weights, fast.weights);
+}
+
+TEST_F(ParameterServiceTest, AVersionIsSentToItsEndThoughTheNextHasBegun) {
+  // Takes no more than 64 KiB that nobody has read: the shard's first piece of version 1 is long under way.
+  grpc::ChannelArguments narrow;
+  narrow.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto slow_stub = v1::ParameterServer::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), narrow));
+  Client slow(slow_stub.get(), plan_), fast(stub_.get(), plan_);
+  slow.Open(plan_.run_id());
+  fast.Open(plan_.run_id());
+  ASSERT_TRUE(slow.ReadWeights(0));
+  fast.Push(0, {0, 5});
+  ASSERT_TRUE(fast.ReadWeights(1));
+  fast.PushChunk(1, {0, 5}, 0);
+  while (fast.incoming_version() < 2) ASSERT_TRUE(fast.ReadOne());
+  ASSERT_TRUE(slow.ReadWeights(1));  // the rest of version 2 is never pushed
+  EXPECT_EQ(slow.version, 1u);
 }
 
 TEST_F(ParameterServiceTest, FetchWeightsStreamsSnapshotsAndTheNewest) {

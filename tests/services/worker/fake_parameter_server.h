@@ -56,6 +56,7 @@ class FakeParameterServer : public v1::ParameterServer::Service {
   int break_after_chunks_ = -1;  // ends the exchange with UNAVAILABLE, once, after that many gradient chunks
   bool send_garbage_ = false;    // one piece of weights beyond the range, once
   bool mute_ = false;            // takes pushes and never acknowledges
+  bool silent_ = false;          // sends no weights
   bool hold_back_ = false;       // of the next weights, sends all but the first piece only after another push
   std::map<uint64_t, std::vector<float>> retained_;  // versions besides version_ that FetchWeights knows
   // After each complete push; changes weights_ and version_, which are then sent.
@@ -134,6 +135,7 @@ class FakeParameterServer : public v1::ParameterServer::Service {
  private:
   // From `offset` on; returns where it stopped, or 0 if all is sent.
   uint64_t SendWeights(grpc::ServerReaderWriter<v1::ExchangeResponse, v1::ExchangeRequest>* stream, uint64_t offset) {
+    if (silent_) return 0;
     v1::ExchangeResponse response;
     v1::WeightsChunk& chunk = *response.mutable_weights();
     chunk.set_version(version_);

@@ -13,7 +13,8 @@ namespace {
 // Values whose sum depends on the order of addition.
 std::vector<float> GradientOf(uint32_t slot, size_t size) {
   std::vector<float> values(size);
-  for (size_t i = 0; i < size; ++i) values[i] = 1.0f / static_cast<float>(1 + slot * 7 + i * 3) * (slot % 3 == 0 ? 1e6f : 1);
+  for (size_t i = 0; i < size; ++i)
+    values[i] = 1.0f / static_cast<float>(1 + slot * 7 + i * 3) * (slot % 3 == 0 ? 1e6f : 1);
   return values;
 }
 

@@ -142,6 +142,28 @@ TEST_F(ParameterClientTest, FetchesWhatAPartOfTheNextVersionHasOverwritten) {
   for (size_t i = 0; i < kBoundary; ++i) ASSERT_EQ(parameters_[i], -static_cast<float>(i + 1)) << i;
 }
 
+// What a part of it arrived of need not exist: the shard may have been waiting for the rest of its gradients.
+TEST_F(ParameterClientTest, AVersionThatBrokeOffInTheMiddleIsWaitedForAgain) {
+  first_.apply_ = [this](const FakeParameterServer::Push&) {
+    first_.version_ = 1;
+    for (float& weight : first_.weights_) weight = -weight;
+    first_.hold_back_ = true;
+  };
+  const auto client = NewClient();
+  ASSERT_EQ(*client->AwaitVersion(0, patience_), Weights::kReady);
+  ASSERT_THAT(client->Push(NewPush(0), patience_), IsOk());
+  const auto until_the_part_is_there = [&](std::string_view what) {
+    return parameters_[0] < 0 ? absl::CancelledError() : Patience(what);
+  };
+  ASSERT_THAT(client->AwaitVersion(1, until_the_part_is_there), StatusIs(absl::StatusCode::kCancelled));
+  first_.Stop();
+  first_.version_ = 0;
+  first_.silent_ = true;
+  first_.Start();
+  deadline_ = absl::Now() + absl::Milliseconds(800);
+  EXPECT_THAT(client->AwaitVersion(1, patience_), StatusIs(absl::StatusCode::kDeadlineExceeded));
+}
+
 TEST_F(ParameterClientTest, WaitsForAVersionAndSaysForWhich) {
   second_.version_ = 1;
   const auto client = NewClient();
