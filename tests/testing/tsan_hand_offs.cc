@@ -115,7 +115,7 @@ grpc_call_error grpc_call_start_batch(grpc_call* call, const grpc_op* ops, size_
   return next(call, ops, count, tag, reserved);
 }
 
-// What was written to the slice's memory, and all that was done with it, comes before it is given back.
+// What was written to a slice's memory, and what gRPC did with it, comes before it is given back.
 grpc_slice grpc_slice_new_with_user_data(void* data, size_t size, void (*destroy)(void*), void* user_data) {
   static const auto next = Next<decltype(grpc_slice_new_with_user_data)>("grpc_slice_new_with_user_data");
   struct Owner {

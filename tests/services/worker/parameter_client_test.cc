@@ -102,11 +102,11 @@ TEST_F(ParameterClientTest, FetchesWhatAShardThatIsAheadStillHas) {
   second_.version_ = 1;
   second_.retained_[0] = second_.weights_;
   for (float& weight : second_.weights_) weight = -weight;
+  // What completes step 0 on the first shard makes version 1 there; the second sent it before it was asked for 0.
+  first_.apply_ = [this](const FakeParameterServer::Push&) { first_.version_ = 1; };
   const auto client = NewClient();
   ASSERT_EQ(*client->AwaitVersion(0, patience_), Weights::kReady);
   for (size_t i = 0; i < kCount; ++i) ASSERT_EQ(parameters_[i], static_cast<float>(i + 1)) << i;
-  // What completes step 0 on the first shard makes version 1 there; the second sent it before it was asked for 0.
-  first_.apply_ = [this](const FakeParameterServer::Push&) { first_.version_ = 1; };
   ASSERT_THAT(client->Push(NewPush(0), patience_), IsOk());
   ASSERT_EQ(*client->AwaitVersion(1, patience_), Weights::kReady);
   EXPECT_EQ(parameters_[0], 1.0f);
