@@ -170,7 +170,7 @@ class Shard {
   uint64_t next_chunk_ ABSL_GUARDED_BY(mutex_) = 0;   // of the current step, to be applied
   WeightsDraft next_ ABSL_GUARDED_BY(mutex_);         // of the current step, once next_chunk_ > 0
   absl::Duration step_time_ ABSL_GUARDED_BY(mutex_);  // spent on the current step's chunks
-  const std::unique_ptr<ShardOptimizer> optimizer_;   // of the thread that set applying_
+  const std::unique_ptr<ShardOptimizer> optimizer_;   // of the thread that set applying_; before it, of LoadCheckpoint
 };
 
 }  // namespace millrace

@@ -45,6 +45,16 @@ class ParameterClientTest : public ::testing::Test {
     return {.step = step, .slots = {2, 4}, .samples = 256, .gradient = gradient};
   }
 
+  // Pushes step 0 to a first shard that negates its weights for version 1 and holds back their end; waits for the rest.
+  void PushAndGetAPart(ParameterClient& client) {
+    ASSERT_EQ(*client.AwaitVersion(0, patience_), Weights::kReady);
+    ASSERT_THAT(client.Push(NewPush(0), patience_), IsOk());
+    const auto until_it_is_there = [&](std::string_view what) {
+      return parameters_[0] < 0 ? absl::CancelledError() : Patience(what);
+    };
+    ASSERT_THAT(client.AwaitVersion(1, until_it_is_there), StatusIs(absl::StatusCode::kCancelled));
+  }
+
   // Waits at most ten seconds.
   absl::Status Patience(std::string_view what) {
     last_wait_ = what;
@@ -125,12 +135,7 @@ TEST_F(ParameterClientTest, FetchesWhatAPartOfTheNextVersionHasOverwritten) {
   };
   second_.apply_ = [this](const FakeParameterServer::Push& push) { second_.version_ = push.slot_begin == 0 ? 1 : 0; };
   const auto client = NewClient();
-  ASSERT_EQ(*client->AwaitVersion(0, patience_), Weights::kReady);
-  ASSERT_THAT(client->Push(NewPush(0), patience_), IsOk());
-  const auto until_the_part_is_there = [&](std::string_view what) {
-    return parameters_[0] < 0 ? absl::CancelledError() : Patience(what);
-  };
-  ASSERT_THAT(client->AwaitVersion(1, until_the_part_is_there), StatusIs(absl::StatusCode::kCancelled));
+  ASSERT_NO_FATAL_FAILURE(PushAndGetAPart(*client));
   ASSERT_EQ(parameters_[kBoundary - 1], static_cast<float>(kBoundary));
   ASSERT_EQ(*client->AwaitVersion(0, patience_), Weights::kReady);
   for (size_t i = 0; i < kCount; ++i) ASSERT_EQ(parameters_[i], static_cast<float>(i + 1)) << i;
@@ -150,12 +155,7 @@ TEST_F(ParameterClientTest, AVersionThatBrokeOffInTheMiddleIsWaitedForAgain) {
     first_.hold_back_ = true;
   };
   const auto client = NewClient();
-  ASSERT_EQ(*client->AwaitVersion(0, patience_), Weights::kReady);
-  ASSERT_THAT(client->Push(NewPush(0), patience_), IsOk());
-  const auto until_the_part_is_there = [&](std::string_view what) {
-    return parameters_[0] < 0 ? absl::CancelledError() : Patience(what);
-  };
-  ASSERT_THAT(client->AwaitVersion(1, until_the_part_is_there), StatusIs(absl::StatusCode::kCancelled));
+  ASSERT_NO_FATAL_FAILURE(PushAndGetAPart(*client));
   first_.Stop();
   first_.version_ = 0;
   first_.silent_ = true;
