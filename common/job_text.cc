@@ -60,6 +60,14 @@ void AddJob(const v1::JobStatus& status, Rows& rows) {
                                 status.regranted_leases(), status.duplicate_results(), status.checksum_mismatches()));
 }
 
+void AddRecoveries(const v1::JobStatus& status, Rows& rows) {
+  if (status.recoveries().empty()) return;
+  const v1::Recovery& last = *status.recoveries().rbegin();
+  rows.emplace_back("recoveries", absl::StrFormat("%d; the last: %s, from step %s back to %s, no step for %.1f s",
+                                                  status.recovery_count(), last.reason(), FormatCount(last.version()),
+                                                  FormatCount(last.start_version()), last.seconds()));
+}
+
 void AddParts(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards, Rows& rows) {
   for (const v1::ShardInfo& shard : status.shards()) {
     std::string text = absl::StrFormat("parameters %d to %d at %s", shard.begin(), shard.end(),
@@ -103,6 +111,9 @@ std::string FormatProgress(const v1::JobStatus& status) {
       return "writing the last checkpoint and the servable model";
     case v1::JobStatus::STATE_DONE:
       return "done";
+    case v1::JobStatus::STATE_RECOVERING:
+      return absl::StrCat("going back from step ", FormatCount(status.recoveries().empty() ? status.version() : status.recoveries().rbegin()->version()),
+                          " to the newest checkpoint");
     case v1::JobStatus::STATE_FAILED:
       return absl::StrCat("failed: ", status.failure());
     default:
@@ -127,6 +138,7 @@ std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t
                {"waiting for", status.waiting_for().empty() ? "nothing" : status.waiting_for()}};
   if (!status.checkpoint_error().empty()) rows.emplace_back("NOT SAVED", status.checkpoint_error());
   if (status.has_plan()) AddJob(status, rows);
+  AddRecoveries(status, rows);
   AddParts(status, shards, rows);
   AddScores(status, rows);
   return FormatTable(rows);

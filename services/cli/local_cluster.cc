@@ -80,7 +80,10 @@ Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});
   }
-  return MakePart(ShardName(shard), "millrace-ps", Supervisor::Replace::kNever, std::move(flags));
+  Supervisor::Part part =
+      MakePart(ShardName(shard), "millrace-ps", Supervisor::Replace::kOnceReady, std::move(flags));
+  if (shard == 0 && !options_.resume) part.flags_when_replaced = {"--resume"};
+  return part;
 }
 
 Supervisor::Part LocalCluster::Worker(uint32_t worker) const {

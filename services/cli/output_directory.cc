@@ -110,10 +110,8 @@ absl::Status OutputDirectory::ProposeJob(const v1::JobSpec& spec) const {
 }
 
 absl::Status OutputDirectory::AcceptJob() const {
-  if (std::rename(proposed_job_file().c_str(), job_file().c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot replace ", job_file().string()));
-  }
-  return SyncDirectory(path_);
+  MILLRACE_ASSIGN_OR_RETURN(const std::string text, ReadFile(proposed_job_file(), kSmallFileBytesMax));
+  return WriteFileAtomically(job_file(), text);
 }
 
 void OutputDirectory::WithdrawJob() const {

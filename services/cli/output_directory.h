@@ -27,7 +27,7 @@ absl::StatusOr<ClusterRecord> ReadClusterRecord(const std::filesystem::path& out
 
 // The directory of one training run, held by one `millrace train` at a time (a lock that ends with the process).
 //   job.textproto   the job            cluster.json   see ClusterRecord
-//   job.proposed.textproto   the job that a parameter server is about to judge
+//   job.proposed.textproto   the job of the parameter servers, which may refuse it
 //   checkpoints/    training state     models/<name>/<version>/   what is served     logs/
 class OutputDirectory {
  public:
@@ -47,7 +47,8 @@ class OutputDirectory {
   // NOT_FOUND if no job was ever started here.
   absl::StatusOr<v1::JobSpec> ReadJob() const;
   absl::Status WriteJob(const v1::JobSpec& spec) const;
-  // Writes a job beside the one that is there, which AcceptJob replaces by it and WithdrawJob leaves.
+  // Writes a job beside the one that is there, for the parameter servers to read whenever one is started. AcceptJob
+  // makes it the job that is there; WithdrawJob removes it.
   absl::Status ProposeJob(const v1::JobSpec& spec) const;
   absl::Status AcceptJob() const;
   void WithdrawJob() const;

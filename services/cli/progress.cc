@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "common/job_text.h"
 #include "common/text_format.h"
@@ -28,6 +29,34 @@ bool WaitTracker::Update(absl::Time now, absl::string_view waiting_for, uint64_t
   return now - since_ > kUnremarkableWait;
 }
 
+std::optional<std::string> RecoveryTracker::Update(absl::Time now, const v1::JobStatus& status) {
+  if (!status.has_plan()) return std::nullopt;
+  const uint64_t start = status.plan().start_version();
+  if (status.plan().run_id() != run_id_) {
+    if (run_id_ != 0 && !since_.has_value()) {
+      since_ = reached_;
+      from_ = version_;
+    }
+    run_id_ = status.plan().run_id();
+    version_ = start;
+    reached_ = now;
+  }
+  if (status.version() > version_) {
+    version_ = status.version();
+    reached_ = now;
+  }
+  const bool over = status.version() > start || status.state() == v1::JobStatus::STATE_DONE;
+  if (!since_.has_value() || !over) return std::nullopt;
+  const double seconds = absl::ToDoubleSeconds(now - *since_);
+  since_.reset();
+  ++count_;
+  seconds_ += seconds;
+  const std::string reason = status.recoveries().empty() ? "the coordinator was restarted"
+                                                         : status.recoveries().rbegin()->reason();
+  return absl::StrFormat("recovered: %s; from step %s back to %s, no step for %.1f s", reason, FormatCount(from_),
+                         FormatCount(start), seconds);
+}
+
 ProgressReporter::ProgressReporter(std::FILE* stream, bool terminal, const Clock& clock)
     : stream_(stream), terminal_(terminal), clock_(clock), next_plain_line_(clock.Now() + kPlainLineInterval) {}
 
@@ -44,6 +73,7 @@ void ProgressReporter::Update(const v1::JobStatus& status) {
       Print(FormatEvaluation(evaluation, status.plan().spec().epochs()));
     }
   }
+  if (const std::optional<std::string> line = recoveries_.Update(clock_.Now(), status)) Print(*line);
   const bool checkpoint_error = !status.checkpoint_error().empty();
   const bool goes_on = status.state() != v1::JobStatus::STATE_FAILED;  // else the failure says why
   if (goes_on && checkpoint_error && !checkpoint_error_shown_) {

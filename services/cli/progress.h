@@ -24,6 +24,26 @@ class WaitTracker {
   absl::Time since_ = absl::InfiniteFuture();
 };
 
+// Notices from its status that the job went back to a checkpoint, whichever part was lost: the coordinator that comes
+// back knows nothing of the one before it. Not thread-safe.
+class RecoveryTracker {
+ public:
+  // One line once the first step after a recovery is there: what happened, and for how long no step was made.
+  std::optional<std::string> Update(absl::Time now, const v1::JobStatus& status);
+
+  int count() const { return count_; }
+  double seconds() const { return seconds_; }  // of all
+
+ private:
+  uint64_t run_id_ = 0;
+  uint64_t version_ = 0;
+  absl::Time reached_;              // when version_ was seen first
+  std::optional<absl::Time> since_; // of the recovery that is going on
+  uint64_t from_ = 0;               // the version before it
+  int count_ = 0;
+  double seconds_ = 0;
+};
+
 // One live line on a terminal; elsewhere a plain line per epoch and one every few seconds. All output of a run goes
 // through it, so that the live line is never torn. Not thread-safe.
 class ProgressReporter {
@@ -34,6 +54,8 @@ class ProgressReporter {
 
   // Call a few times a second.
   void Update(const v1::JobStatus& status);
+
+  const RecoveryTracker& recoveries() const { return recoveries_; }
 
   // Before there is a job to speak of: what the start of the cluster waits for.
   void Waiting(absl::string_view what);
@@ -51,6 +73,7 @@ class ProgressReporter {
   const bool terminal_;
   const Clock& clock_;
   WaitTracker waits_;
+  RecoveryTracker recoveries_;
   bool live_line_shown_ = false;
   absl::Time next_plain_line_;
   int evaluations_shown_ = 0;

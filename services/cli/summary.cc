@@ -65,6 +65,10 @@ std::string FormatSummary(const TrainSummary& summary) {
                                                 FormatPercent(served.accuracy), served.version,
                                                 Plural(served.requests, "request"), served.p50_ms, served.p99_ms));
   }
+  if (summary.recoveries > 0) {
+    rows.emplace_back("recoveries", absl::StrFormat("%d, %.1f s without a step", summary.recoveries,
+                                                    summary.seconds_lost));
+  }
   rows.emplace_back("weights", absl::StrCat("sha256 ", status.weights_sha256()));
   rows.emplace_back("time", FormatClock(absl::Seconds(summary.wall_seconds)));
   rows.emplace_back("output", summary.out);
@@ -83,7 +87,10 @@ std::string SummaryJson(const TrainSummary& summary) {
       {"test_loss", status.test().loss()},
       {"images_per_second", ImagesPerSecond(status)},
       {"wall_seconds", summary.wall_seconds},
+      {"recoveries", summary.recoveries},
+      {"seconds_lost", summary.seconds_lost},
       {"weights_sha256", status.weights_sha256()},
+      {"optimizer_sha256", status.optimizer_sha256()},
       {"dataset", status.plan().dataset().name()},
       {"served", nullptr},
   };

@@ -24,6 +24,8 @@ struct TrainSummary {
   v1::JobStatus status{};  // of the finished job
   uint32_t workers = 0;
   double wall_seconds = 0;  // the whole command
+  int recoveries = 0;       // how often the job went back to a checkpoint
+  double seconds_lost = 0;  // without a step, by all recoveries
   std::optional<ServedResult> served{};
   std::string out{};
 };

@@ -33,6 +33,10 @@ absl::Status Supervisor::Start(Part part) {
 
 absl::Status Supervisor::Launch(Running& running) {
   std::vector<std::string> command = running.part.command;
+  if (running.was_ready) {
+    const std::vector<std::string>& more = running.part.flags_when_replaced;
+    command.insert(command.end(), more.begin(), more.end());
+  }
   command.push_back("--parent-pid");
   command.push_back(absl::StrCat(getpid()));
   running.policy.OnStart(clock_.Now());

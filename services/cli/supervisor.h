@@ -25,7 +25,7 @@ namespace millrace {
 class Supervisor {
  public:
   enum class Replace {
-    kNever,      // it holds state: a parameter server
+    kNever,
     kOnceReady,  // after it has announced itself once; failing at the first start has a lasting cause (a port in use)
     kAlways,
   };
@@ -35,6 +35,7 @@ class Supervisor {
     std::vector<std::string> command;  // the program's path and its flags
     std::string log_file;
     Replace replace = Replace::kNever;
+    std::vector<std::string> flags_when_replaced = {};  // more flags, once it has announced itself
   };
 
   // Told what happened to a part, in one line. Called from within Poll().

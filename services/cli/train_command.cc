@@ -80,6 +80,8 @@ class TrainRun {
       MILLRACE_ASSIGN_OR_RETURN(summary.served, CheckWhatIsServed());
     }
     summary.status = status_;
+    summary.recoveries = reporter_.recoveries().count();
+    summary.seconds_lost = reporter_.recoveries().seconds();
     summary.wall_seconds = absl::ToDoubleSeconds(clock_.Now() - start_);
     reporter_.Print("");
     std::fputs(FormatSummary(summary).c_str(), stdout);
@@ -197,7 +199,7 @@ class TrainRun {
     return setup_.output.ProposeJob(spec);
   }
 
-  // Until the job is done. The coordinator does not answer for a moment now and then; only its death is an error.
+  // Until the job is done. The coordinator does not answer now and then, and not at all while it is started again.
   absl::Status WaitForJob() {
     while (true) {
       MILLRACE_RETURN_IF_ERROR(UpdateJobStatus());
@@ -231,6 +233,7 @@ class TrainRun {
         return absl::AbortedError(absl::StrCat("the job failed: ", status_.failure()));
       case v1::JobStatus::STATE_UNSPECIFIED:
       case v1::JobStatus::STATE_STARTING:
+      case v1::JobStatus::STATE_RECOVERING:
         return absl::OkStatus();
       default:
         return AcceptJob();

@@ -42,10 +42,10 @@ prometheus::Counter& ResultCounter(Metrics* metrics, const char* what, const cha
 
 }  // namespace
 
-Checkpointer::Checkpointer(Options options, CheckpointStore store, std::unique_ptr<ShardFleet> fleet,
+Checkpointer::Checkpointer(Options options, CheckpointStore* store, std::unique_ptr<ShardFleet> fleet,
                            CheckpointListener* listener)
     : options_(std::move(options)),
-      store_(std::move(store)),
+      store_(*store),
       fleet_(std::move(fleet)),
       listener_(listener),
       committed_(ResultCounter(options_.metrics, "commits", "Training checkpoints.", "ok")),
@@ -121,10 +121,14 @@ void Checkpointer::Run() {
 
 template <typename T, typename Fn>
 absl::StatusOr<T> Checkpointer::Try(uint64_t version, Fn attempt) {
-  const int attempts = IsFinalVersion(options_.plan, version) ? kFinalAttempts : 1;
-  for (int i = 1;; ++i) {
+  const bool final = IsFinalVersion(options_.plan, version);
+  for (int left = final ? kFinalAttempts : 1;;) {
     absl::StatusOr<T> result = attempt();
-    if (result.ok() || i == attempts || stopping()) return result;
+    // A shard that is away either comes back, or another run begins and this one is stopped.
+    const bool away = absl::IsUnavailable(result.status()) || absl::IsDeadlineExceeded(result.status()) ||
+                      absl::IsUnknown(result.status()) || absl::IsCancelled(result.status());
+    if (!(final && away)) --left;
+    if (result.ok() || left == 0 || stopping()) return result;
     MutexLock lock(&mutex_);
     if (!stopping_) changed_.WaitWithTimeout(&mutex_, kFinalPause);
   }
@@ -152,7 +156,7 @@ void Checkpointer::RunCommit(const Task& task) {
              {{"version", task.version}, {"reason", manifest.status()}});
     listener_->CommitFailed(task.version, manifest.status());
   }
-  if (!IsEpochEnd(options_.plan, task.version)) Settle(task.version);
+  if (!IsEpochEnd(options_.plan, task.version)) Settle(task.version, manifest.ok());
 }
 
 absl::StatusOr<CheckpointManifest> Checkpointer::CommitOnce(const Task& task) {
@@ -199,8 +203,8 @@ void Checkpointer::RunExport(const Task& task) {
              {{"version", task.version}, {"reason", weights_sha256.status()}});
     listener_->ExportFailed(task.version, weights_sha256.status());
   }
-  weights_sha256_.erase(task.version);
-  Settle(task.version);
+  const bool was_committed = weights_sha256_.erase(task.version) > 0;
+  Settle(task.version, was_committed);
 }
 
 absl::StatusOr<std::string> Checkpointer::ExportOnce(const Task& task) {
@@ -233,8 +237,8 @@ absl::StatusOr<std::vector<float>> Checkpointer::WeightsOf(uint64_t version) {
   return std::move(state.weights);
 }
 
-void Checkpointer::Settle(uint64_t version) {
-  if (version != options_.plan.start_version()) fleet_->Release(version);
+void Checkpointer::Settle(uint64_t version, bool committed) {
+  if (version != options_.plan.start_version()) fleet_->Release(version, committed);
   listener_->Settled(version);
 }
 

@@ -6,7 +6,7 @@
 //   Export:  (epoch ends only, once evaluated) weights fetched -> <output>/models/<name>/<version>/
 //   the shards release their snapshots -> Settled
 // A step that fails (a full disk) is reported and logged, leaves nothing half-written, and the next version tries again;
-// the last version of the job is tried a few times. Training does not stop for it.
+// the last version of the job is tried a few times. Training does not stop for it. A checkpointer belongs to one run.
 //
 // Threads: Commit, Export and Stop from any thread; they return at once. The listener is called on the checkpointer's own
 // thread, without locks held.
@@ -69,8 +69,8 @@ class Checkpointer : public CheckpointQueue {
     Metrics* metrics = nullptr;  // required
   };
 
-  // The listener must outlive the checkpointer.
-  Checkpointer(Options options, CheckpointStore store, std::unique_ptr<ShardFleet> fleet,
+  // Store and listener must outlive the checkpointer; nobody else uses the store meanwhile.
+  Checkpointer(Options options, CheckpointStore* store, std::unique_ptr<ShardFleet> fleet,
                CheckpointListener* listener);
   // Stops and waits for the thread.
   ~Checkpointer() override;
@@ -95,9 +95,9 @@ class Checkpointer : public CheckpointQueue {
   void Run();
   void RunCommit(const Task& task);
   void RunExport(const Task& task);
-  void Settle(uint64_t version);
+  void Settle(uint64_t version, bool committed);
   bool stopping() const;
-  // Tries `attempt`, for the job's last version more than once.
+  // Tries `attempt`, for the job's last version more than once, and then for as long as a shard is away.
   template <typename T, typename Fn>
   absl::StatusOr<T> Try(uint64_t version, Fn attempt);
   absl::StatusOr<CheckpointManifest> CommitOnce(const Task& task);
@@ -105,7 +105,7 @@ class Checkpointer : public CheckpointQueue {
   absl::StatusOr<std::vector<float>> WeightsOf(uint64_t version);
 
   const Options options_;
-  CheckpointStore store_;
+  CheckpointStore& store_;
   const std::unique_ptr<ShardFleet> fleet_;
   CheckpointListener* const listener_;
   prometheus::Counter& committed_;

@@ -34,34 +34,36 @@ CoordinatingServer::~CoordinatingServer() { JoinThread(); }
 absl::Status CoordinatingServer::Start() {
   MILLRACE_ASSIGN_OR_RETURN(const v1::JobPlan plan, MakePlan());
   if (options_.resume && !resumed_.has_value()) LogInfo("nothing to resume, the job starts afresh");
+  MILLRACE_ASSIGN_OR_RETURN(RunStart start, StartFrom(resumed_, plan));
   const auto make_queue = [this](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
-    CheckpointStore store = *std::move(store_);
     return std::make_unique<Checkpointer>(
         Checkpointer::Options{.plan = full_plan, .keep = options_.keep_checkpoints, .metrics = &context_.metrics()},
-        std::move(store), MakeGrpcShardFleet(full_plan, shards), &coordinator_);
+        &store_, MakeGrpcShardFleet(full_plan, shards), &coordinator_);
   };
-  std::vector<v1::Evaluation> validation;
-  std::optional<RunFingerprint> fingerprint;
-  if (resumed_.has_value()) {
-    validation = resumed_->validation;
-    fingerprint = resumed_->fingerprint;
-  }
-  MILLRACE_RETURN_IF_ERROR(coordinator_.Begin(plan, std::move(validation), make_queue, std::move(fingerprint)));
-  MILLRACE_ASSIGN_OR_RETURN(const v1::RegisterShardResponse registered, coordinator_.RegisterShard(Registration()));
-  const absl::Status served = host_.Serve(registered.plan(), registered.shard());
-  if (!served.ok()) coordinator_.Fail(std::string(served.message()));
-  return served;
+  const auto find_start = [this, plan]() -> absl::StatusOr<RunStart> {
+    MILLRACE_ASSIGN_OR_RETURN(const std::optional<CheckpointManifest> newest, store_.FindNewest());
+    return StartFrom(newest, plan);
+  };
+  MILLRACE_RETURN_IF_ERROR(coordinator_.Begin(plan, std::move(start), make_queue, find_start));
+  return Follow([this](const v1::RegisterShardRequest& request) { return coordinator_.RegisterShard(request); });
+}
+
+absl::StatusOr<RunStart> CoordinatingServer::StartFrom(const std::optional<CheckpointManifest>& checkpoint,
+                                                       const v1::JobPlan& plan) const {
+  if (!checkpoint.has_value()) return RunStart();
+  MILLRACE_RETURN_IF_ERROR(CheckSameJob(*checkpoint, plan));
+  const std::string directory = store_.Directory(checkpoint->version).string();
+  LogInfo("resuming", {{"version", checkpoint->version}, {"directory", directory}});
+  return RunStart{.version = checkpoint->version,
+                  .checkpoint_dir = directory,
+                  .validation = checkpoint->validation,
+                  .fingerprint = checkpoint->fingerprint};
 }
 
 absl::StatusOr<v1::JobPlan> CoordinatingServer::MakePlan() {
   MILLRACE_ASSIGN_OR_RETURN(const v1::DatasetInfo dataset, AwaitDataset());
   MILLRACE_ASSIGN_OR_RETURN(v1::JobPlan plan, ResolveJobPlan(spec_, dataset));
   plan.set_output_dir(options_.output_dir);
-  if (!resumed_.has_value()) return plan;
-  MILLRACE_RETURN_IF_ERROR(CheckSameJob(*resumed_, plan));
-  plan.set_start_version(resumed_->version);
-  plan.set_checkpoint_dir(store_->Directory(resumed_->version).string());
-  LogInfo("resuming", {{"version", resumed_->version}, {"directory", plan.checkpoint_dir()}});
   return plan;
 }
 

@@ -5,15 +5,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
-#include "common/random.h"
-#include "common/status_macros.h"
-#include "common/tensor/flat_layout.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
 namespace {
 
 constexpr size_t kWorkerNameMax = 256;
+constexpr absl::Duration kMetricsInterval = absl::Milliseconds(100);
 
 v1::Evaluation MakeEvaluation(const v1::JobPlan& plan, const LedgerActions::CompletedRound& round) {
   v1::Evaluation evaluation;
@@ -33,7 +31,10 @@ bool IsEvaluationOf(const std::optional<RoundId>& round, uint64_t version) {
 }  // namespace
 
 Coordinator::Coordinator(Options options)
-    : options_(std::move(options)), metrics_(options_.metrics), last_progress_(options_.clock->Now()) {
+    : options_(std::move(options)),
+      metrics_(options_.metrics),
+      last_progress_(options_.clock->Now()),
+      last_round_(last_progress_) {
   if (options_.tick_interval != absl::InfiniteDuration()) ticker_ = std::thread([this] { RunTicks(); });
 }
 
@@ -72,81 +73,18 @@ void Coordinator::RunTicks() {
 }
 
 void Coordinator::Tick() {
+  PrepareRun();
   MutexLock lock(&mutex_);
-  if (training()) Apply(ledger_->Tick(options_.clock->Now()));
+  const absl::Time now = options_.clock->Now();
+  if (training()) Apply(ledger_->Tick(now));
+  if (now < next_metrics_) return;
+  next_metrics_ = now + kMetricsInterval;
   metrics_.Update(StatusLocked());
 }
 
 void Coordinator::SetStarting(std::string waiting_for) {
   MutexLock lock(&mutex_);
   starting_ = std::move(waiting_for);
-}
-
-absl::Status Coordinator::Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue,
-                                std::optional<RunFingerprint> resumed) {
-  MILLRACE_ASSIGN_OR_RETURN(const std::vector<ElementRange> ranges,
-                            ShardRanges(plan.parameter_count(), options_.num_shards));
-  MutexLock lock(&mutex_);
-  plan_ = std::move(plan);
-  plan_.set_run_id(RandomSeed());
-  validation_ = std::move(validation);
-  make_queue_ = std::move(make_queue);
-  resumed_fingerprint_ = std::move(resumed);
-  committed_version_ = plan_.start_version();
-  for (const ElementRange& range : ranges) {
-    v1::ShardInfo& info = ranges_.emplace_back();
-    info.set_shard(static_cast<uint32_t>(ranges_.size() - 1));
-    info.set_begin(range.begin);
-    info.set_end(range.end);
-  }
-  begun_ = true;
-  return absl::OkStatus();
-}
-
-// --- Shards ---
-
-absl::StatusOr<v1::RegisterShardResponse> Coordinator::RegisterShard(const v1::RegisterShardRequest& request) {
-  MutexLock lock(&mutex_);
-  if (!begun_) return absl::UnavailableError(absl::StrCat("the job is starting: waiting for ", starting_));
-  if (request.num_shards() != options_.num_shards || request.shard() >= options_.num_shards) {
-    return absl::InvalidArgumentError(absl::StrCat("shard ", request.shard(), " of ", request.num_shards(),
-                                                   " has no place in a job of ", options_.num_shards, " shards"));
-  }
-  if (request.address().empty()) return absl::InvalidArgumentError("a shard must say where it can be reached");
-  const auto known = shards_.find(request.shard());
-  if (training() && known->second.incarnation != request.incarnation()) {
-    const std::string reason = absl::StrCat("shard ", request.shard(), " was restarted, so its part of the weights is "
-                                            "lost; start the parameter servers again with --resume");
-    FailLocked(reason);
-    return absl::FailedPreconditionError(reason);
-  }
-  v1::ShardInfo info = ranges_[request.shard()];
-  info.set_address(request.address());
-  if (!training()) {
-    shards_[request.shard()] = {request.incarnation(), info};
-    LogInfo("shard registered", {{"shard", request.shard()}, {"address", request.address()}});
-    if (shards_.size() == options_.num_shards) StartTraining();
-  }
-  v1::RegisterShardResponse response;
-  *response.mutable_plan() = plan_;
-  *response.mutable_shard() = std::move(info);
-  return response;
-}
-
-void Coordinator::StartTraining() {
-  for (const auto& [shard, registration] : shards_) ranges_[shard] = registration.info;
-  queue_ = make_queue_(plan_, ranges_);
-  ledger_ = std::make_unique<Ledger>(plan_, options_.limits);
-  last_progress_ = options_.clock->Now();
-  LogInfo("training begins", {{"start_version", plan_.start_version()},
-                              {"total_steps", plan_.total_steps()},
-                              {"steps_per_epoch", plan_.steps_per_epoch()},
-                              {"parameters", plan_.parameter_count()},
-                              {"slots", plan_.spec().slots()},
-                              {"shards", options_.num_shards}});
-  if (IsEpochEnd(plan_, plan_.start_version())) ExportUnlessEvaluated(plan_.start_version(), FirstRound(plan_));
-  for (const auto& [id, session] : sessions_) Welcome(id, session);
-  FinishIfOver();
 }
 
 // --- Workers ---
@@ -158,6 +96,7 @@ absl::StatusOr<WorkerId> Coordinator::Attach(const v1::Hello& hello, WorkerConne
   }
   MutexLock lock(&mutex_);
   if (shut_down_) return absl::UnavailableError("the parameter server is shutting down");
+  if (!failure_.empty() && !training()) return absl::AbortedError(absl::StrCat("the job failed: ", failure_));
   for (auto session = sessions_.begin(); session != sessions_.end(); ++session) {
     if (session->second.hello.worker() != hello.worker()) continue;
     const bool same_life = session->second.hello.incarnation() == hello.incarnation();
@@ -263,7 +202,7 @@ void Coordinator::Apply(const LedgerActions& actions) {
   for (const std::string& warning : actions.warnings) LogWarning(warning);
   for (const std::string& corruption : actions.corruptions) LogError("CHECKSUM MISMATCH", {{"what", corruption}});
   for (const LedgerActions::CompletedRound& round : actions.completed) {
-    last_progress_ = options_.clock->Now();
+    NoteProgress();
     if (round.id.is_train()) progress_.StepCompleted(round.sums, round.took);
   }
   for (const uint64_t version : actions.boundaries) ReachBoundary(version);
@@ -323,16 +262,13 @@ void Coordinator::ExportUnlessEvaluated(uint64_t version, const std::optional<Ro
   queue_->Export(version, std::move(validation), std::move(test));
 }
 
+// Not before the last version is safe: until then the workers may be needed again.
 void Coordinator::FinishIfOver() {
-  if (!failure_.empty() || !ledger_->finished()) return;
-  if (!finish_sent_) {
-    finish_sent_ = true;
-    for (const auto& [id, session] : sessions_) SendFinish(session);
-  }
-  if (unsettled_.empty() && over_ == absl::InfiniteFuture()) {
-    over_ = options_.clock->Now();
-    LogInfo("job done", {{"version", ledger_->version()}, {"weights_sha256", weights_sha256_}});
-  }
+  if (!failure_.empty() || !ledger_->finished() || !unsettled_.empty() || finish_sent_) return;
+  over_ = options_.clock->Now();
+  LogInfo("job done", {{"version", ledger_->version()}, {"weights_sha256", weights_sha256_}});
+  finish_sent_ = true;
+  for (const auto& [id, session] : sessions_) SendFinish(session);
 }
 
 void Coordinator::Fail(std::string reason) {
@@ -347,7 +283,11 @@ void Coordinator::FailLocked(std::string reason) {
   over_ = std::min(over_, options_.clock->Now());
   if (finish_sent_) return;
   finish_sent_ = true;
-  for (const auto& [id, session] : sessions_) SendFinish(session);
+  for (const auto& [id, session] : sessions_) {
+    SendFinish(session);
+    // One that was not welcomed yet listens to nothing else.
+    if (!training()) session.connection->Close(absl::AbortedError(absl::StrCat("the job failed: ", failure_)));
+  }
 }
 
 // --- What the checkpointer tells ---
@@ -369,6 +309,7 @@ void Coordinator::CommitFailed(uint64_t version, const absl::Status& why) {
 void Coordinator::Exported(uint64_t version, const std::string& weights_sha256) {
   MutexLock lock(&mutex_);
   export_error_.clear();
+  if (version < exported_version_) return;  // the job went back, and exports it again
   exported_version_ = version;
   weights_sha256_ = weights_sha256;
 }
@@ -383,7 +324,7 @@ void Coordinator::ExportFailed(uint64_t version, const absl::Status& why) {
 void Coordinator::Settled(uint64_t version) {
   MutexLock lock(&mutex_);
   unsettled_.erase(version);
-  Apply(ledger_->BoundarySettled(version, options_.clock->Now()));
+  if (training()) Apply(ledger_->BoundarySettled(version, options_.clock->Now()));
 }
 
 }  // namespace millrace

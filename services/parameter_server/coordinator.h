@@ -2,15 +2,20 @@
 // shards, carries out what the ledger decides, tells the checkpointer what to save, and knows how the job is doing.
 //
 //   Coordinator coordinator({.num_shards = 1, .data_address = data, .clock = &clock, .metrics = &metrics});
-//   coordinator.Begin(plan, {}, make_queue);              // once the plan is known; until then it is STARTING
-//   coordinator.RegisterShard(request);                   // from each shard; with the last one training begins
-//   auto worker = coordinator.Attach(hello, &connection); // from each worker's stream
+//   coordinator.Begin(plan, start, make_queue, find_start);  // once the plan is known; until then it is STARTING
+//   coordinator.RegisterShard(request);                      // from each shard, again and again
+//   auto worker = coordinator.Attach(hello, &connection);    // from each worker's stream
+//
+// A job is one run after the other. A run begins when every shard serves its plan, and ends with the job, or when a
+// shard that takes part has lost its weights: then all shards go back to the newest committed version, and the workers
+// come to the next run as they came to this one. Run ids fence off whatever is still under way of the run before.
 //
 // Threads: every method may be called from any thread. Connections and the checkpoint queue are called with the lock
-// held: they must not block and must not call back. One thread of its own ticks the ledger.
+// held: they must not block and must not call back. One thread of its own ticks the ledger and prepares the next run.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -44,6 +49,14 @@ class WorkerConnection {
   virtual void Close(const absl::Status& status) = 0;
 };
 
+// What a run begins from: the newest committed state of the job, or its beginning.
+struct RunStart {
+  uint64_t version = 0;
+  std::string checkpoint_dir;             // empty for the beginning
+  std::vector<v1::Evaluation> validation; // the history before `version`
+  std::optional<RunFingerprint> fingerprint;
+};
+
 class Coordinator : public CheckpointListener {
  public:
   struct Options {
@@ -52,25 +65,29 @@ class Coordinator : public CheckpointListener {
     const Clock* clock = nullptr;
     Metrics* metrics = nullptr;
     absl::Duration heartbeat_interval = absl::Milliseconds(500);
-    absl::Duration tick_interval = absl::Milliseconds(100);  // infinite: only Tick() ticks
+    absl::Duration tick_interval = absl::Milliseconds(20);  // infinite: only Tick() ticks
     Ledger::Limits limits = {};
   };
-  // Called once, when all shards are there.
+  // Called for each run, when all shards are there; the queue of the run before is gone by then.
   using MakeQueue = std::function<std::unique_ptr<CheckpointQueue>(const v1::JobPlan& plan,
                                                                    const std::vector<v1::ShardInfo>& shards)>;
+  // Finds what the next run begins from; may read the disk. Called by Tick without locks held, between two queues.
+  using FindStart = std::function<absl::StatusOr<RunStart>()>;
 
   explicit Coordinator(Options options);
   ~Coordinator() override;  // after Shutdown, and when every connection is detached
 
   // What the job waits for before Begin; for people.
   void SetStarting(std::string waiting_for);
-  // The plan is complete but for run_id; `validation` is the history before plan.start_version, `resumed` the
-  // fingerprint of the run it goes on from. INVALID_ARGUMENT if there are more shards than the parameters allow.
-  absl::Status Begin(v1::JobPlan plan, std::vector<v1::Evaluation> validation, MakeQueue make_queue,
-                     std::optional<RunFingerprint> resumed = std::nullopt);
+  // The plan is complete but for what belongs to one run; `start` says where the first one begins. INVALID_ARGUMENT if
+  // there are more shards than the parameters allow.
+  absl::Status Begin(v1::JobPlan plan, RunStart start, MakeQueue make_queue, FindStart find_start);
 
-  // UNAVAILABLE before Begin; INVALID_ARGUMENT for a shard that is not of this job; FAILED_PRECONDITION, and the job
-  // fails, for a shard that was restarted after training began: its weights are lost.
+  // A shard says that it lives and what it serves, and is told the plan of the newest run. Training begins when all of
+  // them serve it. A shard that was restarted after that, or is broken, has lost its weights: the job goes back to the
+  // newest committed version, or fails if a shard breaks there again and again. UNAVAILABLE before Begin and while the
+  // next run is being prepared; INVALID_ARGUMENT for a shard that is not of this job; ABORTED for a process whose place
+  // another one has taken.
   absl::StatusOr<v1::RegisterShardResponse> RegisterShard(const v1::RegisterShardRequest& request);
 
   // A worker says hello; it is welcomed when training can begin. Takes the place of an earlier connection of the same
@@ -82,7 +99,8 @@ class Coordinator : public CheckpointListener {
   void Detach(WorkerId worker);
 
   v1::JobStatus GetStatus() const;
-  // Ticks the ledger; the coordinator's own thread does so too.
+  // Ticks the ledger, or prepares the next run if one is due; the coordinator's own thread does so too. One thread at a
+  // time.
   void Tick();
   // Ends every connection with UNAVAILABLE, refuses new ones and stops the thread. Idempotent.
   void Shutdown();
@@ -102,13 +120,27 @@ class Coordinator : public CheckpointListener {
     WorkerConnection* connection;
   };
   struct Registration {
-    uint64_t incarnation;
+    uint64_t incarnation = 0;
     v1::ShardInfo info;
+    uint64_t serving_run_id = 0;
+    absl::Time last_heard;
+    std::deque<uint64_t> replaced;  // incarnations that were here before: the last few
   };
 
   void RunTicks();
   bool training() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ledger_ != nullptr; }
-  void StartTraining() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckShard(const v1::RegisterShardRequest& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Where the next run begins. The ids and addresses of the shards are known from their registrations.
+  void PlanRun(RunStart start) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StartTrainingIfServed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ShardBroke(const v1::RegisterShardRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends the run; Tick prepares the next one.
+  void EndRun(std::string reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PrepareRun();
+  void NoteProgress() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // "shard 1 at ADDRESS, last heard 3.1 s ago" for the first shard that `late` says is; empty if there is none.
+  std::string FirstShard(const std::function<bool(const Registration&)>& late) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Welcome(WorkerId id, const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Warns of a worker whose gradients may have other bits than those of the first worker, or of the run resumed from.
   void CheckFingerprint(const v1::Hello& hello) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -132,11 +164,14 @@ class Coordinator : public CheckpointListener {
   bool shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   std::string starting_ ABSL_GUARDED_BY(mutex_) = "the job's plan";
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;
-  v1::JobPlan plan_ ABSL_GUARDED_BY(mutex_);
+  v1::JobPlan plan_ ABSL_GUARDED_BY(mutex_);  // of the newest run
   MakeQueue make_queue_ ABSL_GUARDED_BY(mutex_);
+  FindStart find_start_ ABSL_GUARDED_BY(mutex_);
+  bool run_over_ ABSL_GUARDED_BY(mutex_) = false;  // the next one is to be prepared
   std::vector<v1::ShardInfo> ranges_ ABSL_GUARDED_BY(mutex_);  // by shard; the address is empty until it registers
   std::map<uint32_t, Registration> shards_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<Ledger> ledger_ ABSL_GUARDED_BY(mutex_);  // from when all shards are there
+  std::unique_ptr<Ledger> ledger_ ABSL_GUARDED_BY(mutex_);  // from when all shards serve the run until it ends
+  Ledger::Counters past_counters_ ABSL_GUARDED_BY(mutex_);  // of the runs before
   WorkerId next_worker_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<WorkerId, Session> sessions_ ABSL_GUARDED_BY(mutex_);
 
@@ -147,8 +182,16 @@ class Coordinator : public CheckpointListener {
   std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::Evaluation> test_ ABSL_GUARDED_BY(mutex_);
   absl::Time first_grant_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
-  absl::Time last_progress_ ABSL_GUARDED_BY(mutex_);
+  absl::Time last_progress_ ABSL_GUARDED_BY(mutex_);  // a report, or a worker that joined
+  absl::Time last_round_ ABSL_GUARDED_BY(mutex_);     // completed
+  std::deque<v1::Recovery> recoveries_ ABSL_GUARDED_BY(mutex_);
+  uint64_t recovery_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<absl::Time> recovering_since_ ABSL_GUARDED_BY(mutex_);  // until the first round of the new run
+  // How often in a row a shard broke at this version.
+  uint64_t broken_version_ ABSL_GUARDED_BY(mutex_) = 0;
+  int broken_count_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time over_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  absl::Time next_metrics_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   std::set<uint64_t> unsettled_ ABSL_GUARDED_BY(mutex_);  // versions that the checkpointer still works at
   uint64_t committed_version_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t exported_version_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -30,6 +30,13 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics* metrics)
       fingerprint_mismatches_(metrics->Counter("millrace_coordinator_fingerprint_mismatches_total",
                                                "Workers whose LibTorch, CPU or threads differ from the run's, so that "
                                                "gradients may have other bits.")),
+      recoveries_(metrics->Counter("millrace_coordinator_recoveries_total",
+                                   "Times that the job went back to a committed checkpoint.")),
+      repeated_steps_(metrics->Counter("millrace_coordinator_repeated_steps_total",
+                                       "Steps that recoveries made again.")),
+      recovery_seconds_(metrics->Histogram("millrace_coordinator_recovery_seconds",
+                                           "From the last progress before a recovery to the first after it.",
+                                           LatencyBuckets())),
       version_(metrics->Gauge("millrace_training_version", "Steps applied.")),
       epoch_(metrics->Gauge("millrace_training_epoch", "Completed epochs.")),
       loss_(metrics->Gauge("millrace_training_loss", "Mean cross-entropy of the last 100 steps, nats per sample.")),

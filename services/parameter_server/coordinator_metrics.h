@@ -2,9 +2,12 @@
 // going. Any thread, one at a time.
 #pragma once
 
+#include <cstdint>
+
 #include "millrace/v1/coordinator.pb.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
 
 namespace millrace {
 
@@ -19,6 +22,10 @@ class CoordinatorMetrics {
   // Where the time of a lease went.
   void CountReport(const v1::Report& report);
   void CountFingerprintMismatch() { fingerprint_mismatches_.Increment(); }
+  // A new run begins, and so many steps are to be made again.
+  void CountRecovery(uint64_t steps) { recoveries_.Increment(), repeated_steps_.Increment(static_cast<double>(steps)); }
+  // From the last progress before a recovery to the first after it.
+  void ObserveRecovery(double seconds) { recovery_seconds_.Observe(seconds); }
 
  private:
   prometheus::Gauge& workers_;
@@ -26,6 +33,9 @@ class CoordinatorMetrics {
   prometheus::Counter& duplicates_;
   prometheus::Counter& mismatches_;
   prometheus::Counter& fingerprint_mismatches_;
+  prometheus::Counter& recoveries_;
+  prometheus::Counter& repeated_steps_;
+  prometheus::Histogram& recovery_seconds_;
   prometheus::Gauge& version_;
   prometheus::Gauge& epoch_;
   prometheus::Gauge& loss_;

@@ -10,6 +10,8 @@ namespace {
 
 // Without a report for this long something is late, and the status says what.
 constexpr absl::Duration kLate = absl::Seconds(1);
+// A shard speaks several times a second.
+constexpr absl::Duration kSilent = absl::Seconds(1);
 
 }  // namespace
 
@@ -20,6 +22,7 @@ v1::JobStatus Coordinator::GetStatus() const {
 
 v1::JobStatus::State Coordinator::StateLocked() const {
   if (!failure_.empty()) return v1::JobStatus::STATE_FAILED;
+  if (run_over_ || (!training() && recovering_since_.has_value())) return v1::JobStatus::STATE_RECOVERING;
   if (!training()) return v1::JobStatus::STATE_STARTING;
   if (ledger_->finished()) return unsettled_.empty() ? v1::JobStatus::STATE_DONE : v1::JobStatus::STATE_FINISHING;
   const std::optional<RoundId> round = ledger_->current();
@@ -28,19 +31,27 @@ v1::JobStatus::State Coordinator::StateLocked() const {
 }
 
 std::string Coordinator::WaitingForLocked() const {
+  const absl::Time now = options_.clock->Now();
+  const std::string silent =
+      FirstShard([&](const Registration& shard) { return now - shard.last_heard > kSilent; });
   switch (StateLocked()) {
     case v1::JobStatus::STATE_STARTING:
+    case v1::JobStatus::STATE_RECOVERING:
       if (!begun_) return starting_;
+      if (run_over_) return "the newest checkpoint to be found";
       for (uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         if (!shards_.contains(shard)) return absl::StrCat("shard ", shard, " of ", options_.num_shards, " to register");
       }
-      return "";
+      return absl::StrCat("version ", plan_.start_version(), " to be served by ",
+                          FirstShard([&](const Registration& shard) { return shard.serving_run_id != plan_.run_id(); }));
     case v1::JobStatus::STATE_FINISHING:
-      return absl::StrCat("checkpoint and export of version ", *unsettled_.begin());
+      return absl::StrCat("checkpoint and export of version ", *unsettled_.begin(),
+                          silent.empty() ? "" : absl::StrCat(" (", silent, ")"));
     case v1::JobStatus::STATE_TRAINING:
     case v1::JobStatus::STATE_EVALUATING: {
-      const absl::Time now = options_.clock->Now();
-      return now - last_progress_ > kLate || sessions_.empty() ? ledger_->WaitingFor(now) : "";
+      if (now - last_progress_ <= kLate && !sessions_.empty()) return "";
+      const std::string work = ledger_->WaitingFor(now);
+      return silent.empty() ? work : absl::StrCat(silent, "; ", work);
     }
     default:
       return "";
@@ -74,12 +85,19 @@ v1::JobStatus Coordinator::StatusLocked() const {
   if (first_grant_ != absl::InfiniteFuture()) {
     status.set_elapsed_seconds(absl::ToDoubleSeconds(std::min(now, over_) - first_grant_));
   }
-  status.set_version(training() ? ledger_->version() : plan_.start_version());
+  status.set_recovery_count(recovery_count_);
+  status.mutable_recoveries()->Assign(recoveries_.begin(), recoveries_.end());
+  if (recovering_since_.has_value()) {
+    status.mutable_recoveries()->rbegin()->set_seconds(absl::ToDoubleSeconds(now - *recovering_since_));
+  }
+  const uint64_t idle = run_over_ ? recoveries_.back().version() : plan_.start_version();
+  status.set_version(training() ? ledger_->version() : idle);
   status.set_epoch(EpochOf(plan_, status.version()));
+  const Ledger::Counters counters = training() ? ledger_->counters() : Ledger::Counters();
+  status.set_regranted_leases(past_counters_.regranted_leases + counters.regranted_leases);
+  status.set_duplicate_results(past_counters_.duplicate_results + counters.duplicate_results);
+  status.set_checksum_mismatches(past_counters_.checksum_mismatches + counters.checksum_mismatches);
   if (!training()) return status;
-  status.set_regranted_leases(ledger_->counters().regranted_leases);
-  status.set_duplicate_results(ledger_->counters().duplicate_results);
-  status.set_checksum_mismatches(ledger_->counters().checksum_mismatches);
   for (const Ledger::WorkerView& view : ledger_->Workers()) {
     v1::WorkerStatus& worker = *status.add_workers();
     worker.set_worker(view.name);

@@ -17,8 +17,8 @@ constexpr size_t kPendingAcksMax = 1024;
 
 }  // namespace
 
-ExchangeReactor::ExchangeReactor(ParameterService* service, Shard* shard, ShardMetrics* metrics)
-    : service_(service), shard_(shard), metrics_(metrics) {
+ExchangeReactor::ExchangeReactor(ParameterService* service, ShardMetrics* metrics)
+    : service_(service), metrics_(metrics) {
   metrics_->exchanges.Increment();
   MutexLock lock(&read_mutex_);
   StartRead(&request_);
@@ -47,17 +47,15 @@ absl::Status ExchangeReactor::HandleRequest() {
 }
 
 absl::Status ExchangeReactor::Open(const v1::OpenExchange& open) {
-  if (opened_) return absl::InvalidArgumentError("the exchange is open already");
-  MILLRACE_RETURN_IF_ERROR(service_->ServedRun(open.run_id()).status());
-  opened_ = true;
-  MILLRACE_RETURN_IF_ERROR(service_->Register(this));
+  if (shard_ != nullptr) return absl::InvalidArgumentError("the exchange is open already");
+  MILLRACE_ASSIGN_OR_RETURN(shard_, service_->Register(this, open.run_id()));
   const WeightsVersion whole = shard_->weights();
   Offer({whole, whole.values.size()});
   return absl::OkStatus();
 }
 
 absl::Status ExchangeReactor::Push(const GradientChunkView& chunk) {
-  if (!opened_) return absl::InvalidArgumentError("the first request of an exchange must be open");
+  if (shard_ == nullptr) return absl::InvalidArgumentError("the first request of an exchange must be open");
   MILLRACE_ASSIGN_OR_RETURN(const Shard::AddResult added, shard_->AddGradient(chunk));
   // The ack goes out before the chunk is applied: the peer's report and the optimizer then overlap.
   const absl::Status acknowledged = added.push_complete ? Acknowledge(chunk.header) : absl::OkStatus();

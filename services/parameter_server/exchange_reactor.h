@@ -8,6 +8,7 @@
 #pragma once
 
 #include <deque>
+#include <memory>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -23,7 +24,7 @@ struct ShardMetrics;
 
 class ExchangeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  ExchangeReactor(ParameterService* service, Shard* shard, ShardMetrics* metrics);
+  ExchangeReactor(ParameterService* service, ShardMetrics* metrics);
   ~ExchangeReactor() override;
 
   // Sends what is ready of `progress` and not sent yet, unless a newer version has been offered.
@@ -45,13 +46,12 @@ class ExchangeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   ParameterService* const service_;
-  Shard* const shard_;
   ShardMetrics* const metrics_;
 
   Mutex read_mutex_;
+  std::shared_ptr<Shard> shard_ ABSL_GUARDED_BY(read_mutex_);  // from open on
   grpc::ByteBuffer request_ ABSL_GUARDED_BY(read_mutex_);
   MessageView view_ ABSL_GUARDED_BY(read_mutex_);
-  bool opened_ ABSL_GUARDED_BY(read_mutex_) = false;
 
   Mutex mutex_;
   std::deque<v1::PushAck> acks_ ABSL_GUARDED_BY(mutex_);

@@ -22,14 +22,17 @@ class LeaseTimes {
     } else {
       per_unit_[next_++ % kWindow] = took / units;
     }
+    std::vector<absl::Duration> sorted = per_unit_;
+    const auto middle = sorted.begin() + static_cast<ptrdiff_t>(sorted.size() / 2);
+    std::nth_element(sorted.begin(), middle, sorted.end());
+    median_ = *middle;
   }
 
+  bool known() const { return !per_unit_.empty(); }
+  absl::Duration median() const { return median_; }  // per unit; zero while nothing is known
+
   absl::Duration LateAfter(uint32_t units) const {
-    if (per_unit_.empty()) return first_;
-    std::vector<absl::Duration> sorted = per_unit_;
-    const auto middle = sorted.begin() + sorted.size() / 2;
-    std::nth_element(sorted.begin(), middle, sorted.end());
-    return std::max(shortest_, *middle * units * factor_);
+    return known() ? std::max(shortest_, median_ * units * factor_) : first_;
   }
 
  private:
@@ -40,6 +43,7 @@ class LeaseTimes {
   const double factor_;
   std::vector<absl::Duration> per_unit_;  // the last kWindow
   size_t next_ = 0;
+  absl::Duration median_;
 };
 
 }  // namespace millrace

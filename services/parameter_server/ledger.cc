@@ -16,6 +16,8 @@ constexpr size_t kPastRounds = 8;
 // An evaluation is cut into about this many leases per worker, so that all end at about the same time.
 constexpr uint32_t kEvaluationLeasesPerWorker = 4;
 constexpr uint32_t kEvaluationLeaseMax = 16;  // units
+// How many of its last leases tell a worker's speed: the middle one does, so that one hiccup says nothing.
+constexpr size_t kSlotTimes = 3;
 
 // The largest power of two that is at most `units`, at least 1.
 uint32_t WidthOf(uint32_t units) { return std::bit_floor(std::max(1u, units)); }
@@ -99,10 +101,7 @@ LedgerActions Ledger::Reported(WorkerId worker, const v1::Report& report, absl::
     Remove(worker, fault, actions);
     actions.expelled.push_back({worker, std::move(fault)});
   } else {
-    if (lease.started != absl::InfiniteFuture()) {
-      LeaseTimes& times = lease.round().is_train() ? train_times_ : evaluation_times_;
-      times.Add(now - lease.started, lease.range().end - lease.range().begin);
-    }
+    NoteTime(lease, found->second, now);
     AcceptResults(lease, report, found->second, actions);
     DropLease(report.lease_id());
     StartNextLease(found->second, now);
@@ -138,14 +137,12 @@ LedgerActions Ledger::Tick(absl::Time now) {
   LedgerActions actions;
   for (auto& [id, lease] : leases_) {
     if (lease.late) continue;
-    const Worker& worker = workers_.at(lease.worker);
+    Worker& worker = workers_.at(lease.worker);
     const LeaseTimes& times = lease.round().is_train() ? train_times_ : evaluation_times_;
     const bool overdue = lease.started != absl::InfiniteFuture() &&
                          now - lease.started > times.LateAfter(lease.range().end - lease.range().begin);
-    if (!overdue && !IsSilent(worker, now)) continue;
-    lease.late = true;
-    TakeBack(lease, absl::StrCat("is late, ", LastHeard(worker.last_heard, now)), actions);
-    StartNextLease(worker, now);
+    if (!IsSilent(worker, now) && !(overdue && AnyoneIdle(lease.round(), now))) continue;
+    MarkLate(worker, absl::StrCat("is late, ", LastHeard(worker.last_heard, now)), actions);
   }
   Schedule(now, actions);
   return actions;
@@ -173,10 +170,38 @@ void Ledger::TakeBack(const Lease& lease, const std::string& why, LedgerActions&
                                           Describe(lease.round(), lease.range()), " ", why));
 }
 
+void Ledger::MarkLate(Worker& worker, const std::string& why, LedgerActions& actions) {
+  worker.late = true;
+  for (const uint64_t id : worker.leases) {
+    Lease& lease = leases_.at(id);
+    if (std::exchange(lease.late, true)) continue;
+    TakeBack(lease, why, actions);
+  }
+}
+
 void Ledger::DropLease(uint64_t id) {
   const auto lease = leases_.find(id);
-  workers_.at(lease->second.worker).leases.erase(id);
+  Worker& worker = workers_.at(lease->second.worker);
+  worker.leases.erase(id);
+  if (worker.leases.empty()) worker.late = false;
   leases_.erase(lease);
+}
+
+void Ledger::NoteTime(const Lease& lease, Worker& worker, absl::Time now) {
+  if (lease.started == absl::InfiniteFuture()) return;
+  const uint32_t units = lease.range().end - lease.range().begin;
+  if (!lease.round().is_train()) return evaluation_times_.Add(now - lease.started, units);
+  train_times_.Add(now - lease.started, units);
+  worker.slot_times.push_back((now - lease.started) / units);
+  if (worker.slot_times.size() > kSlotTimes) worker.slot_times.pop_front();
+}
+
+double Ledger::ShareOf(const Worker& worker) const {
+  if (worker.slot_times.size() < kSlotTimes) return 1;
+  std::vector<absl::Duration> sorted(worker.slot_times.begin(), worker.slot_times.end());
+  std::sort(sorted.begin(), sorted.end());
+  const double times = absl::FDivDuration(sorted[kSlotTimes / 2], train_times_.median());
+  return times > limits_.slow_factor ? 1 / times : 1;
 }
 
 void Ledger::StartNextLease(const Worker& worker, absl::Time now) {
@@ -286,14 +311,25 @@ void Ledger::OpenRounds() {
   }
 }
 
+bool Ledger::IsCandidate(const Worker& worker, absl::Time now) const {
+  return !worker.leaving && !worker.late && !IsSilent(worker, now) && now >= worker.paused_until;
+}
+
+bool Ledger::AnyoneIdle(const RoundId& round, absl::Time now) const {
+  return std::any_of(workers_.begin(), workers_.end(), [&](const auto& entry) {
+    const Worker& worker = entry.second;
+    return IsCandidate(worker, now) && worker.leases.size() < limits_.leases_per_worker && LeasesOf(worker, round) == 0;
+  });
+}
+
 void Ledger::Schedule(absl::Time now, LedgerActions& actions) {
   OpenRounds();
   std::vector<WorkerId> candidates;
   uint32_t live = 0;
   for (const auto& [id, worker] : workers_) {
-    if (worker.leaving || IsSilent(worker, now)) continue;
+    if (worker.leaving || worker.late || IsSilent(worker, now)) continue;
     ++live;
-    if (now >= worker.paused_until) candidates.push_back(id);
+    if (IsCandidate(worker, now)) candidates.push_back(id);
   }
   // One lease for everyone before a second one for anyone.
   for (uint32_t held = 0; held < limits_.leases_per_worker; ++held) {
@@ -322,7 +358,9 @@ uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index
     return std::min(kEvaluationLeaseMax, WidthOf(units / (kEvaluationLeasesPerWorker * workers)));
   }
   // Everyone's share is kept for them, however busy they still are with the step before...
-  if (!round.served.contains(id)) return workers == 1 ? std::bit_ceil(units) : WidthOf(units / workers);
+  if (!round.served.contains(id)) {
+    return workers == 1 ? std::bit_ceil(units) : WidthOf(static_cast<uint32_t>(units * ShareOf(worker) / workers));
+  }
   // ... and what nobody's share covers goes to whoever has nothing left to do for the oldest step.
   if (open_index > 0 || held > 0) return 0;
   return WidthOf(free / workers);

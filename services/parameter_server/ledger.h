@@ -11,8 +11,9 @@
 // - Every unit of every round is accepted exactly once; rounds complete in the order of rounds.h.
 // - A range that is granted is a node of the slot tree. A worker holds at most `leases_per_worker` leases.
 // - While a worker is alive and reports or declines what it is granted, the job goes on: a lease goes back at once when
-//   its worker leaves, and its units may be granted to another when it is late or its worker is silent. A late worker's
-//   report still counts if it comes first.
+//   its worker leaves, and its units are granted to another when its worker is silent, or when it is late and another
+//   worker has nothing to do. A late worker's report still counts if it comes first; until then it is granted no more.
+// - A worker that is much slower than the others gets a smaller share.
 // - Training does not pass one boundary (a checkpoint version) before the boundary before it is settled, so a shard
 //   keeps at most two snapshots.
 //
@@ -68,9 +69,10 @@ class Ledger {
  public:
   struct Limits {
     uint32_t leases_per_worker = 2;  // one to compute, one to prefetch for
-    absl::Duration lease_shortest = absl::Seconds(2);
+    absl::Duration lease_shortest = absl::Milliseconds(200);  // below it is noise
     absl::Duration lease_first = absl::Seconds(30);  // until the first report shows how long a unit takes
-    double lease_factor = 5;                         // times the median
+    double lease_factor = 3;                         // times the median
+    double slow_factor = 2;                          // of the median: a slower worker gets a smaller share
     absl::Duration silence = absl::Seconds(3);       // without a word from a worker: its leases are late
     absl::Duration decline_pause = absl::Milliseconds(100);  // before a worker that declined is granted more
   };
@@ -134,12 +136,21 @@ class Ledger {
     bool leaving = false;
     uint64_t samples = 0;
     std::set<uint64_t> leases;
+    bool late = false;  // with some lease: all are late then, since it computes one after the other
+    std::deque<absl::Duration> slot_times;  // of its last few train leases, per slot
   };
 
   bool IsSilent(const Worker& worker, absl::Time now) const { return now - worker.last_heard > limits_.silence; }
   RoundState* FindRound(const RoundId& id);  // open or recently completed; else null
   uint32_t LeasesOf(const Worker& worker, const RoundId& round) const;
 
+  bool IsCandidate(const Worker& worker, absl::Time now) const;
+  // Whether a worker could begin at once what another one is late with.
+  bool AnyoneIdle(const RoundId& round, absl::Time now) const;
+  void NoteTime(const Lease& lease, Worker& worker, absl::Time now);
+  // What part of an equal share the worker gets, at most 1.
+  double ShareOf(const Worker& worker) const;
+  void MarkLate(Worker& worker, const std::string& why, LedgerActions& actions);
   void Schedule(absl::Time now, LedgerActions& actions);
   uint32_t LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const;
   bool TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t workers, absl::Time now,

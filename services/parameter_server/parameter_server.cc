@@ -6,8 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/backoff.h"
 #include "common/files.h"
 #include "common/limits.h"
+#include "common/log.h"
 #include "common/random.h"
 #include "common/status_macros.h"
 #include "services/parameter_server/job_plan.h"
@@ -16,6 +18,16 @@ namespace millrace {
 namespace {
 
 constexpr size_t kJobFileBytesMax = 1 << 20;
+// Also the longest that a shard goes on with a run that is over.
+constexpr absl::Duration kHeartbeatInterval = absl::Milliseconds(200);
+constexpr absl::Duration kRetryMax = absl::Milliseconds(500);
+constexpr int kAttemptsPerLogLine = 20;
+
+// The coordinator has understood, and a second try would not please it better. A connection that breaks has many codes.
+bool IsRefusal(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsAborted(status) || absl::IsFailedPrecondition(status) ||
+         absl::IsUnimplemented(status) || absl::IsPermissionDenied(status) || absl::IsUnauthenticated(status);
+}
 
 absl::StatusOr<v1::JobSpec> ReadJob(const std::string& path) {
   absl::StatusOr<std::string> text = ReadFile(path, kJobFileBytesMax);
@@ -79,7 +91,7 @@ absl::StatusOr<std::unique_ptr<Service>> ParameterServer::Create(ParameterServer
 ParameterServer::ParameterServer(ParameterServerOptions options, ServiceContext& context)
     : options_(std::move(options)),
       context_(context),
-      host_(options_.num_shards, &context.metrics(), [this](const absl::Status& why) { ShardBroken(why); }),
+      host_(options_.num_shards, &context.metrics()),
       incarnation_(RandomSeed()) {}
 
 ParameterServer::~ParameterServer() { JoinThread(); }
@@ -117,12 +129,36 @@ void ParameterServer::Drain(absl::Duration /*grace*/) {
   host_.Close();
 }
 
+absl::Status ParameterServer::Follow(const RegisterCall& call) {
+  Backoff backoff(kHeartbeatInterval, kRetryMax);
+  for (int attempt = 0;;) {
+    const absl::StatusOr<v1::RegisterShardResponse> registered = call(Registration());
+    if (registered.ok()) {
+      attempt = 0;
+      backoff.Reset();
+      const bool known = registered->plan().run_id() == host_.health().run_id;
+      // Served or not, the coordinator is told at once.
+      if (!known) host_.Serve(registered->plan(), registered->shard());
+      if (known && !Sleep(kHeartbeatInterval)) return absl::OkStatus();
+      continue;
+    }
+    const absl::Status& status = registered.status();
+    if (IsRefusal(status)) return status;
+    if (attempt++ % kAttemptsPerLogLine == 1) LogInfo("waiting for the coordinator", {{"reason", status.message()}});
+    if (!Sleep(backoff.Next())) return absl::OkStatus();
+  }
+}
+
 v1::RegisterShardRequest ParameterServer::Registration() const {
+  const ShardHost::Health health = host_.health();
   v1::RegisterShardRequest request;
   request.set_shard(options_.shard);
   request.set_num_shards(options_.num_shards);
   request.set_address(address_);
   request.set_incarnation(incarnation_);
+  request.set_serving_run_id(health.run_id);
+  request.set_version(health.version);
+  request.set_broken(std::string(health.broken.message()));
   return request;
 }
 

@@ -1,9 +1,11 @@
 // The parameter-server process whole. Shard 0 also hosts the coordinator: it reads the job, finds the data and the
-// checkpoint to resume from, and makes the plan; the other shards get the plan from it.
+// checkpoint to resume from, and makes the plan. Every shard, 0 too, tells the coordinator again and again that it lives,
+// gets the plan of the newest run in answer, and serves it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,12 +60,13 @@ class ParameterServer : public Service {
  protected:
   ParameterServer(ParameterServerOptions options, ServiceContext& context);
 
-  // On the starting thread: whatever it takes until the shard serves, and after. An error ends the process.
+  // On the process's own thread: whatever it takes until the shard serves, and after. An error ends the process.
   virtual absl::Status Start() = 0;
-  // The shard cannot apply a step and never will. On a gRPC thread, once.
-  virtual void ShardBroken(const absl::Status& why) = 0;
 
-  v1::RegisterShardRequest Registration() const;
+  using RegisterCall = std::function<absl::StatusOr<v1::RegisterShardResponse>(const v1::RegisterShardRequest&)>;
+  // Registers by `call` several times a second and serves whatever run the answer is about, until the process is to stop
+  // (OK) or the coordinator wants nothing of it (its error).
+  absl::Status Follow(const RegisterCall& call);
   bool stopping() const;
   // Waits; false if the process is to stop.
   bool Sleep(absl::Duration time);
@@ -75,6 +78,8 @@ class ParameterServer : public Service {
   ShardHost host_;
 
  private:
+  v1::RegisterShardRequest Registration() const;
+
   std::string address_;  // set before the thread starts
   const uint64_t incarnation_;
   mutable Mutex mutex_;
@@ -96,13 +101,14 @@ class CoordinatingServer final : public ParameterServer {
 
  private:
   absl::Status Start() override;
-  void ShardBroken(const absl::Status& why) override { coordinator_.Fail(std::string(why.message())); }
   // Asks until the data service answers. Errors other than its being away are final.
   absl::StatusOr<v1::DatasetInfo> AwaitDataset();
   absl::StatusOr<v1::JobPlan> MakePlan();
+  // From a checkpoint, or from the beginning without one. FAILED_PRECONDITION if it is not of this job.
+  absl::StatusOr<RunStart> StartFrom(const std::optional<CheckpointManifest>& checkpoint, const v1::JobPlan& plan) const;
 
   const v1::JobSpec spec_;
-  std::optional<CheckpointStore> store_;  // until the checkpointer has it
+  CheckpointStore store_;  // of the checkpointer while there is one
   const std::optional<CheckpointManifest> resumed_;
   Coordinator coordinator_;
   CoordinatorService service_;
@@ -120,8 +126,6 @@ class FollowingServer final : public ParameterServer {
 
  private:
   absl::Status Start() override;
-  // Ends the process; the coordinator's job cannot go on without a fresh start of the shards.
-  void ShardBroken(const absl::Status& why) override { context_.RequestStop(why); }
 };
 
 }  // namespace millrace

@@ -67,33 +67,47 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 ParameterService::ParameterService() = default;
 ParameterService::~ParameterService() = default;
 
-void ParameterService::Serve(Shard* shard, Metrics* metrics) {
-  shard->OnApplied([this](const WeightsProgress& progress) { Broadcast(progress); });
+void ParameterService::Serve(std::shared_ptr<Shard> shard, Metrics* metrics) {
+  EndRun();
+  shard->OnApplied([this, of = shard.get()](const WeightsProgress& progress) { Broadcast(of, progress); });
   MutexLock lock(&mutex_);
-  shard_ = shard;
-  metrics_ = std::make_unique<ShardMetrics>(metrics, shard->index());
+  shard_ = std::move(shard);
+  if (metrics_ == nullptr) metrics_ = std::make_unique<ShardMetrics>(metrics, shard_->index());
 }
 
-std::optional<ParameterService::Served> ParameterService::served() const {
+void ParameterService::EndRun() {
+  std::shared_ptr<Shard> ended;  // freed after the lock
   MutexLock lock(&mutex_);
-  if (shard_ == nullptr) return std::nullopt;
-  return Served{shard_, metrics_.get()};
+  ended = std::move(shard_);
+  for (const auto& [exchange, shard] : exchanges_) {
+    exchange->End(absl::FailedPreconditionError("the run is over: join the job again"));
+  }
+}
+
+ParameterService::Served ParameterService::served() const {
+  MutexLock lock(&mutex_);
+  return {shard_, metrics_.get()};
 }
 
 absl::StatusOr<ParameterService::Served> ParameterService::ServedRun(uint64_t run_id) const {
-  const std::optional<Served> now = served();
-  if (!now.has_value()) return NotYet();
-  const uint64_t ours = now->shard->plan().run_id();
-  if (run_id == ours) return *now;
+  MutexLock lock(&mutex_);
+  return ServedRunLocked(run_id);
+}
+
+absl::StatusOr<ParameterService::Served> ParameterService::ServedRunLocked(uint64_t run_id) const {
+  if (shard_ == nullptr) return NotYet();
+  const uint64_t ours = shard_->plan().run_id();
+  if (run_id == ours) return Served{shard_, metrics_.get()};
   return absl::FailedPreconditionError(
       absl::StrCat("run ", run_id, " is not this one, ", ours, ": join the job again"));
 }
 
-absl::Status ParameterService::Register(ExchangeReactor* exchange) {
+absl::StatusOr<std::shared_ptr<Shard>> ParameterService::Register(ExchangeReactor* exchange, uint64_t run_id) {
   MutexLock lock(&mutex_);
   if (closed_) return Closed();
-  exchanges_.insert(exchange);
-  return absl::OkStatus();
+  MILLRACE_ASSIGN_OR_RETURN(Served now, ServedRunLocked(run_id));
+  exchanges_[exchange] = now.shard.get();
+  return std::move(now.shard);
 }
 
 void ParameterService::Unregister(ExchangeReactor* exchange) {
@@ -101,22 +115,24 @@ void ParameterService::Unregister(ExchangeReactor* exchange) {
   exchanges_.erase(exchange);
 }
 
-void ParameterService::Broadcast(const WeightsProgress& progress) {
+void ParameterService::Broadcast(const Shard* shard, const WeightsProgress& progress) {
   MutexLock lock(&mutex_);
-  for (ExchangeReactor* exchange : exchanges_) exchange->Offer(progress);
+  for (const auto& [exchange, with] : exchanges_) {
+    if (with == shard) exchange->Offer(progress);
+  }
 }
 
 void ParameterService::CloseExchanges() {
   MutexLock lock(&mutex_);
   closed_ = true;
-  for (ExchangeReactor* exchange : exchanges_) exchange->End(Closed());
+  for (const auto& [exchange, shard] : exchanges_) exchange->End(Closed());
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ParameterService::Exchange(
     grpc::CallbackServerContext* /*context*/) {
-  const std::optional<Served> now = served();
-  if (!now.has_value()) return new RefusedExchange(NotYet());
-  return new ExchangeReactor(this, now->shard, now->metrics);
+  const Served now = served();
+  if (now.shard == nullptr) return new RefusedExchange(NotYet());
+  return new ExchangeReactor(this, now.metrics);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* ParameterService::FetchWeights(grpc::CallbackServerContext* /*context*/,
@@ -138,6 +154,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ParameterService::FetchWeights(grpc:
 grpc::Status ParameterService::SaveCheckpoint(grpc::ServerContext* /*context*/,
                                               const v1::SaveCheckpointRequest* request,
                                               v1::SaveCheckpointResponse* response) {
+  MutexLock one_at_a_time(&save_mutex_);
   const absl::StatusOr<Served> now = ServedRun(request->run_id());
   if (!now.ok()) return ToGrpcStatus(now.status());
   absl::StatusOr<Shard::SavedFile> saved = now->shard->SaveCheckpoint(request->version(), request->directory());
@@ -153,22 +170,22 @@ grpc::Status ParameterService::ReleaseSnapshot(grpc::ServerContext* /*context*/,
                                                v1::ReleaseSnapshotResponse* /*response*/) {
   const absl::StatusOr<Served> now = ServedRun(request->run_id());
   if (!now.ok()) return ToGrpcStatus(now.status());
-  now->shard->ReleaseSnapshot(request->version());
+  now->shard->ReleaseSnapshot(request->version(), request->committed());
   return grpc::Status::OK;
 }
 
 grpc::Status ParameterService::GetShardStatus(grpc::ServerContext* /*context*/,
                                               const v1::GetShardStatusRequest* /*request*/, v1::ShardStatus* response) {
-  const std::optional<Served> now = served();
-  if (!now.has_value()) return ToGrpcStatus(NotYet());
-  const Shard& shard = *now->shard;
+  const Served now = served();
+  if (now.shard == nullptr) return ToGrpcStatus(NotYet());
+  const Shard& shard = *now.shard;
   response->mutable_shard()->set_shard(shard.index());
   response->mutable_shard()->set_begin(shard.range().begin);
   response->mutable_shard()->set_end(shard.range().end);
   response->set_version(shard.version());
   response->set_waiting_for(shard.WaitingFor());
-  response->set_gradient_bytes(static_cast<uint64_t>(now->metrics->gradient_bytes.Value()));
-  response->set_weight_bytes(static_cast<uint64_t>(now->metrics->weight_bytes.Value()));
+  response->set_gradient_bytes(static_cast<uint64_t>(now.metrics->gradient_bytes.Value()));
+  response->set_weight_bytes(static_cast<uint64_t>(now.metrics->weight_bytes.Value()));
   return grpc::Status::OK;
 }
 

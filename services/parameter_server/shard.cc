@@ -79,7 +79,30 @@ absl::Status Shard::LoadCheckpoint(const std::string& directory) {
   const WeightsDraft loaded = weights_.Begin(version_);
   std::copy(state.weights.begin(), state.weights.end(), loaded.values.begin());
   weights_.Publish(loaded);
+  committed_ = std::make_shared<const Snapshot>(Snapshot{weights_.current(), state.optimizer});
   return absl::OkStatus();
+}
+
+absl::Status Shard::Restore(std::shared_ptr<const Snapshot> snapshot) {
+  MutexLock lock(&mutex_);
+  if (snapshot->weights.version != version_ || snapshot->weights.values.size() != range().size()) {
+    return absl::InvalidArgumentError(absl::StrCat("a snapshot of ", snapshot->weights.values.size(),
+                                                   " elements at version ", snapshot->weights.version, " for ",
+                                                   range().size(), " at version ", version_));
+  }
+  MILLRACE_RETURN_IF_ERROR(optimizer_->Load(snapshot->optimizer));
+  const WeightsDraft restored = weights_.Begin(version_);
+  std::copy(snapshot->weights.values.begin(), snapshot->weights.values.end(), restored.values.begin());
+  weights_.Publish(restored);
+  committed_ = std::move(snapshot);
+  return absl::OkStatus();
+}
+
+std::shared_ptr<const Shard::Snapshot> Shard::SnapshotOf(uint64_t version) const {
+  MutexLock lock(&mutex_);
+  if (committed_ != nullptr && committed_->weights.version == version) return committed_;
+  const auto retained = snapshots_.find(version);
+  return retained == snapshots_.end() ? nullptr : retained->second;
 }
 
 uint64_t Shard::version() const {
@@ -263,12 +286,13 @@ absl::StatusOr<Shard::SavedFile> Shard::SaveCheckpoint(uint64_t version, const s
   return SavedFile{file, written->bytes, std::move(written->sha256)};
 }
 
-void Shard::ReleaseSnapshot(uint64_t version) {
+void Shard::ReleaseSnapshot(uint64_t version, bool committed) {
   std::shared_ptr<const Snapshot> released;  // freed after the lock
   MutexLock lock(&mutex_);
   const auto found = snapshots_.find(version);
   if (found == snapshots_.end()) return;
   released = std::move(found->second);
+  if (committed) released.swap(committed_);
   snapshots_.erase(found);
   metrics_->snapshots.Set(static_cast<double>(snapshots_.size()));
 }

@@ -3,7 +3,10 @@
 //
 //   auto shard = Shard::Create({.plan = plan, .num_shards = 2, .info = info, .metrics = &metrics}, initial_weights);
 //   if (!plan.checkpoint_dir().empty()) status = (*shard)->LoadCheckpoint(plan.checkpoint_dir());
-//   service.Serve(shard->get(), &metrics);   // parameter_service.h: the gRPC side
+//   service.Serve(std::move(*shard), &metrics);   // parameter_service.h: the gRPC side
+//
+// A shard belongs to one run. When the job goes back to a committed version, another shard takes over from the snapshot
+// that this one kept (SnapshotOf, Restore), or from disk.
 //
 // Shards do not talk to each other: each applies step t as soon as it holds all slots of t, and what it holds does not
 // depend on who computed or pushed it, so all of them make the same versions (DESIGN D3). A step is applied chunk by
@@ -62,6 +65,12 @@ class Shard {
         make_optimizer = ShardOptimizer::Create;
   };
 
+  // The whole state at one version.
+  struct Snapshot {
+    WeightsVersion weights;
+    OptimizerState optimizer;
+  };
+
   // Starts at plan.start_version with `initial_weights`, one value per element of the range. INVALID_ARGUMENT for a
   // range that does not fit the plan or the weights, or an optimizer that cannot be built.
   static absl::StatusOr<std::unique_ptr<Shard>> Create(Options options, std::span<const float> initial_weights);
@@ -75,6 +84,13 @@ class Shard {
   // FAILED_PRECONDITION for another job's parameters, optimizer or version than the plan's. The shard is untouched on
   // error.
   absl::Status LoadCheckpoint(const std::string& directory);
+
+  // The same, from a snapshot of the same range in an earlier run of the job. INVALID_ARGUMENT if it does not fit.
+  absl::Status Restore(std::shared_ptr<const Snapshot> snapshot);
+
+  // What there is in memory of a checkpoint version: retained for its checkpoint, or kept as the newest committed one.
+  // Null if there is nothing.
+  std::shared_ptr<const Snapshot> SnapshotOf(uint64_t version) const;
 
   const v1::JobPlan& plan() const { return options_.plan; }
   uint32_t index() const { return options_.info.shard(); }
@@ -121,18 +137,13 @@ class Shard {
   // there; the file is complete and on disk, or absent. Blocks for the disk. NOT_FOUND without such a snapshot.
   absl::StatusOr<SavedFile> SaveCheckpoint(uint64_t version, const std::string& directory);
 
-  // Frees a snapshot; one that is not there is no error.
-  void ReleaseSnapshot(uint64_t version);
+  // Frees a snapshot; one that is not there is no error. A committed one takes the place of the one committed before it.
+  void ReleaseSnapshot(uint64_t version, bool committed);
 
   // "step 812: slots 5-7", or "nothing" once the job's last version is there.
   std::string WaitingFor() const;
 
  private:
-  struct Snapshot {
-    WeightsVersion weights;
-    OptimizerState optimizer;
-  };
-
   Shard(Options options, std::span<const float> initial_weights, std::unique_ptr<ShardOptimizer> optimizer);
 
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
@@ -165,6 +176,7 @@ class Shard {
   std::deque<WeightsVersion> previous_ ABSL_GUARDED_BY(mutex_);  // oldest first
   Aggregator aggregator_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<const Snapshot>> snapshots_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Snapshot> committed_ ABSL_GUARDED_BY(mutex_);  // the newest; null before the first
 
   bool applying_ ABSL_GUARDED_BY(mutex_) = false;     // some thread is in Apply's loop
   uint64_t next_chunk_ ABSL_GUARDED_BY(mutex_) = 0;   // of the current step, to be applied

@@ -102,10 +102,11 @@ class GrpcShardFleet : public ShardFleet {
     return weights;
   }
 
-  void Release(uint64_t version) override {
+  void Release(uint64_t version, bool committed) override {
     v1::ReleaseSnapshotRequest request;
     request.set_run_id(run_id_);
     request.set_version(version);
+    request.set_committed(committed);
     const absl::Status status = ForAll([&](size_t i) {
       v1::ReleaseSnapshotResponse response;
       return Named(peers_[i], cancellation_.Run(kReleaseDeadline, [&](grpc::ClientContext& context) {

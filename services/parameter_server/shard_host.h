@@ -1,13 +1,11 @@
-// Makes the shard of this process once the plan is known, and serves it.
+// Makes the shard of this process once the plan of a run is known, and serves it until it is told of another run.
 //
-// Threads: Serve once, from one thread; the rest from any.
+// Threads: Serve from one thread; the rest from any.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -21,13 +19,20 @@ namespace millrace {
 
 class ShardHost {
  public:
-  // `on_broken`: what Shard::OnBroken calls.
-  ShardHost(uint32_t num_shards, Metrics* metrics, std::function<void(const absl::Status&)> on_broken)
-      : num_shards_(num_shards), metrics_(metrics), on_broken_(std::move(on_broken)) {}
+  ShardHost(uint32_t num_shards, Metrics* metrics) : num_shards_(num_shards), metrics_(metrics) {}
 
-  // Initial weights, or those of the plan's checkpoint; then the service answers. Takes as long as reading the
-  // checkpoint. Errors as Shard::Create and Shard::LoadCheckpoint.
-  absl::Status Serve(const v1::JobPlan& plan, const v1::ShardInfo& info);
+  // Ends the run that was served, if any. Then the state that the plan starts from: initial weights, those kept in memory
+  // since the plan's version was committed, else those of its checkpoint, which takes as long as reading it. Then the
+  // service answers. A failure is what health() says.
+  void Serve(const v1::JobPlan& plan, const v1::ShardInfo& info);
+
+  // How the shard takes part in the run that it was told of last.
+  struct Health {
+    uint64_t run_id = 0;   // 0 before the first
+    uint64_t version = 0;  // of the newest whole weights
+    absl::Status broken;   // why it could not begin, or cannot apply a step and never will
+  };
+  Health health() const;
 
   grpc::Service* service() { return &service_; }
   bool serving() const { return service_.serving(); }
@@ -37,11 +42,16 @@ class ShardHost {
   std::string StatusLine() const;
 
  private:
+  absl::StatusOr<std::shared_ptr<Shard>> MakeShard(const v1::JobPlan& plan, const v1::ShardInfo& info,
+                                                   std::shared_ptr<const Shard::Snapshot> kept) const;
+  void NoteBroken(uint64_t run_id, const absl::Status& why);
+
   const uint32_t num_shards_;
   Metrics* const metrics_;
-  const std::function<void(const absl::Status&)> on_broken_;
   mutable Mutex mutex_;
-  std::unique_ptr<Shard> shard_ ABSL_GUARDED_BY(mutex_);  // outlives service_
+  std::shared_ptr<Shard> shard_ ABSL_GUARDED_BY(mutex_);
+  uint64_t run_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status broken_ ABSL_GUARDED_BY(mutex_);  // of run run_id_
   ParameterService service_;
 };
 

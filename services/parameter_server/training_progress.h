@@ -19,6 +19,9 @@ class TrainingProgress {
     seconds_ += absl::ToDoubleSeconds(took);
   }
 
+  // The job goes back: what the last steps were says nothing of the next ones.
+  void Rewind() { steps_.clear(); }
+
   // Mean over the last completed steps, at most 100; 0 before the first. Nats per sample.
   double loss() const {
     double loss = 0, samples = 0;
@@ -41,8 +44,8 @@ class TrainingProgress {
     });
     return time > absl::ZeroDuration() ? samples / absl::ToDoubleSeconds(time) : 0;
   }
-  uint64_t samples() const { return samples_; }          // in this run
-  double training_seconds() const { return seconds_; }   // in train rounds of this run
+  uint64_t samples() const { return samples_; }          // in all, repeated steps included
+  double training_seconds() const { return seconds_; }   // in train rounds
 
  private:
   struct Step {

@@ -129,7 +129,7 @@ absl::StatusOr<double> ExchangeSeconds(const std::string& address, int rounds) {
   auto shard = Shard::Create(options, initial);
   if (!shard.ok()) return shard.status();
   ParameterService service;
-  service.Serve(shard->get(), &metrics);
+  service.Serve(*std::move(shard), &metrics);
   auto server = GrpcServer::Start({.address = address}, {&service});
   if (!server.ok()) return server.status();
 

@@ -83,6 +83,21 @@ TEST(FormatJobStatusTest, WhatIsLostOrFailedIsSaid) {
   EXPECT_THAT(FormatJobStatus(status), HasSubstr("failed: shard 1 is gone\n"));
 }
 
+TEST(FormatJobStatusTest, TellsTheLastRecovery) {
+  v1::JobStatus status = TrainingStatus();
+  EXPECT_THAT(FormatJobStatus(status), Not(HasSubstr("recoveries")));
+  status.set_recovery_count(3);
+  v1::Recovery& recovery = *status.add_recoveries();
+  recovery.set_reason("shard 1 was restarted");
+  recovery.set_version(812);
+  recovery.set_start_version(800);
+  recovery.set_seconds(2.25);
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  recoveries   3; the last: shard 1 was restarted, from step 812 back "
+                                                 "to 800, no step for 2.2 s\n"));
+  status.set_state(v1::JobStatus::STATE_RECOVERING);
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  progress     going back from step 812 to the newest checkpoint\n"));
+}
+
 TEST(FormatJobStatusTest, ShowsTheLastEvaluations) {
   v1::JobStatus status = TrainingStatus();
   for (int epoch = 1; epoch <= 7; ++epoch) {

@@ -47,6 +47,35 @@ TEST(WaitTrackerTest, ReportsOnlyWaitsOfMoreThanASecond) {
   EXPECT_FALSE(tracker.Update(start + absl::Seconds(2.5), "slot 6", 813));
 }
 
+TEST(RecoveryTrackerTest, TellsOnceThatStepsAreMadeAgainAndForHowLongNoneWas) {
+  RecoveryTracker tracker;
+  const absl::Time start = absl::FromUnixSeconds(1'000'000);
+  v1::JobStatus status = TrainingStatus();
+  status.mutable_plan()->set_run_id(1);
+  status.set_version(57);
+  EXPECT_EQ(tracker.Update(start, status), std::nullopt);
+  EXPECT_EQ(tracker.Update(start + absl::Seconds(1), status), std::nullopt);
+  status.mutable_plan()->set_run_id(2);
+  status.mutable_plan()->set_start_version(50);
+  status.set_version(50);
+  v1::Recovery& recovery = *status.add_recoveries();
+  recovery.set_reason("shard 1 was restarted");
+  EXPECT_EQ(tracker.Update(start + absl::Seconds(2), status), std::nullopt);
+  status.mutable_plan()->set_run_id(3);  // once more, before any step
+  EXPECT_EQ(tracker.Update(start + absl::Seconds(3), status), std::nullopt);
+  status.set_version(51);
+  EXPECT_EQ(tracker.Update(start + absl::Seconds(4), status),
+            "recovered: shard 1 was restarted; from step 57 back to 50, no step for 4.0 s");
+  EXPECT_EQ(tracker.Update(start + absl::Seconds(5), status), std::nullopt);
+  status.mutable_plan()->set_run_id(4);
+  status.clear_recoveries();
+  status.set_version(52);
+  EXPECT_EQ(tracker.Update(start + absl::Seconds(6), status),
+            "recovered: the coordinator was restarted; from step 51 back to 50, no step for 2.0 s");
+  EXPECT_EQ(tracker.count(), 2);
+  EXPECT_EQ(tracker.seconds(), 6.0);
+}
+
 TEST(ProgressReporterTest, PlainLinesComeEveryFewSecondsAndOncePerEpoch) {
   FakeClock clock;
   Output output;

@@ -39,7 +39,8 @@ TEST(SummaryJsonTest, HasExactlyTheDocumentedFields) {
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("steps", "epochs", "workers", "shards", "slots", "test_accuracy", "test_loss",
-                                 "images_per_second", "wall_seconds", "weights_sha256", "dataset", "served"));
+                                 "images_per_second", "wall_seconds", "recoveries", "seconds_lost", "weights_sha256",
+                                 "optimizer_sha256", "dataset", "served"));
   names.clear();
   for (const auto& [name, value] : json["served"].items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("version", "requests", "accuracy", "p50_ms", "p99_ms"));

@@ -63,6 +63,21 @@ TEST_F(SupervisorTest, StartsAKilledPartAgainWithinTwoSeconds) {
   EXPECT_THAT(notices_[0], HasSubstr("was killed by signal 9"));
 }
 
+TEST_F(SupervisorTest, AReplacementIsToldThatItIsOne) {
+  ASSERT_THAT(supervisor_.Start({.name = "ps",
+                                 .command = {"/bin/sh", "-c", "echo LISTENING grpc=$$ http=$0; exec sleep 60"},
+                                 .log_file = (directory_ / "ps").string(),
+                                 .replace = Replace::kOnceReady,
+                                 .flags_when_replaced = {"--resume"}}),
+              IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("ps"); }), IsOk());
+  EXPECT_EQ(supervisor_.announced("ps")->http, "--parent-pid");
+  const pid_t first = Pid("ps");
+  kill(first, SIGKILL);
+  ASSERT_THAT(PollUntil([&] { return Listens("ps") && Pid("ps") != first; }), IsOk());
+  EXPECT_EQ(supervisor_.announced("ps")->http, "--resume");
+}
+
 TEST_F(SupervisorTest, GivesUpAPartThatDiesAtItsStartAndShowsItsLog) {
   ASSERT_THAT(Start("worker-0", "echo out of luck >&2; exit 1", Replace::kAlways), IsOk());
   EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted,
@@ -89,10 +104,10 @@ TEST_F(SupervisorTest, AFailureAtTheFirstStartIsFinalForServersOnly) {
 }
 
 TEST_F(SupervisorTest, DeathOfAnIrreplaceablePartIsAnError) {
-  ASSERT_THAT(Start("parameter-server-0", "echo LISTENING grpc=$$ http=-; exec sleep 60", Replace::kNever), IsOk());
-  ASSERT_THAT(PollUntil([&] { return Listens("parameter-server-0"); }), IsOk());
-  kill(Pid("parameter-server-0"), SIGKILL);
-  EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted, HasSubstr("parameter-server-0 (process")));
+  ASSERT_THAT(Start("part", "echo LISTENING grpc=$$ http=-; exec sleep 60", Replace::kNever), IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("part"); }), IsOk());
+  kill(Pid("part"), SIGKILL);
+  EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted, HasSubstr("part (process")));
 }
 
 TEST_F(SupervisorTest, ASignalIsCancelled) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/tensor/flat_layout.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/parameter_server/shard_checkpoint.h"
@@ -48,11 +49,13 @@ class FakeFleet : public ShardFleet {
     if (!error.ok()) return error;
     return FakeWeights(plan_, version);
   }
-  void Release(uint64_t version) override { released.push_back(version); }
+  void Release(uint64_t version, bool committed) override {
+    released.push_back(absl::StrCat(version, committed ? " committed" : " given up"));
+  }
   void Cancel() override {}
 
   absl::Status error;
-  std::vector<uint64_t> released;
+  std::vector<std::string> released;
 
  private:
   const v1::JobPlan plan_;

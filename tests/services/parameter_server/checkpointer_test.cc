@@ -96,8 +96,7 @@ class CheckpointerTest : public ::testing::Test {
     auto fleet = std::make_unique<FakeFleet>(plan_, shards);
     fleet_ = fleet.get();
     checkpointer_ = std::make_unique<Checkpointer>(
-        Checkpointer::Options{.plan = plan_, .keep = 2, .metrics = &metrics_},
-        *CheckpointStore::Open(directory_.path()), std::move(fleet), &listener_);
+        Checkpointer::Options{.plan = plan_, .keep = 2, .metrics = &metrics_}, &store_, std::move(fleet), &listener_);
   }
   fs::path Checkpoint(uint64_t version) const { return directory_ / "checkpoints" / std::to_string(version); }
   CheckpointManifest ReadManifest(uint64_t version) const {
@@ -108,6 +107,7 @@ class CheckpointerTest : public ::testing::Test {
   Metrics metrics_{"test"};
   Listener listener_;
   v1::JobPlan plan_;
+  CheckpointStore store_ = *CheckpointStore::Open(directory_.path());
   FakeFleet* fleet_ = nullptr;
   std::unique_ptr<Checkpointer> checkpointer_;
 };
@@ -115,7 +115,7 @@ class CheckpointerTest : public ::testing::Test {
 TEST_F(CheckpointerTest, CommitsAndReleases) {
   checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
   EXPECT_THAT(listener_.WaitForSettled(1), ElementsAre("committed 1", "settled 1"));
-  EXPECT_THAT(fleet_->released, ElementsAre(1));
+  EXPECT_THAT(fleet_->released, ElementsAre("1 committed"));
   const CheckpointManifest manifest = ReadManifest(1);
   EXPECT_EQ(manifest.files.size(), 2u);
   EXPECT_EQ(manifest.weights_sha256, WeightsSha256(FakeWeights(plan_, 1)));
@@ -144,6 +144,7 @@ TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
   checkpointer_->Export(3, evaluation, std::nullopt);
   EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("committed 3", "exported 3", "settled 3"));
   EXPECT_THAT(listener_.digests(), ElementsAre(WeightsSha256(FakeWeights(plan_, 3))));
+  EXPECT_THAT(fleet_->released, ElementsAre("3 committed"));
   const auto manifest = ManifestFromJson(*ReadFile(directory_ / "models/mnist/3/manifest.json", 1 << 20));
   ASSERT_THAT(manifest, IsOk());
   EXPECT_EQ(manifest->validation->accuracy(), 0.5);
@@ -156,6 +157,7 @@ TEST_F(CheckpointerTest, AFailureLeavesNothingHalfWrittenAndTheNextOneIsTried) {
   EXPECT_THAT(listener_.WaitForSettled(1),
               ElementsAre("commit failed 1: no space left on device", "settled 1"));
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
+  EXPECT_THAT(fleet_->released, ElementsAre("1 given up"));
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_commits_total{result=\"failed\"} 1"));
   fleet_->error = absl::OkStatus();
   checkpointer_->Commit(2, {}, {"1.13.1", "AVX2", 1});

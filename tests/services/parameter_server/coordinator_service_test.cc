@@ -54,7 +54,8 @@ class CoordinatorServiceTest : public ::testing::Test {
     server_ = *std::move(server);
     stub_ = v1::Coordinator::NewStub(MakeChannel(server_->address()));
     ASSERT_THAT(coordinator_.Begin(TestPlan{}.Build(), {},
-                                   [](const auto&, const auto&) { return std::make_unique<NoQueue>(); }),
+                                   [](const auto&, const auto&) { return std::make_unique<NoQueue>(); },
+                                   [] { return RunStart(); }),
                 IsOk());
   }
   void TearDown() override {
@@ -62,12 +63,16 @@ class CoordinatorServiceTest : public ::testing::Test {
     server_->Drain(absl::Seconds(5));
   }
   grpc::Status Register(uint32_t num_shards, v1::RegisterShardResponse* response) {
-    grpc::ClientContext context;
-    SetDeadline(context, absl::Seconds(20));
     v1::RegisterShardRequest request;
     request.set_num_shards(num_shards);
     request.set_address("unix:/shard");
-    return stub_->RegisterShard(&context, request, response);
+    for (;;) {
+      grpc::ClientContext context;
+      SetDeadline(context, absl::Seconds(20));
+      const grpc::Status status = stub_->RegisterShard(&context, request, response);
+      if (!status.ok() || request.serving_run_id() == response->plan().run_id()) return status;
+      request.set_serving_run_id(response->plan().run_id());
+    }
   }
   v1::JobStatus Status() {
     grpc::ClientContext context;

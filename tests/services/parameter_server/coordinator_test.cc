@@ -46,7 +46,8 @@ class FakeConnection : public WorkerConnection {
 // Writes down what it is asked for.
 class FakeQueue : public CheckpointQueue {
  public:
-  explicit FakeQueue(std::vector<std::string>* asked) : asked_(asked) {}
+  FakeQueue(std::vector<std::string>* asked, int* alive) : asked_(asked), alive_(alive) { ++*alive_; }
+  ~FakeQueue() override { --*alive_; }
   void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override {
     asked_->push_back(absl::StrCat("commit ", version, " after ", validation.size(), " evaluations"));
     EXPECT_EQ(fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
@@ -60,6 +61,7 @@ class FakeQueue : public CheckpointQueue {
 
  private:
   std::vector<std::string>* const asked_;
+  int* const alive_;
 };
 
 class CoordinatorTest : public ::testing::Test {
@@ -73,21 +75,36 @@ class CoordinatorTest : public ::testing::Test {
   }
   void Begin(const TestPlan& plan = {}, std::optional<RunFingerprint> resumed = std::nullopt) {
     plan_ = plan.Build();
-    ASSERT_THAT(coordinator_->Begin(plan_, {},
-                                    [this](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) {
-                                      return std::make_unique<FakeQueue>(&asked_);
-                                    },
-                                    std::move(resumed)),
+    ASSERT_THAT(coordinator_->Begin(
+                    plan_, {.version = plan.start_version, .fingerprint = std::move(resumed)},
+                    [this](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) {
+                      EXPECT_EQ(queues_, 0) << "two checkpointers at one directory";
+                      return std::make_unique<FakeQueue>(&asked_, &queues_);
+                    },
+                    [this]() -> absl::StatusOr<RunStart> {
+                      EXPECT_EQ(queues_, 0) << "it might commit a newer one";
+                      return newest_;
+                    }),
                 IsOk());
   }
-  absl::StatusOr<v1::RegisterShardResponse> Register(uint32_t shard, uint32_t num_shards = 1,
-                                                     uint64_t incarnation = 7) {
+  // One heartbeat.
+  absl::StatusOr<v1::RegisterShardResponse> Beat(uint32_t shard, uint32_t num_shards, uint64_t incarnation,
+                                                 uint64_t serving_run_id, const std::string& broken = "") {
     v1::RegisterShardRequest request;
     request.set_shard(shard);
     request.set_num_shards(num_shards);
     request.set_address(absl::StrCat("unix:/shard-", shard));
     request.set_incarnation(incarnation);
+    request.set_serving_run_id(serving_run_id);
+    request.set_broken(broken);
+    request.set_version(3);
     return coordinator_->RegisterShard(request);
+  }
+  // Registers, serves what it is told to serve, and says so.
+  absl::StatusOr<v1::RegisterShardResponse> Register(uint32_t shard, uint32_t num_shards = 1,
+                                                     uint64_t incarnation = 7) {
+    const auto told = Beat(shard, num_shards, incarnation, 0);
+    return told.ok() ? Beat(shard, num_shards, incarnation, told->plan().run_id()) : told;
   }
   WorkerId Attach(FakeConnection* connection, const std::string& name = "worker-0", uint64_t incarnation = 1,
                   const std::string& cpu_capability = "AVX2") {
@@ -121,12 +138,24 @@ class CoordinatorTest : public ::testing::Test {
       for (const v1::Lease& lease : leases) Report(worker, lease);
     }
   }
+  void WorkUntil(uint64_t version, WorkerId worker, FakeConnection* connection) {
+    std::vector<v1::Lease> leases;
+    while (coordinator_->GetStatus().version() < version) {
+      for (v1::Lease& lease : connection->TakeLeases()) leases.push_back(std::move(lease));
+      ASSERT_THAT(leases, testing::Not(IsEmpty()));
+      const v1::Lease lease = leases.front();
+      leases.erase(leases.begin());
+      Report(worker, lease);
+    }
+  }
   std::string State() { return v1::JobStatus::State_Name(coordinator_->GetStatus().state()); }
 
   FakeClock clock_;
   Metrics metrics_{"test"};
   v1::JobPlan plan_;
   std::vector<std::string> asked_;
+  int queues_ = 0;                       // alive
+  absl::StatusOr<RunStart> newest_ = RunStart();  // what is committed
   std::unique_ptr<Coordinator> coordinator_;
 };
 
@@ -164,14 +193,16 @@ TEST_F(CoordinatorTest, RunsAJobToItsEnd) {
   EXPECT_THAT(asked_, ElementsAre("commit 3 after 0 evaluations", "export 3 validated", "commit 6 after 1 evaluations",
                                   "export 6 validated tested"));
   EXPECT_EQ(State(), "STATE_FINISHING");
-  EXPECT_EQ(coordinator_->GetStatus().waiting_for(), "checkpoint and export of version 3");
-  ASSERT_TRUE(connection.finish.has_value());
-  EXPECT_FALSE(connection.finish->failed());
+  EXPECT_THAT(coordinator_->GetStatus().waiting_for(), HasSubstr("checkpoint and export of version 3"));
 
   coordinator_->Committed(6, "optimizer-digest");
   coordinator_->Exported(6, "weights-digest");
   coordinator_->Settled(3);
+  EXPECT_FALSE(connection.finish.has_value()) << "if a shard is lost now, work is to be done again";
   coordinator_->Settled(6);
+  connection.TakeLeases();
+  ASSERT_TRUE(connection.finish.has_value());
+  EXPECT_FALSE(connection.finish->failed());
   EXPECT_EQ(State(), "STATE_DONE");
   clock_.Advance(absl::Hours(1));
   const v1::JobStatus status = coordinator_->GetStatus();
@@ -244,23 +275,183 @@ TEST_F(CoordinatorTest, NamesWhatALateJobWaitsFor) {
   EXPECT_EQ(coordinator_->GetStatus().waiting_for(), "");
   EXPECT_EQ(coordinator_->GetStatus().workers(0).doing(), "computing slots [0, 4) of step 0");
   clock_.Advance(absl::Milliseconds(2500));
+  ASSERT_THAT(Register(0), IsOk());
   EXPECT_EQ(coordinator_->GetStatus().waiting_for(), "step 0: slot 0 leased to worker-0, last heard 2.5 s ago");
   coordinator_->Detach(worker);
 }
 
-TEST_F(CoordinatorTest, AShardThatLostItsWeightsFailsTheJob) {
+TEST_F(CoordinatorTest, TrainingBeginsWhenEveryShardServesThePlan) {
+  Make(2);
+  Begin();
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  const auto told = Beat(0, 2, 7, 0);
+  ASSERT_THAT(Register(1, 2), IsOk());
+  clock_.Advance(absl::Milliseconds(1500));
+  EXPECT_EQ(coordinator_->GetStatus().waiting_for(),
+            "version 0 to be served by shard 0 at unix:/shard-0, last heard 1.5 s ago");
+  EXPECT_THAT(connection.TakeLeases(), IsEmpty());
+  ASSERT_THAT(Beat(0, 2, 7, told->plan().run_id()), IsOk());
+  EXPECT_THAT(connection.TakeLeases(), SizeIs(2));
+  coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, AShardThatWasRestartedTakesTheJobBackToItsNewestCheckpoint) {
+  Make(2);
+  Begin();
+  ASSERT_THAT(Register(0, 2, 7), IsOk());
+  const auto first = Register(1, 2, 8);
+  ASSERT_THAT(first, IsOk());
+  EXPECT_THAT(Register(1, 2, 8), IsOk()) << "asking again is no harm";
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  WorkUntil(4, worker, &connection);
+  coordinator_->Committed(3, "optimizer-digest");
+  const uint64_t before = coordinator_->GetStatus().version();
+
+  v1::Evaluation evaluation;
+  evaluation.set_version(1);
+  newest_ = RunStart{.version = 3, .checkpoint_dir = "/checkpoints/3", .validation = {evaluation}};
+  EXPECT_THAT(Beat(1, 2, 9, 0), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("goes back")));
+  EXPECT_EQ(State(), "STATE_RECOVERING");
+  EXPECT_EQ(coordinator_->GetStatus().version(), before);
+  ASSERT_TRUE(connection.closed.has_value());
+  EXPECT_THAT(*connection.closed, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("shard 1 was restarted")));
+  coordinator_->Detach(worker);
+  FakeConnection again;
+  const WorkerId back = Attach(&again);
+  EXPECT_THAT(again.TakeLeases(), IsEmpty());
+
+  coordinator_->Tick();
+  EXPECT_EQ(State(), "STATE_RECOVERING");
+  const auto told = Beat(1, 2, 9, 0);
+  ASSERT_THAT(told, IsOk());
+  EXPECT_NE(told->plan().run_id(), first->plan().run_id());
+  EXPECT_EQ(told->plan().start_version(), 3u);
+  EXPECT_EQ(told->plan().checkpoint_dir(), "/checkpoints/3");
+  EXPECT_THAT(coordinator_->GetStatus().waiting_for(), HasSubstr("version 3 to be served by shard 0"));
+  ASSERT_THAT(Beat(1, 2, 9, told->plan().run_id()), IsOk());
+  EXPECT_THAT(again.TakeLeases(), IsEmpty()) << "shard 0 has not gone back yet";
+  ASSERT_THAT(Beat(0, 2, 7, first->plan().run_id()), IsOk());
+  ASSERT_THAT(Beat(0, 2, 7, told->plan().run_id()), IsOk());
+  EXPECT_EQ(coordinator_->GetStatus().version(), 3u);
+  EXPECT_EQ(coordinator_->GetStatus().committed_version(), 3u);
+  EXPECT_THAT(coordinator_->GetStatus().validation(), SizeIs(1));
+  clock_.Advance(absl::Milliseconds(300));
+  Work(back, &again);
+  coordinator_->Settled(3);
+  Work(back, &again);
+  EXPECT_EQ(coordinator_->GetStatus().version(), 6u) << "to the end of the job";
+  const v1::JobStatus status = coordinator_->GetStatus();
+  ASSERT_EQ(status.recovery_count(), 1u);
+  EXPECT_EQ(status.recoveries(0).version(), before);
+  EXPECT_EQ(status.recoveries(0).start_version(), 3u);
+  EXPECT_NEAR(status.recoveries(0).seconds(), 0.6, 0.01) << "until version 3 was evaluated again";
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_recoveries_total 1"));
+  EXPECT_THAT(metrics_.Render(), HasSubstr(absl::StrCat("millrace_coordinator_repeated_steps_total ", before - 3)));
+  coordinator_->Detach(back);
+}
+
+TEST_F(CoordinatorTest, AReplacedShardIsSentAway) {
   Make();
   Begin();
   ASSERT_THAT(Register(0, 1, 7), IsOk());
-  EXPECT_THAT(Register(0, 1, 7), IsOk()) << "asking twice is no harm";
+  EXPECT_THAT(Beat(0, 1, 8, 0), StatusIs(absl::StatusCode::kUnavailable));
+  coordinator_->Tick();
+  ASSERT_THAT(Register(0, 1, 8), IsOk());
+  EXPECT_THAT(Beat(0, 1, 7, 0), StatusIs(absl::StatusCode::kAborted, HasSubstr("taken the place")));
+  EXPECT_EQ(State(), "STATE_TRAINING") << "or the two would take turns for ever";
+  EXPECT_EQ(coordinator_->GetStatus().recovery_count(), 1u);
+}
+
+TEST_F(CoordinatorTest, AShardThatWasRestartedBeforeTrainingBeganCostsNothing) {
+  Make(2);
+  Begin();
+  ASSERT_THAT(Register(0, 2, 7), IsOk());
+  ASSERT_THAT(Register(0, 2, 8), IsOk());
+  ASSERT_THAT(Register(1, 2, 9), IsOk());
+  EXPECT_EQ(State(), "STATE_TRAINING");
+  EXPECT_EQ(coordinator_->GetStatus().recovery_count(), 0u);
+}
+
+TEST_F(CoordinatorTest, AShardThatBreaksAtTheSameStepAgainAndAgainFailsTheJob) {
+  Make();
+  Begin();
+  FakeConnection connection;
+  uint64_t run_id = 0;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const auto served = Register(0);
+    ASSERT_THAT(served, IsOk());
+    EXPECT_NE(std::exchange(run_id, served->plan().run_id()), served->plan().run_id());
+    EXPECT_EQ(State(), "STATE_TRAINING");
+    Beat(0, 1, 7, run_id, "LibTorch: out of luck").IgnoreError();
+    Beat(0, 1, 7, run_id, "LibTorch: out of luck").IgnoreError();  // the same news
+    if (attempt < 2) EXPECT_EQ(State(), "STATE_RECOVERING");
+    coordinator_->Tick();
+  }
+  EXPECT_EQ(State(), "STATE_FAILED");
+  EXPECT_EQ(coordinator_->GetStatus().failure(), "shard 0 broke: LibTorch: out of luck (3 times in a row)");
+}
+
+TEST_F(CoordinatorTest, AJobThatCannotGoBackFailsAndSaysWhy) {
+  Make();
+  Begin();
+  ASSERT_THAT(Register(0, 1, 7), IsOk());
+  newest_ = absl::DataLossError("none of the 2 checkpoints is usable");
+  Beat(0, 1, 8, 0).IgnoreError();
+  FakeConnection waiting, late;
+  const WorkerId worker = Attach(&waiting);
+  coordinator_->Tick();
+  EXPECT_EQ(State(), "STATE_FAILED");
+  EXPECT_EQ(coordinator_->GetStatus().failure(), "the job cannot go back: none of the 2 checkpoints is usable");
+  ASSERT_TRUE(waiting.closed.has_value());
+  EXPECT_THAT(*waiting.closed, StatusIs(absl::StatusCode::kAborted, HasSubstr("none of the 2")));
+  v1::Hello hello;
+  hello.set_worker("worker-1");
+  EXPECT_THAT(coordinator_->Attach(hello, &late), StatusIs(absl::StatusCode::kAborted));
+  coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, AShardLostWhenAllStepsAreMadeButNotSavedIsMadeUpFor) {
+  Make();
+  Begin({.epochs = 1, .validation_count = 0, .test_count = 0});
+  ASSERT_THAT(Register(0, 1, 7), IsOk());
+  FakeConnection connection, again;
+  const WorkerId worker = Attach(&connection);
+  Work(worker, &connection);
+  ASSERT_EQ(State(), "STATE_FINISHING");
+  Beat(0, 1, 8, 0).IgnoreError();
+  coordinator_->Tick();
+  ASSERT_THAT(Register(0, 1, 8), IsOk());
+  const WorkerId back = Attach(&again);
+  Work(back, &again);
+  EXPECT_THAT(asked_, ElementsAre("commit 3 after 0 evaluations", "export 3", "commit 3 after 0 evaluations", "export 3"));
+  coordinator_->Settled(3);
+  EXPECT_EQ(State(), "STATE_DONE");
+  Beat(0, 1, 9, 0).IgnoreError();
+  EXPECT_EQ(State(), "STATE_DONE") << "all is safe on disk";
+  coordinator_->Detach(worker);
+  coordinator_->Detach(back);
+}
+
+TEST_F(CoordinatorTest, ASilentShardIsNamed) {
+  Make(2);
+  Begin();
+  ASSERT_THAT(Register(0, 2), IsOk());
+  ASSERT_THAT(Register(1, 2), IsOk());
   FakeConnection connection;
   const WorkerId worker = Attach(&connection);
-  EXPECT_THAT(Register(0, 1, 8), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("--resume")));
-  EXPECT_EQ(State(), "STATE_FAILED");
-  connection.TakeLeases();
-  ASSERT_TRUE(connection.finish.has_value());
-  EXPECT_TRUE(connection.finish->failed());
+  clock_.Advance(absl::Milliseconds(2500));
+  ASSERT_THAT(Register(0, 2), IsOk());
+  EXPECT_THAT(coordinator_->GetStatus().waiting_for(),
+              HasSubstr("shard 1 at unix:/shard-1, last heard 2.5 s ago; step 0: slot 0 leased to worker-0"));
   coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, MoreShardsThanParametersAreRefused) {
+  Make(5);
+  EXPECT_THAT(coordinator_->Begin(TestPlan{}.Build(), {}, nullptr, nullptr),
+              StatusIs(absl::StatusCode::kInvalidArgument)) << "256 parameters in blocks of 64";
 }
 
 TEST_F(CoordinatorTest, ShardsThatDoNotBelongHereAreRefused) {

@@ -103,13 +103,83 @@ TEST_F(LedgerTest, ALateLeaseIsGrantedToAnotherAndTheFirstReportCounts) {
   }
   now_ += absl::Seconds(2);
   ledger_.Heard(1, "", now_);
-  EXPECT_THAT(Do(ledger_.Tick(now_)), ElementsAre("2: step 0 slots [0, 2)"));
-  EXPECT_EQ(ledger_.counters().regranted_leases, 1u);
+  EXPECT_THAT(Do(ledger_.Tick(now_)), ElementsAre("2: step 0 slots [0, 4)", "2: step 1 slots [0, 4)"))
+      << "all that the late one holds";
+  EXPECT_EQ(ledger_.counters().regranted_leases, 2u);
   Report(1);
   EXPECT_EQ(ledger_.version(), 1u) << "the late report came first";
   Report(2);
-  EXPECT_EQ(ledger_.counters().duplicate_results, 2u);
+  EXPECT_EQ(ledger_.counters().duplicate_results, 4u);
   EXPECT_EQ(ledger_.counters().checksum_mismatches, 0u);
+}
+
+class LateLeaseTest : public LedgerTest {
+ protected:
+  LateLeaseTest() : LedgerTest({.slots = 8, .batch_size = 32, .train_count = 3200}) {
+    Do(ledger_.WorkerJoined(1, "a", now_));
+    Do(ledger_.WorkerJoined(2, "b", now_));
+    for (int step = 0; step < 12; ++step) Step(absl::Milliseconds(80), absl::Milliseconds(80));
+  }
+
+  // One step in which each worker takes so long for its share; a zero stands for one that does nothing. Ticks every
+  // 10 ms. Returns how long the step took.
+  absl::Duration Step(absl::Duration a, absl::Duration b) {
+    const uint64_t version = ledger_.version();
+    const absl::Time began = now_;
+    std::map<WorkerId, absl::Time> turn = {{1, now_}, {2, now_}};
+    std::map<uint64_t, absl::Time> due;
+    while (ledger_.version() == version) {
+      now_ += absl::Milliseconds(10);
+      if (now_ - began > absl::Seconds(60)) ADD_FAILURE() << "stuck: " << ledger_.WaitingFor(now_);
+      if (now_ - began > absl::Seconds(60)) break;
+      for (const auto& [worker, per_slots] : {std::pair<WorkerId, absl::Duration>{1, a}, {2, b}}) {
+        ledger_.Heard(worker, "", now_);
+        if (per_slots == absl::ZeroDuration() || leases_[worker].empty()) continue;
+        std::sort(leases_[worker].begin(), leases_[worker].end(),
+                  [](const v1::Lease& x, const v1::Lease& y) { return x.version() < y.version(); });
+        const v1::Lease& lease = leases_[worker].front();
+        if (lease.version() > version) continue;
+        const auto [entry, first] = due.try_emplace(lease.id(), now_ + per_slots * (lease.end() - lease.begin()) / 4);
+        if (now_ >= entry->second) Report(worker);
+      }
+      Do(ledger_.Tick(now_));
+    }
+    return now_ - began;
+  }
+};
+
+TEST_F(LateLeaseTest, AnOrdinaryRunComputesNothingTwice) {
+  for (int step = 0; step < 20; ++step) {
+    Step(absl::Milliseconds(80), step % 5 == 0 ? absl::Milliseconds(190) : absl::Milliseconds(80));  // hiccups
+  }
+  EXPECT_EQ(ledger_.counters().regranted_leases, 0u);
+  EXPECT_EQ(ledger_.counters().duplicate_results, 0u);
+}
+
+TEST_F(LateLeaseTest, AStoppedWorkerCostsOneLatenessAndNotOnePerStep) {
+  const absl::Duration ordinary = Step(absl::Milliseconds(80), absl::Milliseconds(80));
+  // Late after three times the usual 80 ms; then the other computes that share too.
+  EXPECT_LE(Step(absl::ZeroDuration(), absl::Milliseconds(80)), absl::Milliseconds(240 + 80) + ordinary);
+  for (int step = 0; step < 5; ++step) {
+    EXPECT_LE(Step(absl::ZeroDuration(), absl::Milliseconds(80)), absl::Milliseconds(200)) << "alone: twice the work";
+  }
+}
+
+TEST_F(LateLeaseTest, ALateWorkerThatComesBackIsGivenWorkAgain) {
+  for (int step = 0; step < 3; ++step) Step(absl::ZeroDuration(), absl::Milliseconds(80));
+  for (int step = 0; step < 12; ++step) Step(absl::Milliseconds(80), absl::Milliseconds(80));
+  const uint64_t before = ledger_.Workers()[0].samples;
+  for (int step = 0; step < 4; ++step) Step(absl::Milliseconds(80), absl::Milliseconds(80));
+  EXPECT_EQ(ledger_.Workers()[0].samples - before, 4u * 16) << "half of every step";
+  EXPECT_EQ(ledger_.counters().checksum_mismatches, 0u);
+}
+
+TEST_F(LateLeaseTest, AWorkerTenTimesSlowerCostsAtMostOneOfItsSlots) {
+  for (int step = 0; step < 8; ++step) Step(absl::Milliseconds(800), absl::Milliseconds(80));
+  // Alone, b would take 160 ms; one slot of a takes 200 ms.
+  for (int step = 0; step < 8; ++step) {
+    EXPECT_LE(Step(absl::Milliseconds(800), absl::Milliseconds(80)), absl::Milliseconds(160 + 200));
+  }
 }
 
 TEST_F(LedgerTest, ASilentWorkerIsLateAndGetsNothingMore) {

@@ -39,7 +39,7 @@ class ParameterServiceTest : public testing::Test {
     info_.set_end(kParameters);
     shard_ = *Shard::Create({plan_, info_, 1, &metrics_}, initial_);
     service_ = std::make_unique<ParameterService>();
-    service_->Serve(shard_.get(), &metrics_);
+    service_->Serve(shard_, &metrics_);
     auto server =
         GrpcServer::Start({.address = "unix:" + (directory_ / "ps").string(), .metrics = &metrics_}, {service_.get()});
     EXPECT_THAT(server, IsOk());
@@ -73,7 +73,7 @@ class ParameterServiceTest : public testing::Test {
   v1::JobPlan plan_;
   v1::ShardInfo info_;
   const std::vector<float> initial_ = SlotGradient(99, 99, kParameters);
-  std::unique_ptr<Shard> shard_;
+  std::shared_ptr<Shard> shard_;
   std::unique_ptr<ParameterService> service_;
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::ParameterServer::Stub> stub_;
@@ -417,6 +417,45 @@ TEST_F(ParameterServiceTest, CheckpointsAndStatus) {
   EXPECT_EQ(status.gradient_bytes(), 3 * kParameters * sizeof(float));
   EXPECT_GE(status.weight_bytes(), kParameters * sizeof(float));
   EXPECT_EQ(status.shard().end(), kParameters);
+}
+
+TEST_F(ParameterServiceTest, ANewRunEndsTheExchangesOfTheOldOne) {
+  Client client(stub_.get(), plan_);
+  client.Open(plan_.run_id());
+  client.Push(0, {0, 5});
+  ASSERT_TRUE(client.ReadWeights(1));
+  client.PushChunk(1, {0, 5}, 0);
+  service_->EndRun();
+  EXPECT_THAT(client.Finish(), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("run is over")));
+  Client between(stub_.get(), plan_);
+  between.Open(plan_.run_id());
+  EXPECT_THAT(between.Finish(), StatusIs(StatusCode::kUnavailable));
+
+  const v1::JobPlan old = plan_;
+  plan_.set_run_id(old.run_id() + 1);
+  const std::shared_ptr<Shard> old_shard = shard_;
+  shard_ = *Shard::Create({plan_, info_, 1, &metrics_}, initial_);
+  service_->Serve(shard_, &metrics_);
+  Client late(stub_.get(), old);
+  late.Open(old.run_id());
+  EXPECT_THAT(late.Finish(), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("run")));
+  Client next(stub_.get(), plan_);
+  next.Open(plan_.run_id());
+  ASSERT_TRUE(next.ReadWeights(0));
+  EXPECT_EQ(Sha256Hex(next.weights), Digest(initial_));
+  // What the old run still applies is not for the new one's workers: chunk by chunk, a mixture would come of it.
+  const auto sum = NodeGradient(1, {0, kSlots}, kSlots, kParameters);
+  for (uint64_t offset = 0; offset < kParameters; offset += kChunkElements) {
+    const ByteRope::Piece piece = std::as_bytes(std::span(sum).subspan(offset, ChunkSize(kParameters, offset)));
+    old_shard->AddGradient({{1, 0, kSlots, StepSamples(plan_, 1), offset}, ByteRope({&piece, 1}, 0, piece.size())})
+        .IgnoreError();
+  }
+  ASSERT_THAT(old_shard->Apply(), IsOk());
+  ASSERT_EQ(old_shard->version(), 2u);
+  next.Push(0, {0, 5});
+  ASSERT_TRUE(next.ReadWeights(1));
+  EXPECT_EQ(next.version, 1u);
+  EXPECT_EQ(Sha256Hex(next.weights), ExpectedDigest(1));
 }
 
 TEST_F(ParameterServiceTest, ClosingEndsOpenExchangesAndRefusesNewOnes) {

@@ -249,8 +249,8 @@ TEST(ShardTest, SnapshotsStayAsTheyWereUntilReleased) {
   ASSERT_THAT(held, IsOk());
   EXPECT_EQ(Sha256Hex(std::as_bytes(held->values)), digest);
   EXPECT_THAT(shard.WeightsAt(3), IsOk());
-  shard.ReleaseSnapshot(2);
-  shard.ReleaseSnapshot(2);
+  shard.ReleaseSnapshot(2, false);
+  shard.ReleaseSnapshot(2, false);
   EXPECT_THAT(shard.SaveCheckpoint(2, "/nowhere"), StatusIs(StatusCode::kNotFound));
 }
 
@@ -269,6 +269,54 @@ TEST(ShardTest, TheVersionsBeforeTheNewestCanStillBeRead) {
   }
   job.Steps(2, 3);
   EXPECT_THAT(shard.WeightsAt(0), StatusIs(StatusCode::kNotFound));
+}
+
+TEST(ShardTest, TheNewestCommittedSnapshotIsKeptAndAnotherRunGoesOnFromIt) {
+  Job job(2);
+  job.Steps(0, 2);
+  const std::string digest = job.Digest();
+  for (auto& shard : job.shards) shard->ReleaseSnapshot(2, /*committed=*/true);
+  job.Steps(2, 6);
+  const std::string end = job.Digest();
+  v1::JobPlan plan = job.plan;
+  plan.set_start_version(2);
+  Job next(2, plan);
+  for (size_t i = 0; i < 2; ++i) {
+    const auto kept = job.shards[i]->SnapshotOf(2);
+    ASSERT_NE(kept, nullptr);
+    job.shards[i].reset();
+    ASSERT_THAT(next.shards[i]->Restore(kept), IsOk());
+    EXPECT_EQ(next.shards[i]->SnapshotOf(2), kept) << "it may be needed once more";
+  }
+  EXPECT_EQ(next.Digest(), digest);
+  next.Steps(2, 6);
+  EXPECT_EQ(next.Digest(), end) << "weights and optimizer";
+}
+
+TEST(ShardTest, OfCommittedSnapshotsOnlyTheNewestStays) {
+  Job job(1);
+  Shard& shard = *job.shards[0];
+  job.Steps(0, 2);
+  EXPECT_NE(shard.SnapshotOf(2), nullptr) << "the commit may have been the last thing that the coordinator did";
+  shard.ReleaseSnapshot(2, true);
+  job.Steps(2, 3);
+  shard.ReleaseSnapshot(3, false);
+  EXPECT_NE(shard.SnapshotOf(2), nullptr);
+  EXPECT_EQ(shard.SnapshotOf(3), nullptr) << "given up";
+  job.Steps(3, 4);
+  shard.ReleaseSnapshot(4, true);
+  EXPECT_EQ(shard.SnapshotOf(2), nullptr);
+  EXPECT_NE(shard.SnapshotOf(4), nullptr);
+}
+
+TEST(ShardTest, ASnapshotOfAnotherVersionOrRangeIsRefused) {
+  Job job(1);
+  job.Steps(0, 2);
+  const auto snapshot = job.shards[0]->SnapshotOf(2);
+  EXPECT_THAT(Job(1).shards[0]->Restore(snapshot), StatusIs(StatusCode::kInvalidArgument, HasSubstr("version 2")));
+  v1::JobPlan plan = job.plan;
+  plan.set_start_version(2);
+  EXPECT_THAT(Job(2, plan).shards[0]->Restore(snapshot), StatusIs(StatusCode::kInvalidArgument));
 }
 
 TEST(ShardTest, SnapshotsAreBounded) {
