@@ -28,6 +28,12 @@ std::string ImagesPerSecond(const v1::JobStatus& status) {
   return absl::StrCat(FormatCount(static_cast<uint64_t>(std::max(status.images_per_second(), 0.0))), " images/s");
 }
 
+// The learning rate, where it changes.
+std::string Rate(const v1::JobStatus& status) {
+  if (!status.plan().spec().has_schedule()) return "";
+  return absl::StrFormat("rate %.3g  ", status.learning_rate());
+}
+
 std::string FormatWorker(const v1::WorkerStatus& worker) {
   return absl::StrFormat("%s (process %d, %s samples, last heard %.1f s ago)",
                          worker.doing().empty() ? "idle" : worker.doing(), worker.process_id(),
@@ -46,8 +52,9 @@ void AddJob(const v1::JobStatus& status, Rows& rows) {
       "job", absl::StrFormat("%s, network %s (%s parameters), dataset %s, seed %d", plan.spec().model_name(),
                              plan.spec().architecture(), FormatCount(plan.parameter_count()), plan.dataset().name(),
                              plan.spec().seed()));
-  rows.emplace_back("training", absl::StrFormat("loss %.4f, accuracy %s, %s", status.train_loss(),
-                                                FormatPercent(status.train_accuracy()), ImagesPerSecond(status)));
+  rows.emplace_back("training", absl::StrFormat("loss %.4f, accuracy %s, %s, learning rate %.3g", status.train_loss(),
+                                                FormatPercent(status.train_accuracy()), ImagesPerSecond(status),
+                                                status.learning_rate()));
   rows.emplace_back("checkpoint", status.committed_version() == 0
                                       ? "none yet"
                                       : absl::StrCat("step ", FormatCount(status.committed_version())));
@@ -85,6 +92,9 @@ void AddScores(const v1::JobStatus& status, Rows& rows) {
     rows.emplace_back(absl::StrCat("epoch ", status.validation(i).epoch()),
                       absl::StrCat("validation ", FormatScore(status.validation(i))));
   }
+  if (status.has_best()) rows.emplace_back("best", absl::StrCat("validation ", FormatScore(status.best())));
+  if (status.has_best_test()) rows.emplace_back("best's test", FormatScore(status.best_test()));
+  if (status.stopped_early()) rows.emplace_back("end", FormatEarlyStop(status));
   if (status.has_test()) rows.emplace_back("test", FormatScore(status.test()));
 }
 
@@ -102,7 +112,7 @@ std::string FormatProgress(const v1::JobStatus& status) {
   switch (status.state()) {
     case v1::JobStatus::STATE_TRAINING: {
       const std::optional<absl::Duration> remaining = EstimateRemaining(status);
-      return absl::StrCat(Position(status), absl::StrFormat("  loss %.4f  ", status.train_loss()),
+      return absl::StrCat(Position(status), absl::StrFormat("  loss %.4f  ", status.train_loss()), Rate(status),
                           ImagesPerSecond(status), "  ETA ", FormatClock(remaining.value_or(absl::InfiniteDuration())));
     }
     case v1::JobStatus::STATE_EVALUATING:
@@ -130,6 +140,13 @@ std::string FormatWait(const v1::JobStatus& status) {
 std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs) {
   return absl::StrFormat("epoch %d/%d done at step %s: validation loss %.4f, accuracy %s", evaluation.epoch(), epochs,
                          FormatCount(evaluation.version()), evaluation.loss(), FormatPercent(evaluation.accuracy()));
+}
+
+std::string FormatEarlyStop(const v1::JobStatus& status) {
+  const v1::EarlyStopping& rule = status.plan().spec().early_stopping();
+  return absl::StrFormat("stopped early: no epoch of the last %d was better than epoch %d (version %s)%s",
+                         rule.patience(), status.best().epoch(), FormatCount(status.best().version()),
+                         rule.min_delta() > 0 ? absl::StrFormat(" by more than %g", rule.min_delta()) : "");
 }
 
 std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards) {

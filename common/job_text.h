@@ -24,6 +24,9 @@ std::string FormatWait(const v1::JobStatus& status);
 // "epoch 3/10 done at step 1,266: validation loss 0.0571, accuracy 98.32 %"
 std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs);
 
+// "stopped early: no epoch in the last 3 was better than epoch 4 (version 1,688)"
+std::string FormatEarlyStop(const v1::JobStatus& status);
+
 // A table of who takes part, who does what and waits for what, and the last few evaluations. `shards` holds, by shard
 // number, what is known of a shard besides ("version 812, waiting for step 812: slots 5-7"), where anything is.
 std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards = {});

@@ -28,7 +28,7 @@ namespace millrace {
 // Sums over the samples of one call.
 struct BatchResult {
   uint32_t samples = 0;
-  double loss_sum = 0;   // cross-entropy in nats
+  double loss_sum = 0;   // cross-entropy in nats; of training, the loss that is minimised
   uint32_t correct = 0;  // samples whose most probable class is the label
 };
 
@@ -61,6 +61,10 @@ class Replica {
 
   // InitialParameters of this network.
   void InitializeParameters(uint64_t seed);
+
+  // The share, in [0, 1), of the training target that all classes get alike: ComputeGradient's loss is the
+  // cross-entropy with that target from now on; Evaluate's stays what it is. 0 at first.
+  void set_label_smoothing(double share);
 
   // Forward and backward over n = labels.size() samples; images is uint8 [n, channels, height, width]. Afterwards
   // gradient() holds the gradient of the summed loss. n may be 0: the gradient is zero then. `noise_seed` feeds what

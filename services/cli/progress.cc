@@ -74,6 +74,10 @@ void ProgressReporter::Update(const v1::JobStatus& status) {
     }
   }
   if (const std::optional<std::string> line = recoveries_.Update(clock_.Now(), status)) Print(*line);
+  if (status.stopped_early() && !stopped_early_shown_) {
+    stopped_early_shown_ = true;
+    Print(FormatEarlyStop(status));
+  }
   const bool checkpoint_error = !status.checkpoint_error().empty();
   const bool goes_on = status.state() != v1::JobStatus::STATE_FAILED;  // else the failure says why
   if (goes_on && checkpoint_error && !checkpoint_error_shown_) {

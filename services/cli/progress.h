@@ -78,6 +78,7 @@ class ProgressReporter {
   absl::Time next_plain_line_;
   int evaluations_shown_ = 0;
   bool checkpoint_error_shown_ = false;
+  bool stopped_early_shown_ = false;
   std::string waiting_for_;  // of Waiting()
   absl::Time waiting_since_;
 };

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "common/text_format.h"
 #include "nlohmann/json.hpp"
+#include "services/cli/training_flags.h"
 
 namespace millrace {
 namespace {
@@ -29,6 +30,43 @@ std::string Plural(uint64_t count, absl::string_view noun) {
   return absl::StrCat(FormatCount(count), " ", noun, count == 1 ? "" : "s");
 }
 
+std::string DescribeJob(const v1::JobSpec& job) {
+  std::string text =
+      absl::StrFormat("%s, learning rate %g", OptimizerName(job.optimizer().kind()), job.optimizer().learning_rate());
+  if (job.has_schedule()) absl::StrAppend(&text, " (", DescribeSchedule(job.schedule()), ")");
+  if (job.optimizer().weight_decay() > 0)
+    absl::StrAppendFormat(&text, ", weight decay %g", job.optimizer().weight_decay());
+  if (job.clip_norm() > 0) absl::StrAppendFormat(&text, ", clip norm %g", job.clip_norm());
+  if (job.label_smoothing() > 0) absl::StrAppendFormat(&text, ", label smoothing %g", job.label_smoothing());
+  absl::StrAppend(&text, ", batch ", job.batch_size(), " in ", Plural(job.slots(), "slot"));
+  return text;
+}
+
+// The version that is the best in validation, where it is not the last.
+void AddBest(const v1::JobStatus& status, std::vector<std::pair<std::string, std::string>>& rows) {
+  const v1::Evaluation& best = status.best();
+  rows.emplace_back("best version", absl::StrFormat("%d, epoch %d: validation accuracy %s, loss %.4f", best.version(),
+                                                    best.epoch(), FormatPercent(best.accuracy()), best.loss()));
+  if (!status.has_best_test()) return;
+  rows.emplace_back("its test", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(status.best_test().accuracy()),
+                                                status.best_test().loss()));
+}
+
+nlohmann::ordered_json BestJson(const v1::JobStatus& status) {
+  if (!status.has_best()) return nullptr;
+  nlohmann::ordered_json json = {{"version", status.best().version()},
+                                 {"epoch", status.best().epoch()},
+                                 {"validation_accuracy", status.best().accuracy()},
+                                 {"validation_loss", status.best().loss()},
+                                 {"test_accuracy", nullptr},
+                                 {"test_loss", nullptr}};
+  if (status.has_best_test()) {
+    json["test_accuracy"] = status.best_test().accuracy();
+    json["test_loss"] = status.best_test().loss();
+  }
+  return json;
+}
+
 }  // namespace
 
 double ImagesPerSecond(const v1::JobStatus& status) {
@@ -44,13 +82,13 @@ std::string FormatSummary(const TrainSummary& summary) {
       {"dataset", absl::StrFormat("%s (%s train, %s validation, %s test)", data.name(), FormatCount(data.train_count()),
                                   FormatCount(data.validation_count()), FormatCount(data.test_count()))},
       {"network", absl::StrFormat("%s, %s parameters", job.architecture(), FormatCount(plan.parameter_count()))},
-      {"job", absl::StrFormat("%s, learning rate %g, batch %d in %s", OptimizerName(job.optimizer().kind()),
-                              job.optimizer().learning_rate(), job.batch_size(), Plural(job.slots(), "slot"))},
+      {"job", DescribeJob(job)},
       {"cluster", absl::StrCat(Plural(summary.workers, "worker"), ", ",
                                Plural(static_cast<uint64_t>(status.shards_size()), "shard"))},
       {"training",
-       absl::StrFormat("%s, %s, %s images/s", Plural(status.epoch(), "epoch"), Plural(status.version(), "step"),
-                       FormatCount(static_cast<uint64_t>(ImagesPerSecond(status))))},
+       absl::StrFormat("%s%s, %s, %s images/s", Plural(status.epoch(), "epoch"),
+                       status.stopped_early() ? absl::StrCat(" of ", job.epochs(), ", stopped early") : "",
+                       Plural(status.version(), "step"), FormatCount(static_cast<uint64_t>(ImagesPerSecond(status))))},
   };
   if (status.validation_size() > 0) {
     const v1::Evaluation& validation = status.validation(status.validation_size() - 1);
@@ -59,6 +97,7 @@ std::string FormatSummary(const TrainSummary& summary) {
   }
   rows.emplace_back(
       "test", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(status.test().accuracy()), status.test().loss()));
+  if (status.has_best() && status.best().version() != status.version()) AddBest(status, rows);
   if (summary.served.has_value()) {
     const ServedResult& served = *summary.served;
     rows.emplace_back("served", absl::StrFormat("accuracy %s by version %d in %s, p50 %.2f ms, p99 %.2f ms",
@@ -93,6 +132,8 @@ std::string SummaryJson(const TrainSummary& summary) {
       {"optimizer_sha256", status.optimizer_sha256()},
       {"dataset", status.plan().dataset().name()},
       {"served", nullptr},
+      {"best", BestJson(status)},
+      {"stopped_early", status.stopped_early()},
   };
   if (summary.served.has_value()) {
     const ServedResult& served = *summary.served;

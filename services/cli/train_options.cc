@@ -157,6 +157,7 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->group(what)
       ->default_str("unit")
       ->check(CLI::IsMember({"unit", "standard"}));
+  AddTrainingFlags(app, job.training, what);
 
   app.add_option("--data-dir", options.data_dir, "IDX files; default ~/.cache/millrace/<dataset>")->group("Data");
   app.add_option("--dataset", options.dataset, "mnist, fashion-mnist or the name of a directory of one's own; checked")
@@ -213,7 +214,10 @@ absl::Status ValidateTrainOptions(const TrainOptions& options) {
   // The rest is what making the job would find; any size of dataset will do to find it.
   const v1::JobSpec* const no_previous = nullptr;
   JobFlags flags = options.job;
-  if (options.resume) flags.momentum.reset();  // depends on the optimizer of the run that is resumed
+  if (options.resume) {  // whether these fit depends on the run that is resumed
+    flags.momentum.reset();
+    flags.training = {};
+  }
   return MakeJobSpec(flags, no_previous, /*train_samples=*/UINT32_MAX).status();
 }
 
@@ -239,6 +243,7 @@ absl::StatusOr<v1::JobSpec> MakeJobSpec(const JobFlags& flags, const v1::JobSpec
         absl::StrFormat("--validation-count: %d leaves nothing of the dataset's %d train samples to train on",
                         spec.validation_count(), train_samples));
   }
+  if (absl::Status status = ApplyTrainingFlags(flags.training, spec); !status.ok()) return status;
   return spec;
 }
 

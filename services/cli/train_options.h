@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "millrace/v1/data.pb.h"
 #include "millrace/v1/job.pb.h"
+#include "services/cli/training_flags.h"
 
 namespace CLI {
 class App;
@@ -31,6 +32,7 @@ struct JobFlags {
   std::optional<uint64_t> checkpoint_steps;
   std::optional<uint32_t> evaluation_batch_size;
   std::optional<std::string> normalize;  // unit, standard
+  TrainingFlags training;
 };
 
 // Everything `millrace train` can be told.

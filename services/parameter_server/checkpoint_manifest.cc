@@ -14,6 +14,7 @@
 #include "google/protobuf/util/json_util.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "nlohmann/json.hpp"
+#include "services/parameter_server/learning_rate.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -159,7 +160,12 @@ absl::Status CheckSameJob(const CheckpointManifest& saved, const v1::JobPlan& pl
   for (const auto& [from, to] : {std::pair(&saved.plan, &before), std::pair(&plan, &now)}) {
     *to->mutable_spec() = from->spec();
     *to->mutable_network() = from->network();
+    // What may change when a job goes on: what has no say in a step that was made already.
     to->mutable_spec()->clear_epochs();
+    to->mutable_spec()->clear_checkpoint_steps();
+    to->mutable_spec()->clear_best_by();
+    to->mutable_spec()->clear_early_stopping();
+    to->mutable_spec()->clear_publish_best();
     // Where the module's file lies does not matter; what is in it does (network.torchscript_sha256).
     to->mutable_spec()->clear_torchscript_path();
     to->mutable_network()->clear_torchscript_path();
@@ -171,6 +177,13 @@ absl::Status CheckSameJob(const CheckpointManifest& saved, const v1::JobPlan& pl
   if (!differencer.Compare(before, now)) {
     difference = absl::StrReplaceAll(absl::StripAsciiWhitespace(difference), {{"\n", "; "}});
     return absl::FailedPreconditionError(absl::StrCat("the checkpoint is of another job: ", difference));
+  }
+  const v1::LearningRateSchedule& schedule = plan.spec().schedule();
+  if (saved.plan.total_steps() != plan.total_steps() && DependsOnTotalSteps(schedule)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the checkpoint is of another job: its schedule, ", v1::LearningRateSchedule::Kind_Name(schedule.kind()),
+        ", was laid out over ", saved.plan.spec().epochs(), " epochs, so that epochs ", plan.spec().epochs(),
+        " would have had other rates from the start"));
   }
   if (saved.version > plan.total_steps()) {
     return absl::FailedPreconditionError(absl::StrCat("the checkpoint is at epoch ", EpochOf(plan, saved.version),

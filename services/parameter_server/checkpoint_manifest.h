@@ -11,11 +11,11 @@
 #include "absl/status/statusor.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/parameter_server/optimizer.h"
+#include "services/parameter_server/shard_checkpoint.h"
 
 namespace millrace {
 
 inline constexpr int kCheckpointFormat = 1;
-inline constexpr std::string_view kCheckpointManifest = "manifest.json";
 
 // What the bits of a run depend on besides job and dataset (DESIGN D1): the first worker's, since all should be alike.
 struct RunFingerprint {
@@ -51,8 +51,10 @@ absl::StatusOr<CheckpointManifest> CheckpointManifestFromJson(std::string_view j
 // little-endian float32.
 std::string OptimizerSha256(const OptimizerState& state);
 
-// OK if `plan` goes on where `saved` stopped: the same job and dataset, with at least as many epochs as are done.
-// FAILED_PRECONDITION names the difference.
+// OK if `plan` goes on where `saved` stopped: the same job and dataset, with at least as many epochs as are done. What
+// has no say in a step that was made already may differ: the epochs (unless the learning rate is laid out over them),
+// when checkpoints are due, early stopping, and which versions are the best and exported. FAILED_PRECONDITION names the
+// difference.
 absl::Status CheckSameJob(const CheckpointManifest& saved, const v1::JobPlan& plan);
 
 }  // namespace millrace

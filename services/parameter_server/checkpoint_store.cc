@@ -70,9 +70,11 @@ absl::Status CheckpointStore::Discard(uint64_t version) {
   return RemoveTree(Directory(version));
 }
 
-absl::Status CheckpointStore::Prune(size_t keep) {
+absl::Status CheckpointStore::Prune(size_t keep, uint64_t spared) {
   const std::vector<uint64_t> committed = Committed();
-  for (size_t i = keep; i < committed.size(); ++i) MILLRACE_RETURN_IF_ERROR(Discard(committed[i]));
+  for (size_t i = keep; i < committed.size(); ++i) {
+    if (committed[i] != spared) MILLRACE_RETURN_IF_ERROR(Discard(committed[i]));
+  }
   return absl::OkStatus();
 }
 

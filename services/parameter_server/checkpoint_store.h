@@ -26,7 +26,7 @@ class CheckpointStore {
   CheckpointStore(CheckpointStore&& other) noexcept;
   ~CheckpointStore();
 
-  std::filesystem::path Directory(uint64_t version) const { return root_ / std::to_string(version); }
+  std::filesystem::path Directory(uint64_t version) const { return CheckpointDirectory(output_, version); }
 
   // True if there are checkpoints, or served versions of `model_name`.
   bool HoldsResults(const std::string& model_name) const;
@@ -37,8 +37,8 @@ class CheckpointStore {
   absl::Status Commit(const CheckpointManifest& manifest);
   // Removes whatever there is of this version.
   absl::Status Discard(uint64_t version);
-  // Discards all but the newest `keep` committed checkpoints.
-  absl::Status Prune(size_t keep);
+  // Discards all but the newest `keep` committed checkpoints and that of version `spared`, if there is one.
+  absl::Status Prune(size_t keep, uint64_t spared = 0);
 
   // The newest committed checkpoint whose manifest and files are what they were when it was written; logs why it passes
   // over newer ones. nullopt if nothing was ever committed; DATA_LOSS if none is usable.

@@ -6,10 +6,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/files.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/model/servable.h"
 #include "common/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "services/parameter_server/model_selection.h"
 #include "services/parameter_server/schedule.h"
 #include "services/parameter_server/shard_checkpoint.h"
 
@@ -82,6 +85,19 @@ void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> valida
         .test = std::move(test)});
 }
 
+void Checkpointer::Skip(uint64_t version) {
+  Push({.kind = Task::kSkip, .version = version, .history = {}, .fingerprint = {}, .validation = {}, .test = {}});
+}
+
+void Checkpointer::NoteBest(const v1::Evaluation& validation) {
+  Push({.kind = Task::kNoteBest,
+        .version = validation.version(),
+        .history = {},
+        .fingerprint = {},
+        .validation = validation,
+        .test = {}});
+}
+
 void Checkpointer::Stop() {
   fleet_->Cancel();
   MutexLock lock(&mutex_);
@@ -94,7 +110,7 @@ bool Checkpointer::stopping() const {
   return stopping_;
 }
 
-// The ledger holds training at two unsettled boundaries, so the queue is bounded by four tasks.
+// The ledger holds training at two unsettled boundaries, so the queue is bounded by six tasks.
 void Checkpointer::Push(Task task) {
   MutexLock lock(&mutex_);
   tasks_.push_back(std::move(task));
@@ -111,10 +127,19 @@ void Checkpointer::Run() {
       task = std::move(tasks_.front());
       tasks_.pop_front();
     }
-    if (task.kind == Task::kCommit) {
-      RunCommit(task);
-    } else {
-      RunExport(task);
+    switch (task.kind) {
+      case Task::kCommit:
+        RunCommit(task);
+        break;
+      case Task::kExport:
+        RunExport(task);
+        break;
+      case Task::kSkip:
+        Settle(task.version, weights_sha256_.erase(task.version) > 0);
+        break;
+      case Task::kNoteBest:
+        WriteBest(*task.validation);
+        break;
     }
   }
 }
@@ -147,7 +172,9 @@ void Checkpointer::RunCommit(const Task& task) {
                                      {"seconds", absl::ToDoubleSeconds(absl::Now() - began)}});
     if (IsEpochEnd(options_.plan, task.version)) weights_sha256_[task.version] = manifest->weights_sha256;
     listener_->Committed(task.version, manifest->optimizer_sha256);
-    if (const absl::Status pruned = store_.Prune(options_.keep); !pruned.ok()) {
+    const v1::Evaluation* const best = BestOf(options_.plan.spec(), task.history);
+    const absl::Status pruned = store_.Prune(options_.keep, best == nullptr ? 0 : best->version());
+    if (!pruned.ok()) {
       LogWarning("old checkpoints could not be removed", {{"reason", pruned}});
     }
   } else {
@@ -205,6 +232,18 @@ void Checkpointer::RunExport(const Task& task) {
   }
   const bool was_committed = weights_sha256_.erase(task.version) > 0;
   Settle(task.version, was_committed);
+}
+
+// A convenience: what it says is also in the status, the summary and the next checkpoint's manifest.
+void Checkpointer::WriteBest(const v1::Evaluation& best) {
+  const nlohmann::ordered_json json = {{"version", best.version()},
+                                       {"epoch", best.epoch()},
+                                       {"validation_loss", best.loss()},
+                                       {"validation_accuracy", best.accuracy()}};
+  const std::string path = absl::StrCat(options_.plan.output_dir(), "/best.json");
+  if (const absl::Status written = WriteFileAtomically(path, json.dump(2) + "\n"); !written.ok()) {
+    LogWarning("which version is the best could not be written", {{"reason", written}});
+  }
 }
 
 absl::StatusOr<std::string> Checkpointer::ExportOnce(const Task& task) {

@@ -2,14 +2,16 @@
 // the model service. Works in the background; training goes on meanwhile.
 //
 // A version that a checkpoint is due at goes through
-//   Commit:  shards save their snapshots -> digests -> manifest.json -> older checkpoints pruned
-//   Export:  (epoch ends only, once evaluated) weights fetched -> <output>/models/<name>/<version>/
+//   Commit:  shards save their snapshots -> digests -> manifest.json -> older checkpoints pruned, but for the best one
+//   Export:  (epoch ends only, once evaluated) weights fetched -> <output>/models/<name>/<version>/; or Skip
 //   the shards release their snapshots -> Settled
 // A step that fails (a full disk) is reported and logged, leaves nothing half-written, and the next version tries again;
 // the last version of the job is tried a few times. Training does not stop for it. A checkpointer belongs to one run.
 //
-// Threads: Commit, Export and Stop from any thread; they return at once. The listener is called on the checkpointer's own
-// thread, without locks held.
+// <output>/best.json names the version that is the best in validation so far, for scripts and people.
+//
+// Threads: Commit, Export, Skip, NoteBest and Stop from any thread; they return at once. The listener is called on the
+// checkpointer's own thread, without locks held.
 #pragma once
 
 #include <cstddef>
@@ -57,6 +59,10 @@ class CheckpointQueue {
   // Once for every epoch end, after Commit. The version that a run resumed from is exported without Commit.
   virtual void Export(uint64_t version, std::optional<v1::Evaluation> validation,
                       std::optional<v1::Evaluation> test) = 0;
+  // Instead of Export: the version is not to be served.
+  virtual void Skip(uint64_t version) = 0;
+  // Its version is the best so far. Comes before the Export or Skip of that version.
+  virtual void NoteBest(const v1::Evaluation& validation) = 0;
   // Gives up what is queued and in progress; the listener hears no more of it.
   virtual void Stop() = 0;
 };
@@ -78,16 +84,17 @@ class Checkpointer : public CheckpointQueue {
   void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override;
   void Export(uint64_t version, std::optional<v1::Evaluation> validation,
               std::optional<v1::Evaluation> test) override;
-
+  void Skip(uint64_t version) override;
+  void NoteBest(const v1::Evaluation& validation) override;
   void Stop() override;
 
  private:
   struct Task {
-    enum Kind { kCommit, kExport } kind;
+    enum Kind { kCommit, kExport, kSkip, kNoteBest } kind;
     uint64_t version;
     std::vector<v1::Evaluation> history;       // of a commit
     RunFingerprint fingerprint;                // of a commit
-    std::optional<v1::Evaluation> validation;  // of an export
+    std::optional<v1::Evaluation> validation;  // of an export, or the best
     std::optional<v1::Evaluation> test;
   };
 
@@ -95,6 +102,7 @@ class Checkpointer : public CheckpointQueue {
   void Run();
   void RunCommit(const Task& task);
   void RunExport(const Task& task);
+  void WriteBest(const v1::Evaluation& best);
   void Settle(uint64_t version, bool committed);
   bool stopping() const;
   // Tries `attempt`, for the job's last version more than once, and then for as long as a shard is away.

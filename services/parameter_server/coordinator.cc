@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "services/parameter_server/model_selection.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -12,17 +13,6 @@ namespace {
 
 constexpr size_t kWorkerNameMax = 256;
 constexpr absl::Duration kMetricsInterval = absl::Milliseconds(100);
-
-v1::Evaluation MakeEvaluation(const v1::JobPlan& plan, const LedgerActions::CompletedRound& round) {
-  v1::Evaluation evaluation;
-  evaluation.set_version(round.id.version);
-  evaluation.set_epoch(EpochOf(plan, round.id.version));
-  evaluation.set_samples(round.sums.samples);
-  const double samples = static_cast<double>(std::max<uint64_t>(1, round.sums.samples));
-  evaluation.set_loss(round.sums.loss / samples);
-  evaluation.set_accuracy(static_cast<double>(round.sums.correct) / samples);
-  return evaluation;
-}
 
 bool IsEvaluationOf(const std::optional<RoundId>& round, uint64_t version) {
   return round.has_value() && !round->is_train() && round->version == version;
@@ -168,7 +158,7 @@ absl::Status Coordinator::Receive(WorkerId worker, const v1::WorkerMessage& mess
     case v1::WorkerMessage::kDecline:
       LogDebug("lease declined",
                {{"worker", sessions_.at(worker).hello.worker()}, {"reason", message.decline().reason()}});
-      Apply(ledger_->Declined(worker, message.decline().lease_id(), now));
+      Apply(ledger_->Declined(worker, message.decline().lease_id(), now, message.decline().weights_gone()));
       return absl::OkStatus();
     case v1::WorkerMessage::kLeave:
       Apply(ledger_->WorkerLeaving(worker, now));
@@ -237,7 +227,7 @@ void Coordinator::ReachBoundary(uint64_t version) {
 }
 
 void Coordinator::CompleteEvaluation(const LedgerActions::CompletedRound& round) {
-  const v1::Evaluation evaluation = MakeEvaluation(plan_, round);
+  const v1::Evaluation evaluation = MakeEvaluation(plan_, round.id, round.sums);
   const bool validation = round.id.kind == v1::Lease::KIND_VALIDATION;
   LogInfo(validation ? "epoch validated" : "tested", {{"epoch", evaluation.epoch()},
                                                       {"version", evaluation.version()},
@@ -246,16 +236,25 @@ void Coordinator::CompleteEvaluation(const LedgerActions::CompletedRound& round)
                                                       {"train_loss", progress_.loss()}});
   if (validation) {
     validation_.push_back(evaluation);
+    const v1::Evaluation* const best = BestOf(plan_.spec(), validation_);
+    if (best != nullptr && best->version() == evaluation.version()) queue_->NoteBest(evaluation);
+  } else if (round.id.version < ledger_->version()) {
+    best_test_ = evaluation;  // of an older version, which was exported when it was the newest
+    return;
   } else {
     test_ = evaluation;
   }
-  ExportUnlessEvaluated(round.id.version, NextRound(plan_, round.id));
+  ExportUnlessEvaluated(round.id.version, NextRound(plan_, round.id, validation_));
 }
 
 // Exports `version`, an epoch end, unless the round to come next is an evaluation of it.
 void Coordinator::ExportUnlessEvaluated(uint64_t version, const std::optional<RoundId>& next) {
   if (IsEvaluationOf(next, version)) return;
   unsettled_.insert(version);
+  if (plan_.spec().publish_best()) {
+    const v1::Evaluation* const best = BestOf(plan_.spec(), validation_);
+    if (best == nullptr || best->version() != version) return queue_->Skip(version);
+  }
   std::optional<v1::Evaluation> validation, test;
   if (!validation_.empty() && validation_.back().version() == version) validation = validation_.back();
   if (test_.has_value() && test_->version() == version) test = test_;
@@ -265,6 +264,10 @@ void Coordinator::ExportUnlessEvaluated(uint64_t version, const std::optional<Ro
 // Not before the last version is safe: until then the workers may be needed again.
 void Coordinator::FinishIfOver() {
   if (!failure_.empty() || !ledger_->finished() || !unsettled_.empty() || finish_sent_) return;
+  // A job that stops early learns which version is its last when that one's checkpoint has been tried already.
+  if (committed_version_ != ledger_->version() && !commit_error_.empty()) {
+    return FailLocked(absl::StrCat("the last checkpoint could not be written: ", commit_error_));
+  }
   over_ = options_.clock->Now();
   LogInfo("job done", {{"version", ledger_->version()}, {"weights_sha256", weights_sha256_}});
   finish_sent_ = true;

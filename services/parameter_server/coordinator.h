@@ -181,6 +181,7 @@ class Coordinator : public CheckpointListener {
   TrainingProgress progress_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::Evaluation> test_ ABSL_GUARDED_BY(mutex_);
+  std::optional<v1::Evaluation> best_test_ ABSL_GUARDED_BY(mutex_);  // if the best version is not the last
   absl::Time first_grant_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   absl::Time last_progress_ ABSL_GUARDED_BY(mutex_);  // a report, or a worker that joined
   absl::Time last_round_ ABSL_GUARDED_BY(mutex_);     // completed

@@ -41,6 +41,7 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics* metrics)
       epoch_(metrics->Gauge("millrace_training_epoch", "Completed epochs.")),
       loss_(metrics->Gauge("millrace_training_loss", "Mean cross-entropy of the last 100 steps, nats per sample.")),
       accuracy_(metrics->Gauge("millrace_training_accuracy", "Accuracy over the last 100 steps.")),
+      learning_rate_(metrics->Gauge("millrace_training_learning_rate", "Of the next step.")),
       images_per_second_(metrics->Gauge("millrace_training_images_per_second", "Over the last seconds of training.")),
       images_(metrics->Counter("millrace_training_images_total", "Samples trained on in this run.")),
       validation_loss_(metrics->Gauge("millrace_training_validation_loss", "Of the last epoch, nats per sample.")),
@@ -61,6 +62,7 @@ void CoordinatorMetrics::Update(const v1::JobStatus& status) {
   epoch_.Set(static_cast<double>(status.epoch()));
   loss_.Set(status.train_loss());
   accuracy_.Set(status.train_accuracy());
+  learning_rate_.Set(status.learning_rate());
   images_per_second_.Set(status.images_per_second());
   RaiseTo(images_, static_cast<double>(status.trained_samples()));
   committed_version_.Set(static_cast<double>(status.committed_version()));

@@ -40,6 +40,7 @@ class CoordinatorMetrics {
   prometheus::Gauge& epoch_;
   prometheus::Gauge& loss_;
   prometheus::Gauge& accuracy_;
+  prometheus::Gauge& learning_rate_;
   prometheus::Gauge& images_per_second_;
   prometheus::Counter& images_;
   prometheus::Gauge& validation_loss_;

@@ -120,7 +120,7 @@ void Coordinator::StartTrainingIfServed() {
   }
   for (const auto& [shard, registration] : shards_) ranges_[shard] = registration.info;
   queue_ = make_queue_(plan_, ranges_);
-  ledger_ = std::make_unique<Ledger>(plan_, options_.limits);
+  ledger_ = std::make_unique<Ledger>(plan_, options_.limits, validation_);
   last_progress_ = options_.clock->Now();
   LogInfo("training begins", {{"start_version", plan_.start_version()},
                               {"total_steps", plan_.total_steps()},
@@ -128,7 +128,7 @@ void Coordinator::StartTrainingIfServed() {
                               {"parameters", plan_.parameter_count()},
                               {"slots", plan_.spec().slots()},
                               {"shards", options_.num_shards}});
-  if (IsEpochEnd(plan_, plan_.start_version())) ExportUnlessEvaluated(plan_.start_version(), FirstRound(plan_));
+  if (IsEpochEnd(plan_, plan_.start_version())) ExportUnlessEvaluated(plan_.start_version(), FirstRound(plan_, validation_));
   for (const auto& [id, session] : sessions_) Welcome(id, session);
   FinishIfOver();
 }
@@ -179,6 +179,7 @@ void Coordinator::PrepareRun() {
   LogInfo("the next run", {{"start_version", plan_.start_version()}, {"reason", recovery.reason()}});
   progress_.Rewind();
   test_.reset();
+  best_test_.reset();
   unsettled_.clear();
   first_grant_ = absl::InfiniteFuture();
 }

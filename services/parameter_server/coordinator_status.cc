@@ -3,6 +3,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/parameter_server/coordinator.h"
+#include "services/parameter_server/learning_rate.h"
+#include "services/parameter_server/model_selection.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -72,6 +74,11 @@ v1::JobStatus Coordinator::StatusLocked() const {
   }
   status.mutable_validation()->Assign(validation_.begin(), validation_.end());
   if (test_.has_value()) *status.mutable_test() = *test_;
+  if (const v1::Evaluation* const best = BestOf(plan_.spec(), validation_); best != nullptr) {
+    *status.mutable_best() = *best;
+    const auto& best_test = test_.has_value() && test_->version() == best->version() ? test_ : best_test_;
+    if (best_test.has_value()) *status.mutable_best_test() = *best_test;
+  }
   status.set_committed_version(committed_version_);
   status.set_exported_version(exported_version_);
   status.set_weights_sha256(weights_sha256_);
@@ -93,11 +100,14 @@ v1::JobStatus Coordinator::StatusLocked() const {
   const uint64_t idle = run_over_ ? recoveries_.back().version() : plan_.start_version();
   status.set_version(training() ? ledger_->version() : idle);
   status.set_epoch(EpochOf(plan_, status.version()));
+  status.set_learning_rate(LearningRateAt(plan_, status.version()));
   const Ledger::Counters counters = training() ? ledger_->counters() : Ledger::Counters();
   status.set_regranted_leases(past_counters_.regranted_leases + counters.regranted_leases);
   status.set_duplicate_results(past_counters_.duplicate_results + counters.duplicate_results);
   status.set_checksum_mismatches(past_counters_.checksum_mismatches + counters.checksum_mismatches);
   if (!training()) return status;
+  status.set_stopped_early(!IsFinalVersion(plan_, ledger_->version()) &&
+                           IsLastVersion(plan_, ledger_->version(), validation_));
   for (const Ledger::WorkerView& view : ledger_->Workers()) {
     v1::WorkerStatus& worker = *status.add_workers();
     worker.set_worker(view.name);

@@ -13,6 +13,7 @@
 #include "common/status_macros.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
+#include "services/parameter_server/learning_rate.h"
 #include "services/parameter_server/optimizer_spec.h"
 #include "services/parameter_server/schedule.h"
 
@@ -36,6 +37,31 @@ class FirstError : public google::protobuf::io::ErrorCollector {
 absl::Status CheckRange(absl::string_view field, uint64_t value, uint64_t min, uint64_t max) {
   if (value < min) return absl::InvalidArgumentError(absl::StrCat(field, " ", value, " is under the minimum of ", min));
   if (value > max) return absl::InvalidArgumentError(absl::StrCat(field, " ", value, " is over the limit of ", max));
+  return absl::OkStatus();
+}
+
+absl::Status CheckNotNegative(absl::string_view field, double value) {
+  if (value >= 0 && std::isfinite(value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " ", value, " must be at least 0 and finite"));
+}
+
+absl::Status CheckTrainingOptions(const v1::JobSpec& spec) {
+  MILLRACE_RETURN_IF_ERROR(CheckNotNegative("clip_norm", spec.clip_norm()));
+  if (!(spec.label_smoothing() >= 0 && spec.label_smoothing() < 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("label_smoothing ", spec.label_smoothing(), " must be at least 0 and below 1"));
+  }
+  MILLRACE_RETURN_IF_ERROR(CheckNotNegative("early_stopping.min_delta", spec.early_stopping().min_delta()));
+  if (!v1::BestBy_IsValid(spec.best_by())) {
+    return absl::InvalidArgumentError("best_by is unknown; known: LOSS, ACCURACY");
+  }
+  if (spec.validation_count() > 0) return absl::OkStatus();
+  if (spec.early_stopping().patience() > 0) {
+    return absl::InvalidArgumentError("early_stopping.patience needs validation samples: validation_count is 0");
+  }
+  if (spec.publish_best()) {
+    return absl::InvalidArgumentError("publish_best needs validation samples: validation_count is 0");
+  }
   return absl::OkStatus();
 }
 
@@ -78,6 +104,8 @@ absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
     return absl::InvalidArgumentError("torchscript_path goes with architecture \"torchscript\", and only with it");
   }
   MILLRACE_RETURN_IF_ERROR(CheckOptimizerSpec(spec.optimizer()));
+  MILLRACE_RETURN_IF_ERROR(CheckSchedule(spec.schedule(), spec.optimizer().learning_rate()));
+  MILLRACE_RETURN_IF_ERROR(CheckTrainingOptions(spec));
   MILLRACE_RETURN_IF_ERROR(CheckRange("batch_size", spec.batch_size(), 1, kBatchSamplesMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("slots", spec.slots(), 1, kSlotsMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("epochs", spec.epochs(), 1, kEpochsMax));
@@ -116,6 +144,10 @@ absl::StatusOr<v1::JobPlan> ResolveJobPlan(const v1::JobSpec& spec, const v1::Da
   plan.set_steps_per_epoch(StepsPerEpoch(dataset.train_count(), spec.batch_size()));
   MILLRACE_RETURN_IF_ERROR(CheckRange("steps_per_epoch", plan.steps_per_epoch(), 1, kTotalStepsMax / kEpochsMax));
   plan.set_total_steps(plan.steps_per_epoch() * spec.epochs());
+  if (spec.schedule().warmup_steps() >= plan.total_steps()) {
+    return absl::InvalidArgumentError(absl::StrCat("schedule.warmup_steps ", spec.schedule().warmup_steps(),
+                                                   " must be below the job's ", plan.total_steps(), " steps"));
+  }
   return plan;
 }
 

@@ -34,11 +34,12 @@ std::string LastHeard(absl::Time last_heard, absl::Time now) {
 
 Ledger::Ledger(v1::JobPlan plan) : Ledger(std::move(plan), Limits()) {}
 
-Ledger::Ledger(v1::JobPlan plan, Limits limits)
+Ledger::Ledger(v1::JobPlan plan, Limits limits, std::vector<v1::Evaluation> validation)
     : plan_(std::move(plan)),
       limits_(limits),
       version_(plan_.start_version()),
-      next_(FirstRound(plan_)),
+      validation_(std::move(validation)),
+      next_(FirstRound(plan_, validation_)),
       current_since_(absl::InfiniteFuture()),
       train_times_(limits.lease_shortest, limits.lease_first, limits.lease_factor),
       evaluation_times_(limits.lease_shortest, limits.lease_first, limits.lease_factor) {
@@ -111,7 +112,7 @@ LedgerActions Ledger::Reported(WorkerId worker, const v1::Report& report, absl::
   return actions;
 }
 
-LedgerActions Ledger::Declined(WorkerId worker, uint64_t lease, absl::Time now) {
+LedgerActions Ledger::Declined(WorkerId worker, uint64_t lease, absl::Time now, bool weights_gone) {
   LedgerActions actions;
   const auto found = workers_.find(worker);
   if (found == workers_.end()) return actions;
@@ -119,7 +120,9 @@ LedgerActions Ledger::Declined(WorkerId worker, uint64_t lease, absl::Time now) 
   const auto held = leases_.find(lease);
   if (held == leases_.end() || held->second.worker != worker) return actions;
   TakeBack(held->second, "was declined", actions);
+  const RoundId round = held->second.round();
   DropLease(lease);
+  if (weights_gone && !open_.empty() && open_.front().state.id() == round && IsOlderTest(round)) AbandonRound(actions);
   StartNextLease(found->second, now);
   found->second.paused_until = now + limits_.decline_pause;
   Schedule(now, actions);
@@ -280,6 +283,10 @@ void Ledger::CompleteRounds(absl::Time now, LedgerActions& actions) {
         actions.boundaries.push_back(version_);
       }
     }
+    if (round.id().kind == v1::Lease::KIND_VALIDATION) {
+      validation_.push_back(MakeEvaluation(plan_, round.id(), round.Sums()));
+      next_ = NextRound(plan_, newest_, validation_);
+    }
     past_.push_back(std::move(round));
     if (past_.size() > kPastRounds) past_.pop_front();
     open_.pop_front();
@@ -293,9 +300,22 @@ void Ledger::CompleteRounds(absl::Time now, LedgerActions& actions) {
   }
 }
 
+void Ledger::AbandonRound(LedgerActions& actions) {
+  const RoundId round = open_.front().state.id();
+  std::vector<uint64_t> leases;
+  for (const auto& [id, lease] : leases_) {
+    if (lease.round() == round) leases.push_back(id);
+  }
+  for (const uint64_t id : leases) DropLease(id);
+  open_.pop_front();
+  actions.warnings.push_back(absl::StrCat(RoundName(round), " is given up: there is no checkpoint of it to be had"));
+}
+
 // --- Scheduling ---
 
+// Workers would go back and forth between the newest version and the best one if both were tested at once.
 bool Ledger::MayOpen(const RoundId& round) const {
+  if (IsOlderTest(round)) return open_.empty();
   if (!round.is_train()) return true;
   // If an evaluation and the step after it were open together, the step could be complete first, and the weights the
   // evaluation needs be gone.
@@ -307,7 +327,8 @@ bool Ledger::MayOpen(const RoundId& round) const {
 void Ledger::OpenRounds() {
   while (open_.size() < 2 && next_.has_value() && MayOpen(*next_)) {
     open_.push_back({RoundState(*next_, RoundUnits(plan_, *next_)), {}});
-    next_ = NextRound(plan_, *next_);
+    newest_ = *next_;
+    next_ = NextRound(plan_, newest_, validation_);
   }
 }
 

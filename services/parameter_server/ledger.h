@@ -8,7 +8,8 @@
 //   for (const auto& grant : actions.grants) Send(grant.worker, grant.lease);
 //
 // What holds, whatever workers do:
-// - Every unit of every round is accepted exactly once; rounds complete in the order of rounds.h.
+// - Every unit of every round is accepted exactly once; rounds complete in the order of rounds.h. Only the test of an
+//   older version, the best one, is given up if its weights cannot be had any more.
 // - A range that is granted is a node of the slot tree. A worker holds at most `leases_per_worker` leases.
 // - While a worker is alive and reports or declines what it is granted, the job goes on: a lease goes back at once when
 //   its worker leaves, and its units are granted to another when its worker is silent, or when it is late and another
@@ -92,7 +93,8 @@ class Ledger {
 
   // The plan must have passed ResolveJobPlan. Training begins as soon as a worker joins.
   explicit Ledger(v1::JobPlan plan);
-  Ledger(v1::JobPlan plan, Limits limits);
+  // `validation` is the history before plan.start_version.
+  Ledger(v1::JobPlan plan, Limits limits, std::vector<v1::Evaluation> validation = {});
 
   // --- Events. Those of a worker that is not there are ignored. ---
   LedgerActions WorkerJoined(WorkerId worker, std::string name, absl::Time now);
@@ -100,7 +102,8 @@ class Ledger {
   LedgerActions WorkerLeaving(WorkerId worker, absl::Time now);  // it finishes what it holds and wants no more
   LedgerActions Heard(WorkerId worker, std::string waiting_for, absl::Time now);
   LedgerActions Reported(WorkerId worker, const v1::Report& report, absl::Time now);
-  LedgerActions Declined(WorkerId worker, uint64_t lease, absl::Time now);
+  // `weights_gone`: the shards do not have the lease's version, and will not.
+  LedgerActions Declined(WorkerId worker, uint64_t lease, absl::Time now, bool weights_gone = false);
   LedgerActions BoundarySettled(uint64_t version, absl::Time now);  // committed or given up
   LedgerActions Tick(absl::Time now);                               // several times a second
 
@@ -155,9 +158,13 @@ class Ledger {
   uint32_t LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const;
   bool TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t workers, absl::Time now,
                 LedgerActions& actions);
+  bool IsOlderTest(const RoundId& round) const {
+    return round.kind == v1::Lease::KIND_TEST && round.version < version_;
+  }
   bool MayOpen(const RoundId& round) const;
   void OpenRounds();
   void CompleteRounds(absl::Time now, LedgerActions& actions);
+  void AbandonRound(LedgerActions& actions);  // the only open one
 
   std::string CheckReport(const Lease& lease, const v1::Report& report) const;
   void AcceptResults(const Lease& lease, const v1::Report& report, Worker& worker, LedgerActions& actions);
@@ -170,7 +177,10 @@ class Ledger {
   const Limits limits_;
   uint64_t version_;
   uint64_t next_lease_ = 1;
-  std::optional<RoundId> next_;   // the round to open next
+  std::vector<v1::Evaluation> validation_;  // the history
+  // The round to open next; changed, before it is opened, by the result of a validation that is still open.
+  std::optional<RoundId> next_;
+  RoundId newest_;                // that was opened
   std::deque<OpenRound> open_;    // the oldest incomplete round, and perhaps the one after it
   std::deque<RoundState> past_;   // the last few complete ones, to compare late duplicates with
   absl::Time current_since_;      // since when open_.front() has been worked at

@@ -171,7 +171,8 @@ absl::StatusOr<std::unique_ptr<ShardOptimizer>> ShardOptimizer::Create(const v1:
 
 uint64_t ShardOptimizer::chunks() const { return impl_->chunks.size(); }
 
-absl::Status ShardOptimizer::Step(uint64_t chunk, std::span<float> weights, std::span<const float> gradient) {
+absl::Status ShardOptimizer::Step(uint64_t chunk, std::span<float> weights, std::span<const float> gradient,
+                                  double learning_rate) {
   if (weights.size() != impl_->elements || gradient.size() != impl_->elements || chunk >= chunks()) {
     return absl::InvalidArgumentError(absl::StrCat("an update of chunk ", chunk, " of ", weights.size(), " weights by ",
                                                    gradient.size(), " gradient values, for a shard of ",
@@ -181,6 +182,9 @@ absl::Status ShardOptimizer::Step(uint64_t chunk, std::span<float> weights, std:
     torch::NoGradGuard no_grad;
     Impl::Chunk& part = impl_->chunks[chunk];
     impl_->Bind(part, weights.data(), const_cast<float*>(gradient.data()));  // optimizers do not write to gradients
+    for (torch::optim::OptimizerParamGroup& group : part.optimizer->param_groups()) {
+      group.options().set_lr(learning_rate);
+    }
     part.optimizer->step();
     ++part.step;
     const bool made_momentum = part.step == 1 && impl_->spec.kind() == v1::OPTIMIZER_KIND_SGD;

@@ -48,10 +48,11 @@ class ShardOptimizer {
 
   uint64_t chunks() const;
 
-  // One update of chunk `chunk` of `weights` in place; the rest is left alone. Both spans cover the whole range; either
-  // may lie elsewhere at every call. INVALID_ARGUMENT (nothing changed) for spans of another size or no such chunk.
-  // After INTERNAL weights and state are undefined.
-  absl::Status Step(uint64_t chunk, std::span<float> weights, std::span<const float> gradient);
+  // One update of chunk `chunk` of `weights` in place, at this learning rate (spec.learning_rate is only where a
+  // schedule starts from); the rest is left alone. Both spans cover the whole range; either may lie elsewhere at every
+  // call. INVALID_ARGUMENT (nothing changed) for spans of another size or no such chunk. After INTERNAL weights and
+  // state are undefined.
+  absl::Status Step(uint64_t chunk, std::span<float> weights, std::span<const float> gradient, double learning_rate);
 
   // Requires that every chunk has made the same number of updates.
   OptimizerState Save() const;

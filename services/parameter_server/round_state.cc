@@ -3,7 +3,20 @@
 #include <algorithm>
 #include <bit>
 
+#include "services/parameter_server/schedule.h"
+
 namespace millrace {
+
+v1::Evaluation MakeEvaluation(const v1::JobPlan& plan, const RoundId& round, const RoundSums& sums) {
+  v1::Evaluation evaluation;
+  evaluation.set_version(round.version);
+  evaluation.set_epoch(EpochOf(plan, round.version));
+  evaluation.set_samples(sums.samples);
+  const double samples = static_cast<double>(std::max<uint64_t>(1, sums.samples));
+  evaluation.set_loss(sums.loss / samples);
+  evaluation.set_accuracy(static_cast<double>(sums.correct) / samples);
+  return evaluation;
+}
 
 RoundState::RoundState(RoundId id, uint32_t units) : id_(id), units_(units), free_(units) {}
 

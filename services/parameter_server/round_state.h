@@ -27,6 +27,9 @@ struct RoundSums {
   uint64_t correct = 0;
 };
 
+// What the sums of an evaluation's units make of its version.
+v1::Evaluation MakeEvaluation(const v1::JobPlan& plan, const RoundId& round, const RoundSums& sums);
+
 class RoundState {
  public:
   // units >= 1

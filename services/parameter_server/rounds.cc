@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "services/parameter_server/model_selection.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -13,16 +14,18 @@ uint64_t EvaluationSamples(const v1::JobPlan& plan, v1::Lease::Kind kind) {
 }
 
 // What follows at `version` once the evaluation `done`, if any, is complete there.
-std::optional<RoundId> RoundAt(const v1::JobPlan& plan, uint64_t version, std::optional<v1::Lease::Kind> done) {
+std::optional<RoundId> RoundAt(const v1::JobPlan& plan, uint64_t version, std::optional<v1::Lease::Kind> done,
+                               ValidationHistory history) {
   const bool evaluate = !done.has_value() && IsEpochEnd(plan, version);
   if (evaluate && EvaluationSamples(plan, v1::Lease::KIND_VALIDATION) > 0) {
     return RoundId{v1::Lease::KIND_VALIDATION, version};
   }
-  if (!IsFinalVersion(plan, version)) return RoundId{v1::Lease::KIND_TRAIN, version};
-  if (done != v1::Lease::KIND_TEST && EvaluationSamples(plan, v1::Lease::KIND_TEST) > 0) {
-    return RoundId{v1::Lease::KIND_TEST, version};
-  }
-  return std::nullopt;
+  if (!IsLastVersion(plan, version, history)) return RoundId{v1::Lease::KIND_TRAIN, version};
+  if (EvaluationSamples(plan, v1::Lease::KIND_TEST) == 0) return std::nullopt;
+  if (done != v1::Lease::KIND_TEST) return RoundId{v1::Lease::KIND_TEST, version};
+  const v1::Evaluation* const best = BestOf(plan.spec(), history);
+  if (best == nullptr || best->version() == version) return std::nullopt;
+  return RoundId{v1::Lease::KIND_TEST, best->version()};
 }
 
 }  // namespace
@@ -44,13 +47,21 @@ std::string UnitsName(const RoundId& round, uint32_t begin, uint32_t end) {
   return absl::StrCat(noun, "s [", begin, ", ", end, ")");
 }
 
-std::optional<RoundId> FirstRound(const v1::JobPlan& plan) {
-  return RoundAt(plan, plan.start_version(), std::nullopt);
+bool IsLastVersion(const v1::JobPlan& plan, uint64_t version, ValidationHistory history) {
+  if (IsFinalVersion(plan, version)) return true;
+  return !history.empty() && history.back().version() == version && StopsAfter(plan.spec(), history);
 }
 
-std::optional<RoundId> NextRound(const v1::JobPlan& plan, const RoundId& round) {
-  if (round.is_train()) return RoundAt(plan, round.version + 1, std::nullopt);
-  return RoundAt(plan, round.version, round.kind);
+std::optional<RoundId> FirstRound(const v1::JobPlan& plan, ValidationHistory history) {
+  return RoundAt(plan, plan.start_version(), std::nullopt, history);
+}
+
+std::optional<RoundId> NextRound(const v1::JobPlan& plan, const RoundId& round, ValidationHistory history) {
+  if (round.is_train()) return RoundAt(plan, round.version + 1, std::nullopt, history);
+  const bool of_the_best =
+      round.kind == v1::Lease::KIND_TEST && !history.empty() && round.version < history.back().version();
+  if (of_the_best) return std::nullopt;
+  return RoundAt(plan, round.version, round.kind, history);
 }
 
 uint32_t RoundUnits(const v1::JobPlan& plan, const RoundId& round) {

@@ -11,6 +11,7 @@
 #include "common/files.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "services/parameter_server/learning_rate.h"
 #include "services/parameter_server/schedule.h"
 #include "services/parameter_server/shard_checkpoint.h"
 #include "services/parameter_server/shard_metrics.h"
@@ -116,6 +117,11 @@ WeightsVersion Shard::weights() const {
 }
 
 absl::StatusOr<WeightsVersion> Shard::WeightsAt(uint64_t version) const {
+  if (std::optional<WeightsVersion> held = HeldWeights(version)) return *std::move(held);
+  return ReadWeights(version);
+}
+
+std::optional<WeightsVersion> Shard::HeldWeights(uint64_t version) const {
   MutexLock lock(&mutex_);
   if (version == version_) return weights_.current();
   for (const WeightsVersion& previous : previous_) {
@@ -123,8 +129,27 @@ absl::StatusOr<WeightsVersion> Shard::WeightsAt(uint64_t version) const {
   }
   const auto snapshot = snapshots_.find(version);
   if (snapshot != snapshots_.end()) return snapshot->second->weights;
-  return absl::NotFoundError(absl::StrCat("version ", version, " is neither one of the newest, up to ", version_,
-                                          ", nor a retained snapshot"));
+  return std::nullopt;
+}
+
+absl::StatusOr<WeightsVersion> Shard::ReadWeights(uint64_t version) const {
+  MutexLock lock(&read_mutex_);
+  if (read_.owner != nullptr && read_.version == version) return read_;
+  const std::filesystem::path directory = CheckpointDirectory(plan().output_dir(), version);
+  std::error_code error;
+  if (plan().output_dir().empty() || !std::filesystem::exists(directory / kCheckpointManifest, error)) {
+    return absl::NotFoundError(
+        absl::StrCat("version ", version, " is neither one of the newest, nor a retained snapshot, nor committed"));
+  }
+  const CheckpointIdentity identity{version, plan().parameter_count(), plan().spec().optimizer()};
+  absl::StatusOr<ShardState> state = ReadShardCheckpoint(directory, identity, range());
+  if (!state.ok()) {
+    LogWarning("a checkpoint could not be read", {{"directory", directory.string()}, {"reason", state.status()}});
+    return absl::NotFoundError(absl::StrCat("the checkpoint of version ", version, ": ", state.status().message()));
+  }
+  const auto weights = std::make_shared<const std::vector<float>>(std::move(state->weights));
+  read_ = {.version = version, .values = *weights, .owner = weights};
+  return read_;
 }
 
 absl::Status Shard::CheckFits(const GradientChunkHeader& chunk) const {
@@ -207,7 +232,7 @@ absl::Status Shard::ApplyChunk(const ChunkWork& work) {
   const auto [begin, end] = work.elements;
   for (float& value : work.gradient.subspan(begin, end - begin)) value *= scale;
   std::copy(work.current.begin() + begin, work.current.begin() + end, work.next.values.begin() + begin);
-  return optimizer_->Step(work.chunk, work.next.values, work.gradient);
+  return optimizer_->Step(work.chunk, work.next.values, work.gradient, LearningRateAt(plan(), work.step));
 }
 
 absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applied) {

@@ -100,8 +100,8 @@ class Shard {
   // The newest weights that are whole.
   WeightsVersion weights() const;
 
-  // The weights of the newest version, of one of the kRetainedVersions before it, or of a retained snapshot; else
-  // NOT_FOUND.
+  // The weights of the newest version, of one of the kRetainedVersions before it, of a retained snapshot, or of a
+  // committed checkpoint, for which the caller waits until it is read; else NOT_FOUND.
   absl::StatusOr<WeightsVersion> WeightsAt(uint64_t version) const;
 
   struct AddResult {
@@ -146,6 +146,8 @@ class Shard {
  private:
   Shard(Options options, std::span<const float> initial_weights, std::unique_ptr<ShardOptimizer> optimizer);
 
+  std::optional<WeightsVersion> HeldWeights(uint64_t version) const;
+  absl::StatusOr<WeightsVersion> ReadWeights(uint64_t version) const;
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
 
   // One chunk of one step, to be applied by the thread that set applying_.
@@ -182,6 +184,10 @@ class Shard {
   uint64_t next_chunk_ ABSL_GUARDED_BY(mutex_) = 0;   // of the current step, to be applied
   WeightsDraft next_ ABSL_GUARDED_BY(mutex_);         // of the current step, once next_chunk_ > 0
   absl::Duration step_time_ ABSL_GUARDED_BY(mutex_);  // spent on the current step's chunks
+
+  // Held while a checkpoint is read, so that many workers who ask for the same version have it read once.
+  mutable Mutex read_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
+  mutable WeightsVersion read_ ABSL_GUARDED_BY(read_mutex_);  // the last version that was read
   const std::unique_ptr<ShardOptimizer> optimizer_;   // of the thread that set applying_; before it, of LoadCheckpoint
 };
 

@@ -100,6 +100,10 @@ void CopyOverlap(std::span<const float> values, ElementRange from, ElementRange 
 
 }  // namespace
 
+std::filesystem::path CheckpointDirectory(const std::filesystem::path& output, uint64_t version) {
+  return output / "checkpoints" / std::to_string(version);
+}
+
 std::string ShardFileName(uint32_t shard, uint32_t num_shards) {
   return absl::StrFormat("shard-%05d-of-%05d.safetensors", shard, num_shards);
 }

@@ -7,8 +7,10 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,6 +21,11 @@
 #include "services/parameter_server/optimizer.h"
 
 namespace millrace {
+
+// Of one version, in the output directory of its job.
+std::filesystem::path CheckpointDirectory(const std::filesystem::path& output, uint64_t version);
+// Its last file: without it the checkpoint does not exist.
+inline constexpr std::string_view kCheckpointManifest = "manifest.json";
 
 std::string ShardFileName(uint32_t shard, uint32_t num_shards);
 

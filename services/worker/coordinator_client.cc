@@ -153,10 +153,11 @@ void CoordinatorClient::Report(const v1::Report& report) {
   Send(message);
 }
 
-void CoordinatorClient::Decline(uint64_t lease_id, std::string_view reason) {
+void CoordinatorClient::Decline(uint64_t lease_id, std::string_view reason, bool weights_gone) {
   v1::WorkerMessage message;
   message.mutable_decline()->set_lease_id(lease_id);
   message.mutable_decline()->set_reason(reason.data(), reason.size());
+  message.mutable_decline()->set_weights_gone(weights_gone);
   Send(message);
 }
 

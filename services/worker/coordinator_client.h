@@ -45,7 +45,7 @@ class CoordinatorClient : public LeaseLink {
 
   absl::StatusOr<std::optional<Event>> Next(absl::Duration timeout) override;
   void Report(const v1::Report& report) override;
-  void Decline(uint64_t lease_id, std::string_view reason) override;
+  void Decline(uint64_t lease_id, std::string_view reason, bool weights_gone) override;
   void Leave() override;
 
  private:

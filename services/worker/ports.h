@@ -38,7 +38,8 @@ class LeaseLink {
   virtual absl::StatusOr<std::optional<Event>> Next(absl::Duration timeout) = 0;
   // Sent as far as the link allows; what is lost with the link is granted again by the coordinator.
   virtual void Report(const v1::Report& report) = 0;
-  virtual void Decline(uint64_t lease_id, std::string_view reason) = 0;
+  // `weights_gone`: the shards cannot give the lease's version any more.
+  virtual void Decline(uint64_t lease_id, std::string_view reason, bool weights_gone) = 0;
   virtual void Leave() = 0;
 };
 

@@ -159,14 +159,14 @@ std::vector<BatchKey> WorkLoop::UnitsOf(const v1::Lease& lease) const {
   return units;
 }
 
-void WorkLoop::Decline(const v1::Lease& lease, std::string_view reason) {
+void WorkLoop::Decline(const v1::Lease& lease, std::string_view reason, bool weights_gone) {
   parts_.batches->Forget(UnitsOf(lease));
-  parts_.leases->Decline(lease.id(), reason);
+  parts_.leases->Decline(lease.id(), reason, weights_gone);
   parts_.metrics->declined_leases.Increment();
 }
 
 void WorkLoop::DeclineAll(std::string_view reason) {
-  for (const v1::Lease& lease : pending_) Decline(lease, reason);
+  for (const v1::Lease& lease : pending_) Decline(lease, reason, /*weights_gone=*/false);
   pending_.clear();
 }
 
@@ -176,7 +176,7 @@ absl::Status WorkLoop::Process(const v1::Lease& lease) {
     Stopwatch watch(times.weights);
     MILLRACE_ASSIGN_OR_RETURN(const ParameterLink::Weights weights, AwaitWeights(lease));
     if (weights == ParameterLink::Weights::kMovedPast) {
-      Decline(lease, "the weights have moved past its version");
+      Decline(lease, "the weights have moved past its version", /*weights_gone=*/true);
       return absl::OkStatus();
     }
   }

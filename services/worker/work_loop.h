@@ -66,7 +66,7 @@ class WorkLoop {
   absl::Status Accept(const v1::Lease& lease);
   std::vector<BatchKey> UnitsOf(const v1::Lease& lease) const;
   void DeclineAll(std::string_view reason);
-  void Decline(const v1::Lease& lease, std::string_view reason);
+  void Decline(const v1::Lease& lease, std::string_view reason, bool weights_gone);
 
   absl::Status Process(const v1::Lease& lease);
   absl::StatusOr<ParameterLink::Weights> AwaitWeights(const v1::Lease& lease);

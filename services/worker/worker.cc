@@ -164,6 +164,7 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
   activity_.Doing("building the network");
   MILLRACE_ASSIGN_OR_RETURN(Replica* const replica, ReplicaFor(plan));
   MILLRACE_RETURN_IF_ERROR(CheckPlan(plan, *replica));
+  replica->set_label_smoothing(plan.spec().label_smoothing());
 
   BatchClient data(
       {.address = coordinator->welcome().data_address(),

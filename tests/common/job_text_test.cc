@@ -24,6 +24,11 @@ TEST(EstimateRemainingTest, GoesByThePaceOfThisRun) {
 TEST(FormatProgressTest, SaysWhereTheJobIs) {
   EXPECT_EQ(FormatProgress(TrainingStatus()), "epoch 3/10  step 1,123/4,220  loss 0.0512  12,345 images/s  ETA 5:09");
   v1::JobStatus status = TrainingStatus();
+  status.mutable_plan()->mutable_spec()->mutable_schedule()->set_warmup_steps(2000);
+  status.set_learning_rate(0.000562);
+  EXPECT_EQ(FormatProgress(status),
+            "epoch 3/10  step 1,123/4,220  loss 0.0512  rate 0.000562  12,345 images/s  ETA 5:09");
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("12,345 images/s, learning rate 0.000562\n"));
   status.set_version(0);
   status.set_epoch(0);
   EXPECT_THAT(FormatProgress(status), HasSubstr("epoch 1/10  step 0/4,220"));
@@ -63,6 +68,21 @@ TEST(FormatJobStatusTest, SaysWhatEveryPartDoesAndWaitsFor) {
   EXPECT_THAT(
       text,
       HasSubstr("  shard 1      parameters 640 to 1280 at unix:/s, version 812, waiting for step 812: slots 5-7\n"));
+}
+
+TEST(FormatJobStatusTest, NamesTheBestVersionAndWhyTheJobEnded) {
+  v1::JobStatus status = TrainingStatus();
+  EXPECT_THAT(FormatJobStatus(status), Not(HasSubstr("best")));
+  status.mutable_plan()->mutable_spec()->mutable_early_stopping()->set_patience(3);
+  status.mutable_best()->set_version(1688);
+  status.mutable_best()->set_epoch(4);
+  status.mutable_best()->set_loss(0.0432);
+  status.set_stopped_early(true);
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  best         validation loss 0.0432, "));
+  EXPECT_THAT(FormatJobStatus(status),
+              HasSubstr("stopped early: no epoch of the last 3 was better than epoch 4 (version 1,688)\n"));
+  status.mutable_plan()->mutable_spec()->mutable_early_stopping()->set_min_delta(0.01);
+  EXPECT_THAT(FormatEarlyStop(status), HasSubstr("(version 1,688) by more than 0.01"));
 }
 
 TEST(FormatJobStatusTest, BeforeThereIsAPlanThereIsNothingOfIt) {

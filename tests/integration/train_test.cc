@@ -2,6 +2,8 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
@@ -77,6 +79,100 @@ TEST_F(TrainTest, WeightsAreTheSameBitsForEveryShapeOfTheCluster) {
   const nlohmann::json other_seed =
       Finish(Start("other-seed", {"--workers", "2", "--seed", "4", epochs[0], epochs[1]}));
   EXPECT_NE(other_seed["weights_sha256"], reference["weights_sha256"]) << "the digest tells runs apart";
+}
+
+TEST_F(TrainTest, EveryTrainingOptionKeepsTheBitsTheSame) {
+  // 5 slots of a batch of 64: one of 12 samples and four of 13.
+  const Flags options = {
+      "--optimizer", "adamw",   "--schedule", "cosine", "--warmup-steps", "10",   "--label-smoothing",         "0.1",
+      "--slots",     "5",       "--epochs",   "4",      "--weight-decay", "0.05", "--early-stopping-patience", "3",
+      "--best-by",   "accuracy"};
+  const auto with = [&](Flags flags) {
+    flags.insert(flags.end(), options.begin(), options.end());
+    return flags;
+  };
+  const nlohmann::json reference = Finish(Start("reference", with({"--workers", "1"})));
+  ASSERT_EQ(reference["weights_sha256"].get<std::string>().size(), 64u);
+  EXPECT_FALSE(reference["best"]["test_accuracy"].is_null());
+  for (const Flags& shape : {Flags{"--workers", "2", "--shards", "3"}, Flags{"--workers", "3", "--shards", "2"}}) {
+    const nlohmann::json result = Finish(Start("shape-" + shape[1], with(shape)));
+    for (const char* name : {"weights_sha256", "test_loss", "best", "steps"}) {
+      EXPECT_EQ(result[name], reference[name]) << name << " of " << testing::PrintToString(shape);
+    }
+  }
+  for (const Flags& without : {Flags{"--label-smoothing", "0"}, Flags{"--schedule", "constant"},
+                               Flags{"--weight-decay", "0"}, Flags{"--warmup-steps", "0"}}) {
+    Flags flags = with({});
+    flags.insert(flags.end(), without.begin(), without.end());
+    EXPECT_NE(Finish(Start("without" + without[0], flags))["weights_sha256"], reference["weights_sha256"])
+        << without[0] << " has no effect";
+  }
+}
+
+TEST_F(TrainTest, SlotsOfUnequalSizeWeighTheirSamplesAlike) {
+  // 48 slots of a batch of 64: of one sample or two. What differs from the undivided batch is the order of additions.
+  const Flags job = {"--epochs", "1", "--optimizer", "sgd", "--learning-rate", "0.05"};
+  const auto with_slots = [&](const std::string& slots) {
+    Flags flags = job;
+    flags.insert(flags.end(), {"--slots", slots});
+    return Finish(Start("slots-" + slots, flags));
+  };
+  const nlohmann::json whole = with_slots("1"), uneven = with_slots("48");
+  EXPECT_NE(uneven["weights_sha256"], whole["weights_sha256"]);
+  EXPECT_NEAR(uneven["test_loss"].get<double>() / whole["test_loss"].get<double>(), 1, 1e-4);
+}
+
+TEST_F(TrainTest, AJobThatGetsNoBetterStopsAndIsOverWhenResumed) {
+  // No loss falls by 100: two epochs after the first.
+  const nlohmann::json stopped = Finish(
+      Start("stopped", {"--epochs", "9", "--early-stopping-patience", "2", "--early-stopping-min-delta", "100"}));
+  EXPECT_EQ(stopped["stopped_early"], true);
+  EXPECT_EQ(stopped["epochs"], 3);
+  EXPECT_EQ(stopped["steps"], 3 * 23);
+  const auto resume = [&](Flags flags) {
+    const Flags always = {"--resume", "--no-serving"};
+    flags.insert(flags.begin(), always.begin(), always.end());
+    return Finish(ClusterProcess(temporary_ / "stopped", data_dir_, flags));
+  };
+  const nlohmann::json again = resume({});
+  for (const char* name : {"steps", "stopped_early", "weights_sha256", "test_loss", "best"}) {
+    EXPECT_EQ(again[name], stopped[name]) << name;
+  }
+  const nlohmann::json further = resume({"--early-stopping-patience", "3"});
+  EXPECT_EQ(further["steps"], 4 * 23) << "a more patient job goes on";
+}
+
+TEST_F(TrainTest, TheBestVersionIsTestedAndServed) {
+  // A rate at which the last epochs are worse than one before them.
+  ClusterProcess run(temporary_ / "best", data_dir_,
+                     {"--epochs", "8", "--batch-size", "64", "--seed", "3", "--optimizer", "sgd", "--learning-rate",
+                      "0.5", "--momentum", "0.9", "--serve-best"});
+  const nlohmann::json result = Finish(std::move(run));
+  ASSERT_FALSE(result["best"].is_null());
+  const uint64_t best = result["best"]["version"];
+  EXPECT_LT(best, result["steps"]) << "choose another rate: the last version should not be the best";
+  EXPECT_EQ(result["served"]["version"], best);
+  EXPECT_NEAR(result["served"]["accuracy"], result["best"]["test_accuracy"], 1e-9);
+  EXPECT_TRUE(std::filesystem::exists(temporary_ / "best/checkpoints" / std::to_string(best) / "manifest.json"));
+  std::ifstream file(temporary_ / "best/best.json");
+  EXPECT_EQ(nlohmann::json::parse(file)["version"], best);
+}
+
+TEST_F(TrainTest, AResumedRunGoesOnWithTheRateOfItsStep) {
+  const Flags schedule = {"--workers", "2", "--schedule", "one-cycle"};
+  const nlohmann::json reference = Finish(Start("reference", LongJob(schedule)));
+  {
+    ClusterProcess run = Start("interrupted", LongJob(schedule));
+    run.WaitUntil([](const auto& status) { return status.committed_version() >= 30; });
+    run.program().Signal(SIGINT);
+    EXPECT_EQ(run.Wait(), 130);
+  }
+  ClusterProcess longer(temporary_ / "interrupted", data_dir_, {"--resume", "--no-serving", "--epochs", "7"});
+  EXPECT_NE(longer.Wait(), 0);
+  EXPECT_THAT(longer.program().Errors(), HasSubstr("was laid out over 6 epochs"));
+  const nlohmann::json result =
+      Finish(ClusterProcess(temporary_ / "interrupted", data_dir_, {"--resume", "--no-serving"}));
+  EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
 }
 
 TEST_F(TrainTest, AKilledWorkerIsReplacedAndChangesNoBit) {

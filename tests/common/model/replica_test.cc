@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <utility>
 
 #include "common/files.h"
 #include "common/hashing.h"
@@ -60,7 +61,7 @@ struct Reference {
     deviation = spec.standard_deviation();
   }
 
-  at::Tensor Loss(const v1::NetworkSpec& spec, const Samples& samples) {
+  at::Tensor Loss(const v1::NetworkSpec& spec, const Samples& samples, double label_smoothing) {
     const auto n = static_cast<int64_t>(samples.labels.size());
     auto x = torch::from_blob(const_cast<uint8_t*>(samples.images.data()),
                               {n, spec.channels(), spec.height(), spec.width()}, torch::kUInt8)
@@ -73,7 +74,10 @@ struct Reference {
     x = torch::max_pool2d(torch::relu(torch::conv2d(x, p(0), p(1))), 2);
     x = x.permute({0, 2, 3, 1}).flatten(1);
     x = torch::linear(torch::relu(torch::linear(x, p(2), p(3))), p(4), p(5));
-    return torch::nll_loss(torch::log_softmax(x, 1), y, {}, at::Reduction::Sum);
+    // Szegedy and others, 2015, section 7: the target is 1 - s for the label, and s / classes for every class besides.
+    const at::Tensor log_p = torch::log_softmax(x, 1);
+    return (1 - label_smoothing) * torch::nll_loss(log_p, y, {}, at::Reduction::Sum) -
+           label_smoothing * log_p.sum() / static_cast<double>(spec.classes());
   }
 
   std::vector<at::Tensor> parameters;
@@ -81,16 +85,18 @@ struct Reference {
 };
 
 TEST(ReplicaTest, GradientMatchesAnIndependentComposition) {
-  for (v1::NetworkSpec spec : {NetworkOf("cnn"), NetworkOf("cnn", 3, 11, 8, 5)}) {
+  const v1::NetworkSpec usual = NetworkOf("cnn"), unusual = NetworkOf("cnn", 3, 11, 8, 5);
+  for (auto [spec, label_smoothing] : {std::pair(usual, 0.0), std::pair(unusual, 0.0), std::pair(unusual, 0.2)}) {
     spec.set_mean(0.25);
     spec.set_standard_deviation(0.5);
     const std::unique_ptr<Replica> replica = NewReplica(spec);
+    replica->set_label_smoothing(label_smoothing);
     const Samples samples = RandomSamples(spec, 16, 7);
     const auto result = replica->ComputeGradient(samples.images, samples.labels, 0);
     ASSERT_THAT(result, IsOk());
 
     Reference reference(spec, *replica);
-    const at::Tensor loss = reference.Loss(spec, samples);
+    const at::Tensor loss = reference.Loss(spec, samples, label_smoothing);
     loss.backward();
     EXPECT_EQ(result->samples, 16u);
     EXPECT_NEAR(result->loss_sum, loss.item<double>(), 1e-4);
@@ -147,6 +153,9 @@ TEST(ReplicaTest, EvaluationAndTrainingAgree) {
   const auto evaluated = replica->Evaluate(samples.images, samples.labels);
   EXPECT_NEAR(trained->loss_sum, evaluated->loss_sum, 1e-2);
   EXPECT_EQ(trained->correct, evaluated->correct);
+  replica->set_label_smoothing(0.2);
+  EXPECT_EQ(replica->Evaluate(samples.images, samples.labels)->loss_sum, evaluated->loss_sum)
+      << "what a version is judged by does not depend on how it was trained";
 }
 
 TEST(ReplicaTest, RefusesBatchesThatDoNotFit) {

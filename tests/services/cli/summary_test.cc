@@ -11,6 +11,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TrainSummary Finished() {
   TrainSummary summary{.workers = 2, .wall_seconds = 83.5, .out = "out/mnist"};
@@ -40,7 +41,7 @@ TEST(SummaryJsonTest, HasExactlyTheDocumentedFields) {
   for (const auto& [name, value] : json.items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("steps", "epochs", "workers", "shards", "slots", "test_accuracy", "test_loss",
                                  "images_per_second", "wall_seconds", "recoveries", "seconds_lost", "weights_sha256",
-                                 "optimizer_sha256", "dataset", "served"));
+                                 "optimizer_sha256", "dataset", "served", "best", "stopped_early"));
   names.clear();
   for (const auto& [name, value] : json["served"].items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("version", "requests", "accuracy", "p50_ms", "p99_ms"));
@@ -54,6 +55,28 @@ TEST(SummaryJsonTest, HasExactlyTheDocumentedFields) {
   EXPECT_EQ(json["dataset"], "mnist");
 }
 
+TEST(SummaryJsonTest, TellsTheBestVersion) {
+  TrainSummary summary = Finished();
+  EXPECT_TRUE(nlohmann::json::parse(SummaryJson(summary))["best"].is_null()) << "without validation";
+  summary.status.mutable_best()->set_version(3798);
+  summary.status.mutable_best()->set_epoch(9);
+  summary.status.mutable_best()->set_accuracy(0.9875);
+  summary.status.mutable_best()->set_loss(0.04);
+  EXPECT_TRUE(nlohmann::json::parse(SummaryJson(summary))["best"]["test_accuracy"].is_null());
+  summary.status.mutable_best_test()->set_accuracy(0.986);
+  summary.status.mutable_best_test()->set_loss(0.05);
+  const auto json = nlohmann::json::parse(SummaryJson(summary));
+  EXPECT_EQ(json["best"]["version"], 3798);
+  EXPECT_EQ(json["best"]["epoch"], 9);
+  EXPECT_EQ(json["best"]["validation_accuracy"], 0.9875);
+  EXPECT_EQ(json["best"]["test_accuracy"], 0.986);
+  EXPECT_EQ(json["stopped_early"], false);
+  EXPECT_THAT(FormatSummary(summary), HasSubstr("3798, epoch 9: validation accuracy 98.75 %, loss 0.0400\n"));
+  EXPECT_THAT(FormatSummary(summary), HasSubstr("its test      accuracy 98.60 %, loss 0.0500\n"));
+  summary.status.mutable_best()->set_version(4220);
+  EXPECT_THAT(FormatSummary(summary), Not(HasSubstr("its test"))) << "the last version's is there already";
+}
+
 TEST(SummaryJsonTest, ServedIsNullWithoutAModelService) {
   TrainSummary summary = Finished();
   summary.served.reset();
@@ -61,6 +84,27 @@ TEST(SummaryJsonTest, ServedIsNullWithoutAModelService) {
   const auto json = nlohmann::json::parse(SummaryJson(summary));
   EXPECT_TRUE(json["served"].is_null());
   EXPECT_EQ(json["images_per_second"], 0.0);
+}
+
+TEST(FormatSummaryTest, TellsHowItWasTrained) {
+  TrainSummary summary = Finished();
+  v1::JobSpec& job = *summary.status.mutable_plan()->mutable_spec();
+  job.mutable_optimizer()->set_kind(v1::OPTIMIZER_KIND_ADAMW);
+  job.mutable_optimizer()->set_learning_rate(0.002);
+  job.mutable_optimizer()->set_weight_decay(0.01);
+  job.set_batch_size(128);
+  job.set_epochs(30);
+  EXPECT_THAT(FormatSummary(summary),
+              HasSubstr("adamw, learning rate 0.002, weight decay 0.01, batch 128 in 4 slots\n"));
+  job.mutable_schedule()->set_kind(v1::LearningRateSchedule::KIND_COSINE);
+  job.mutable_schedule()->set_warmup_steps(1000);
+  job.set_clip_norm(5);
+  job.set_label_smoothing(0.1);
+  summary.status.set_stopped_early(true);
+  EXPECT_THAT(FormatSummary(summary),
+              HasSubstr("adamw, learning rate 0.002 (cosine after 1,000 steps of warm-up), weight decay 0.01, "
+                        "clip norm 5, label smoothing 0.1, batch 128 in 4 slots\n"));
+  EXPECT_THAT(FormatSummary(summary), HasSubstr("10 epochs of 30, stopped early, 4,220 steps"));
 }
 
 TEST(FormatSummaryTest, TellsWhatWasTrainedAndServed) {

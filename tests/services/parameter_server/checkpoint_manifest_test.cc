@@ -72,6 +72,21 @@ TEST(CheckpointManifestTest, OnlyTheSameJobMayGoOn) {
   };
   EXPECT_THAT(with([](auto&) {}), IsOk());
   EXPECT_THAT(with([](auto& plan) { plan.mutable_spec()->set_epochs(7), plan.set_total_steps(21); }), IsOk());
+  EXPECT_THAT(with([](auto& plan) {
+                v1::JobSpec& spec = *plan.mutable_spec();
+                spec.set_checkpoint_steps(7);
+                spec.set_best_by(v1::BEST_BY_ACCURACY);
+                spec.mutable_early_stopping()->set_patience(2);
+                spec.set_publish_best(true);
+              }),
+              IsOk());
+  const auto another = [](const char* what) {
+    return StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(what));
+  };
+  EXPECT_THAT(with([](auto& plan) { plan.mutable_spec()->set_clip_norm(1); }), another("spec.clip_norm"));
+  EXPECT_THAT(with([](auto& plan) { plan.mutable_spec()->set_label_smoothing(0.1); }), another("spec.label_smoothing"));
+  EXPECT_THAT(with([](auto& plan) { plan.mutable_spec()->mutable_schedule()->set_warmup_steps(3); }),
+              another("spec.schedule"));
   EXPECT_THAT(with([](auto& plan) { plan.mutable_spec()->set_batch_size(17); }),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("spec.batch_size: 16 -> 17")));
   EXPECT_THAT(with([](auto& plan) { plan.mutable_network()->set_mean(1); }),
@@ -80,6 +95,27 @@ TEST(CheckpointManifestTest, OnlyTheSameJobMayGoOn) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("another dataset")));
   EXPECT_THAT(with([](auto& plan) { plan.set_total_steps(2); }),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("epoch 1 already")));
+}
+
+TEST(CheckpointManifestTest, EpochsMayBeAddedUnlessTheLearningRateIsLaidOutOverThem) {
+  for (const auto kind : {v1::LearningRateSchedule::KIND_STEP, v1::LearningRateSchedule::KIND_COSINE}) {
+    CheckpointManifest saved = Sample();
+    v1::LearningRateSchedule& schedule = *saved.plan.mutable_spec()->mutable_schedule();
+    schedule.set_kind(kind);
+    const bool fixed = kind == v1::LearningRateSchedule::KIND_STEP;
+    if (fixed) schedule.set_steps(2);
+    EXPECT_THAT(CheckSameJob(saved, saved.plan), IsOk());
+    v1::JobPlan longer = saved.plan;
+    longer.mutable_spec()->set_epochs(7);
+    longer.set_total_steps(21);
+    if (fixed) {
+      EXPECT_THAT(CheckSameJob(saved, longer), IsOk());
+    } else {
+      EXPECT_THAT(CheckSameJob(saved, longer),
+                  StatusIs(absl::StatusCode::kFailedPrecondition,
+                           HasSubstr("KIND_COSINE, was laid out over 2 epochs, so that epochs 7 would")));
+    }
+  }
 }
 
 TEST(CheckpointManifestTest, TheOptimizersDigestCoversStepNamesAndValues) {

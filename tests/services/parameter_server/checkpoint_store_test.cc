@@ -79,6 +79,17 @@ TEST_F(CheckpointStoreTest, OnlyTheNewestStay) {
   EXPECT_EQ(Newest(), 20u);
 }
 
+TEST_F(CheckpointStoreTest, OneMayBeSpared) {
+  for (const uint64_t version : {1, 2, 10, 20}) Write(version);
+  ASSERT_THAT(store_.Prune(2, 1), IsOk());
+  EXPECT_TRUE(std::filesystem::exists(store_.Directory(1)));
+  EXPECT_FALSE(std::filesystem::exists(store_.Directory(2)));
+  ASSERT_THAT(store_.Prune(1, 20), IsOk());
+  EXPECT_FALSE(std::filesystem::exists(store_.Directory(1)));
+  EXPECT_FALSE(std::filesystem::exists(store_.Directory(10)));
+  EXPECT_EQ(Newest(), 20u);
+}
+
 TEST_F(CheckpointStoreTest, PreparingRemovesWhatAnEarlierAttemptLeft) {
   Write(7);
   ASSERT_THAT(store_.Prepare(7), IsOk());

@@ -17,6 +17,7 @@
 #include "common/model/servable.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "tests/services/parameter_server/checkpoint_test_util.h"
 #include "tests/services/parameter_server/test_plan.h"
 #include "tests/testing/status_matchers.h"
@@ -181,6 +182,52 @@ TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
   EXPECT_TRUE(fs::exists(Checkpoint(2)));
   EXPECT_TRUE(fs::exists(Checkpoint(4)));
+}
+
+TEST_F(CheckpointerTest, TheBestCheckpointStaysUntilThereIsABetterOne) {
+  std::vector<v1::Evaluation> history;
+  const auto commit = [&](uint64_t version) {
+    checkpointer_->Commit(version, history, {"1.13.1", "AVX2", 1});
+    listener_.WaitForSettled(version);
+  };
+  const auto validate = [&](uint64_t version, double loss) {
+    v1::Evaluation& evaluation = history.emplace_back();
+    evaluation.set_version(version);
+    evaluation.set_loss(loss);
+  };
+  commit(1);
+  validate(1, 0.5);
+  for (const uint64_t version : {2, 4}) commit(version);
+  EXPECT_TRUE(fs::exists(Checkpoint(1) / "manifest.json"));
+  validate(4, 0.4);
+  commit(5);
+  EXPECT_FALSE(fs::exists(Checkpoint(1)));
+  EXPECT_FALSE(fs::exists(Checkpoint(2)));
+  EXPECT_TRUE(fs::exists(Checkpoint(4)));
+}
+
+TEST_F(CheckpointerTest, AVersionThatIsNotPublishedIsSettledWithoutAnExport) {
+  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Skip(3);
+  EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("committed 3", "settled 3"));
+  EXPECT_THAT(fleet_->released, ElementsAre(3));
+  EXPECT_FALSE(fs::exists(directory_ / "models/mnist/3"));
+}
+
+TEST_F(CheckpointerTest, TheBestVersionIsWrittenDown) {
+  v1::Evaluation evaluation;
+  evaluation.set_version(3);
+  evaluation.set_epoch(1);
+  evaluation.set_loss(0.25);
+  evaluation.set_accuracy(0.75);
+  checkpointer_->NoteBest(evaluation);
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
+  listener_.WaitForSettled(1);
+  const auto json = nlohmann::json::parse(*ReadFile(directory_ / "best.json", 1 << 20));
+  EXPECT_EQ(json["version"], 3);
+  EXPECT_EQ(json["epoch"], 1);
+  EXPECT_EQ(json["validation_loss"], 0.25);
+  EXPECT_EQ(json["validation_accuracy"], 0.75);
 }
 
 TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {

@@ -1,5 +1,7 @@
 #include "services/parameter_server/coordinator.h"
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -57,6 +59,8 @@ class FakeQueue : public CheckpointQueue {
     asked_->push_back(absl::StrCat("export ", version, validation.has_value() ? " validated" : "",
                                    test.has_value() ? " tested" : ""));
   }
+  void Skip(uint64_t version) override { asked_->push_back(absl::StrCat("skip ", version)); }
+  void NoteBest(const v1::Evaluation& best) override { asked_->push_back(absl::StrCat("best ", best.version())); }
   void Stop() override {}
 
  private:
@@ -75,6 +79,7 @@ class CoordinatorTest : public ::testing::Test {
   }
   void Begin(const TestPlan& plan = {}, std::optional<RunFingerprint> resumed = std::nullopt) {
     plan_ = plan.Build();
+    spec_(*plan_.mutable_spec());
     ASSERT_THAT(coordinator_->Begin(
                     plan_, {.version = plan.start_version, .fingerprint = std::move(resumed)},
                     [this](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) {
@@ -127,7 +132,7 @@ class CoordinatorTest : public ::testing::Test {
       result.set_unit(unit);
       result.set_samples(UnitSamples(plan_, {lease.kind(), lease.version()}, unit));
       result.set_correct(result.samples() / 2);
-      result.set_loss_sum(result.samples());
+      result.set_loss_sum(lease.kind() == v1::Lease::KIND_TRAIN ? result.samples() : LossAt(lease.version()));
     }
     clock_.Advance(absl::Milliseconds(100));
     EXPECT_THAT(coordinator_->Receive(worker, message), IsOk());
@@ -148,14 +153,18 @@ class CoordinatorTest : public ::testing::Test {
       Report(worker, lease);
     }
   }
+  // What an evaluation batch comes to.
+  double LossAt(uint64_t version) { return losses_.contains(version) ? losses_[version] : 1; }
   std::string State() { return v1::JobStatus::State_Name(coordinator_->GetStatus().state()); }
 
   FakeClock clock_;
   Metrics metrics_{"test"};
+  std::function<void(v1::JobSpec&)> spec_ = [](v1::JobSpec&) {};  // what else there is in it
   v1::JobPlan plan_;
   std::vector<std::string> asked_;
   int queues_ = 0;                       // alive
   absl::StatusOr<RunStart> newest_ = RunStart();  // what is committed
+  std::map<uint64_t, double> losses_;
   std::unique_ptr<Coordinator> coordinator_;
 };
 
@@ -190,8 +199,8 @@ TEST_F(CoordinatorTest, RunsAJobToItsEnd) {
   FakeConnection connection;
   const WorkerId worker = Attach(&connection);
   Work(worker, &connection);
-  EXPECT_THAT(asked_, ElementsAre("commit 3 after 0 evaluations", "export 3 validated", "commit 6 after 1 evaluations",
-                                  "export 6 validated tested"));
+  EXPECT_THAT(asked_, ElementsAre("commit 3 after 0 evaluations", "best 3", "export 3 validated",
+                                  "commit 6 after 1 evaluations", "export 6 validated tested"));
   EXPECT_EQ(State(), "STATE_FINISHING");
   EXPECT_THAT(coordinator_->GetStatus().waiting_for(), HasSubstr("checkpoint and export of version 3"));
 
@@ -234,8 +243,112 @@ TEST_F(CoordinatorTest, AResumedEpochEndIsEvaluatedAndExportedAgain) {
   FakeConnection connection;
   const WorkerId worker = Attach(&connection);
   Work(worker, &connection);
-  EXPECT_THAT(asked_, ElementsAre("export 3 validated", "commit 6 after 1 evaluations", "export 6 validated tested"));
+  EXPECT_THAT(asked_,
+              ElementsAre("best 3", "export 3 validated", "commit 6 after 1 evaluations", "export 6 validated tested"));
   coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, AJobThatGetsNoBetterEndsInTheUsualWay) {
+  Make();
+  spec_ = [](v1::JobSpec& spec) { spec.mutable_early_stopping()->set_patience(1); };
+  losses_ = {{3, 1}, {6, 0.5}, {9, 0.75}};
+  Begin({.epochs = 9});
+  ASSERT_THAT(Register(0), IsOk());
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  Work(worker, &connection);
+  EXPECT_FALSE(coordinator_->GetStatus().stopped_early()) << "a boundary behind is not settled";
+  coordinator_->Settled(3);
+  Work(worker, &connection);
+  coordinator_->Committed(6, "optimizer-digest");
+  coordinator_->Settled(6);
+  Work(worker, &connection);
+  EXPECT_THAT(asked_, ElementsAre("commit 3 after 0 evaluations", "best 3", "export 3 validated",
+                                  "commit 6 after 1 evaluations", "best 6", "export 6 validated",
+                                  "commit 9 after 2 evaluations", "export 9 validated tested"));
+  EXPECT_EQ(State(), "STATE_FINISHING");
+  coordinator_->Committed(9, "optimizer-digest");
+  coordinator_->Settled(9);
+  EXPECT_EQ(State(), "STATE_DONE");
+  const v1::JobStatus status = coordinator_->GetStatus();
+  EXPECT_TRUE(status.stopped_early());
+  EXPECT_EQ(status.version(), 9u);
+  EXPECT_EQ(status.best().version(), 6u);
+  EXPECT_EQ(status.test().version(), 9u);
+  EXPECT_EQ(status.best_test().version(), 6u);
+  EXPECT_LT(status.best_test().loss(), status.test().loss());
+  ASSERT_TRUE(connection.finish.has_value());
+  EXPECT_FALSE(connection.finish->failed());
+  coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, AnEarlyLastVersionThatWasNotSavedFailsTheJob) {
+  Make();
+  spec_ = [](v1::JobSpec& spec) { spec.mutable_early_stopping()->set_patience(1); };
+  losses_ = {{3, 1}, {6, 2}};
+  Begin({.epochs = 9});
+  ASSERT_THAT(Register(0), IsOk());
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  Work(worker, &connection);
+  coordinator_->Committed(3, "optimizer-digest");
+  coordinator_->Settled(3);
+  coordinator_->CommitFailed(6, absl::ResourceExhaustedError("disk full"));
+  coordinator_->Settled(6);
+  EXPECT_EQ(State(), "STATE_FAILED");
+  EXPECT_THAT(coordinator_->GetStatus().failure(), HasSubstr("version 6: disk full"));
+  coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, OnlyTheBestVersionsArePublishedIfThatIsTheRule) {
+  Make();
+  spec_ = [](v1::JobSpec& spec) { spec.set_publish_best(true); };
+  losses_ = {{3, 1}, {6, 2}, {9, 0.5}};
+  Begin({.epochs = 3});
+  ASSERT_THAT(Register(0), IsOk());
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  for (const uint64_t version : {3, 6, 9}) {
+    Work(worker, &connection);
+    coordinator_->Committed(version, "optimizer-digest");
+    coordinator_->Settled(version);
+  }
+  EXPECT_THAT(asked_, ElementsAre("commit 3 after 0 evaluations", "best 3", "export 3 validated",
+                                  "commit 6 after 1 evaluations", "skip 6", "commit 9 after 2 evaluations", "best 9",
+                                  "export 9 validated tested"));
+  EXPECT_EQ(State(), "STATE_DONE");
+  coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, ABestVersionThatIsGoneIsNotTestedAndTheJobEnds) {
+  Make();
+  losses_ = {{3, 1}, {6, 2}};
+  Begin();
+  ASSERT_THAT(Register(0), IsOk());
+  FakeConnection first, second;
+  const WorkerId worker = Attach(&first), other = Attach(&second, "worker-1");
+  bool declined = false;
+  for (int i = 0; i < 100 && !first.finish.has_value(); ++i) {
+    for (const auto& [id, connection] : {std::pair(worker, &first), std::pair(other, &second)}) {
+      for (const v1::Lease& lease : connection->TakeLeases()) {
+        if (lease.kind() != v1::Lease::KIND_TEST || lease.version() == 6) {
+          Report(id, lease);
+          continue;
+        }
+        v1::WorkerMessage message;
+        message.mutable_decline()->set_lease_id(lease.id());
+        message.mutable_decline()->set_weights_gone(true);
+        EXPECT_THAT(coordinator_->Receive(id, message), IsOk());
+        declined = true;
+      }
+    }
+  }
+  EXPECT_TRUE(declined);
+  EXPECT_EQ(State(), "STATE_FINISHING");
+  EXPECT_EQ(coordinator_->GetStatus().best().version(), 3u);
+  EXPECT_FALSE(coordinator_->GetStatus().has_best_test());
+  coordinator_->Detach(worker);
+  coordinator_->Detach(other);
 }
 
 TEST_F(CoordinatorTest, WithoutValidationAnEpochIsExportedAtOnce) {

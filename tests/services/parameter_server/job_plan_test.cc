@@ -53,6 +53,16 @@ TEST(JobPlanTest, EveryLimitIsNamed) {
   EXPECT_EQ(error([](auto& job) { job.set_epochs(0); }), "epochs 0 is under the minimum of 1");
   EXPECT_EQ(error([](auto& job) { job.set_evaluation_batch_size(0); }),
             "evaluation_batch_size 0 is under the minimum of 1");
+  EXPECT_EQ(error([](auto& job) { job.set_clip_norm(-1); }), "clip_norm -1 must be at least 0 and finite");
+  EXPECT_EQ(error([](auto& job) { job.set_label_smoothing(1); }), "label_smoothing 1 must be at least 0 and below 1");
+  EXPECT_EQ(error([](auto& job) { job.mutable_early_stopping()->set_min_delta(-1); }),
+            "early_stopping.min_delta -1 must be at least 0 and finite");
+  EXPECT_THAT(error([](auto& job) { job.mutable_schedule()->set_gamma(0.5); }), HasSubstr("schedule.gamma"));
+  EXPECT_THAT(error([](auto& job) { job.set_best_by(static_cast<v1::BestBy>(7)); }), HasSubstr("best_by"));
+  EXPECT_THAT(error([](auto& job) { job.set_validation_count(0), job.mutable_early_stopping()->set_patience(1); }),
+              HasSubstr("early_stopping.patience needs validation samples"));
+  EXPECT_THAT(error([](auto& job) { job.set_validation_count(0), job.set_publish_best(true); }),
+              HasSubstr("publish_best needs validation samples"));
   EXPECT_THAT(error([](auto& job) { job.clear_optimizer(); }), HasSubstr("optimizer.learning_rate 0"));
   EXPECT_THAT(error([](auto& job) { job.clear_normalization(); }), HasSubstr("normalization"));
   EXPECT_THAT(error([](auto& job) { job.set_model_name("../etc"); }), HasSubstr("model_name \"../etc\""));
@@ -67,6 +77,16 @@ TEST(JobPlanTest, TheDefaultNetworkAndStepsAreResolved) {
   EXPECT_EQ(plan->total_steps(), 4300u);
   EXPECT_EQ(plan->network().mean(), 0);
   EXPECT_EQ(plan->network().standard_deviation(), 1);
+}
+
+TEST(JobPlanTest, AWarmUpMustEndBeforeTheJob) {
+  v1::JobSpec spec = Job();
+  spec.mutable_schedule()->set_warmup_steps(4299);
+  EXPECT_THAT(ResolveJobPlan(spec, Mnist()), IsOk());
+  spec.mutable_schedule()->set_warmup_steps(4300);
+  EXPECT_THAT(ResolveJobPlan(spec, Mnist()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("schedule.warmup_steps 4300 must be below the job's 4300 steps")));
 }
 
 TEST(JobPlanTest, StandardNormalizationTakesTheDatasetsStatistics) {

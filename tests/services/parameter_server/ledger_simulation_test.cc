@@ -33,7 +33,7 @@ class Simulation {
  public:
   explicit Simulation(uint64_t seed) : random_(seed, 0), plan_(RandomPlan()), ledger_(plan_) {
     applied_ = plan_.start_version();
-    expected_ = FirstRound(plan_);
+    expected_ = FirstRound(plan_, history_);
   }
 
   // The job must finish soon after the chaos ends.
@@ -46,7 +46,7 @@ class Simulation {
     }
     EXPECT_TRUE(ledger_.finished()) << "stuck: " << ledger_.WaitingFor(now_);
     EXPECT_FALSE(expected_.has_value()) << "rounds are missing";
-    EXPECT_EQ(ledger_.version(), plan_.total_steps());
+    EXPECT_TRUE(IsLastVersion(plan_, ledger_.version(), history_));
     EXPECT_EQ(ledger_.counters().checksum_mismatches, 0u);
   }
 
@@ -75,7 +75,9 @@ class Simulation {
                   .test_count = Random(30),
                   .evaluation_batch_size = 1 + Random(8)};
     if (Chance(0.2)) plan.start_version = plan.Build().steps_per_epoch();
-    return plan.Build();
+    v1::JobPlan built = plan.Build();
+    if (Chance(0.5)) built.mutable_spec()->mutable_early_stopping()->set_patience(1 + Random(2));
+    return built;
   }
 
   void Step(bool chaos) {
@@ -127,7 +129,9 @@ class Simulation {
     Job& job = *oldest;
     const RoundId round{job.lease.kind(), job.lease.version()};
     // Shards keep the two versions before the newest: a worker may die after its push and before its report.
-    const bool gone = applied_ > round.version + kRetainedVersions;
+    // The best version, which is tested at the end, comes from its checkpoint.
+    const bool committed = round.kind == v1::Lease::KIND_TEST;
+    const bool gone = applied_ > round.version + kRetainedVersions && !committed;
     EXPECT_FALSE(gone && expected_ == round) << "the weights of an incomplete " << RoundName(round) << " are gone";
     const bool cannot_start = gone || (worker.leaving && applied_ < round.version);
     if (!job.computed && (cannot_start || (chaos && Chance(0.02)))) {
@@ -206,7 +210,10 @@ class Simulation {
     EXPECT_EQ(round.sums.samples, sums.samples);
     EXPECT_EQ(round.sums.correct, sums.correct);
     EXPECT_EQ(round.sums.loss, sums.loss);
-    expected_ = NextRound(plan_, *expected_);
+    if (expected_->kind == v1::Lease::KIND_VALIDATION) {
+      history_.push_back(MakeEvaluation(plan_, *expected_, sums));
+    }
+    expected_ = NextRound(plan_, *expected_, history_);
   }
 
   PhiloxStream random_;
@@ -219,6 +226,7 @@ class Simulation {
   std::set<uint32_t> pushed_;     // slots of step applied_
   std::set<uint64_t> snapshots_;  // boundaries the shards hold
   std::set<uint64_t> reached_;    // boundaries the ledger announced, not settled
+  std::vector<v1::Evaluation> history_;
   std::optional<RoundId> expected_;
 };
 

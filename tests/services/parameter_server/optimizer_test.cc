@@ -54,19 +54,22 @@ std::unique_ptr<ShardOptimizer> Make(const v1::OptimizerSpec& spec, uint64_t ele
 }
 
 // Last chunk first: the order must not matter.
-absl::Status Step(ShardOptimizer& optimizer, std::span<float> weights, std::span<const float> gradient) {
+absl::Status Step(ShardOptimizer& optimizer, std::span<float> weights, std::span<const float> gradient,
+                  double learning_rate = 1e-3) {
   absl::Status status;
   for (uint64_t chunk = optimizer.chunks(); chunk-- > 0 && status.ok();) {
-    status = optimizer.Step(chunk, weights, gradient);
+    status = optimizer.Step(chunk, weights, gradient, learning_rate);
   }
   return status;
 }
+
+double Rate(uint64_t step) { return 1e-3 / static_cast<double>(step + 1); }
 
 // Runs steps [begin, end) with the gradients of those steps.
 void Train(ShardOptimizer& optimizer, std::span<float> weights, uint64_t begin, uint64_t end, ElementRange range) {
   for (uint64_t step = begin; step < end; ++step) {
     const auto gradient = SlotGradient(step, 0, kElements);
-    ASSERT_THAT(Step(optimizer, weights, std::span(gradient).subspan(range.begin, range.size())), IsOk());
+    ASSERT_THAT(Step(optimizer, weights, std::span(gradient).subspan(range.begin, range.size()), Rate(step)), IsOk());
   }
 }
 
@@ -170,10 +173,38 @@ TEST(ShardOptimizerTest, MomentumFollowsItsDefinition) {
   std::vector<float> weights = {1}, gradient = {1};
   double velocity = 0, w = 1;
   for (int step = 0; step < 4; ++step) {
-    ASSERT_THAT(Step(*optimizer, weights, gradient), IsOk());
+    ASSERT_THAT(Step(*optimizer, weights, gradient, 0.1), IsOk());
     velocity = 0.9 * velocity + 1;
     w -= 0.1 * velocity;
     EXPECT_NEAR(weights[0], w, 1e-6);
+  }
+}
+
+// What each optimizer makes of weight decay when the rate changes from step to step: an L2 penalty in the gradient, or
+// for AdamW (Loshchilov and Hutter, 2019) a part of the weight, times the rate.
+TEST(ShardOptimizerTest, WeightDecayFollowsItsDefinitionAtEveryRate) {
+  constexpr double kDecay = 0.1;
+  for (v1::OptimizerSpec spec : {Sgd(0.9), Adam(), AdamW()}) {
+    spec.set_weight_decay(kDecay);
+    auto optimizer = Make(spec, 64);
+    std::vector<float> weights(64, 1.0f);
+    double m = 0, v = 0, w = 1;
+    for (int step = 1; step <= 4; ++step) {
+      const double rate = 0.1 / step, gradient = 0.5 - 0.1 * step;
+      ASSERT_THAT(Step(*optimizer, weights, std::vector<float>(64, static_cast<float>(gradient)), rate), IsOk());
+      const bool decoupled = spec.kind() == v1::OPTIMIZER_KIND_ADAMW;
+      const double g = decoupled ? gradient : gradient + kDecay * w;
+      if (decoupled) w -= rate * kDecay * w;
+      if (spec.kind() == v1::OPTIMIZER_KIND_SGD) {
+        m = step == 1 ? g : 0.9 * m + g;
+        w -= rate * m;
+      } else {
+        m = 0.9 * m + 0.1 * g;
+        v = 0.999 * v + 0.001 * g * g;
+        w -= rate * (m / (1 - std::pow(0.9, step))) / (std::sqrt(v / (1 - std::pow(0.999, step))) + spec.epsilon());
+      }
+      EXPECT_NEAR(weights[63], w, 2e-6) << v1::OptimizerKind_Name(spec.kind()) << ", step " << step;
+    }
   }
 }
 
@@ -182,8 +213,8 @@ TEST(ShardOptimizerTest, RefusesBadSpecsAndSizes) {
   spec.set_beta1(1);
   EXPECT_THAT(ShardOptimizer::Create(spec, 64, kChunk), StatusIs(StatusCode::kInvalidArgument, HasSubstr("beta1")));
   std::vector<float> weights(64), gradient(63);
-  EXPECT_THAT(Make(Adam(), 64)->Step(0, weights, gradient), StatusIs(StatusCode::kInvalidArgument));
-  EXPECT_THAT(Make(Adam(), 64)->Step(1, weights, weights), StatusIs(StatusCode::kInvalidArgument));
+  EXPECT_THAT(Make(Adam(), 64)->Step(0, weights, gradient, 1e-3), StatusIs(StatusCode::kInvalidArgument));
+  EXPECT_THAT(Make(Adam(), 64)->Step(1, weights, weights, 1e-3), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(ShardOptimizer::Create(Adam(), 64, 1000), StatusIs(StatusCode::kInvalidArgument, HasSubstr("1000")));
 }
 

@@ -11,6 +11,7 @@
 #include "common/metrics.h"
 #include "common/tensor/safetensors.h"
 #include "gtest/gtest.h"
+#include "services/parameter_server/learning_rate.h"
 #include "services/parameter_server/schedule.h"
 #include "services/parameter_server/shard_checkpoint.h"
 #include "tests/services/parameter_server/small_plan.h"
@@ -133,6 +134,25 @@ TEST(ShardTest, GradientsAreDividedByTheSamplesOfTheStep) {
   const auto weights = job.shards[0]->weights().values;
   for (size_t i = 0; i < kParameters; i += 1001) {
     EXPECT_NEAR(weights[i], initial[i] - 0.1 * sum[i] / 16, 1e-6 * std::abs(initial[i]) + 1e-7 * std::abs(sum[i]));
+  }
+}
+
+TEST(ShardTest, EachStepHasTheRateOfItsSchedule) {
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  *plan.mutable_spec()->mutable_optimizer() = Sgd(0);
+  plan.mutable_spec()->mutable_schedule()->set_kind(v1::LearningRateSchedule::KIND_COSINE);
+  plan.mutable_spec()->mutable_schedule()->set_warmup_steps(2);
+  Job job(1, plan);
+  // Values at which neither the sum over slots nor the division by 16 or 8 samples rounds.
+  const std::vector<float> gradient(kParameters, 32.0f);
+  double weight = job.shards[0]->weights().values[7];
+  for (uint64_t step = 0; step < 6; ++step) {
+    for (uint64_t offset = 0; offset < kParameters; offset += kChunkElements) {
+      ASSERT_THAT(job.PushChunk(*job.shards[0], {step, 0, kSlots, StepSamples(plan, step), offset}, gradient), IsOk());
+    }
+    ASSERT_THAT(job.shards[0]->Apply(), IsOk());
+    weight -= LearningRateAt(plan, step) * 32.0 / static_cast<double>(StepSamples(plan, step));
+    EXPECT_NEAR(job.shards[0]->weights().values[7], weight, 1e-6) << step;
   }
 }
 
@@ -317,6 +337,33 @@ TEST(ShardTest, ASnapshotOfAnotherVersionOrRangeIsRefused) {
   v1::JobPlan plan = job.plan;
   plan.set_start_version(2);
   EXPECT_THAT(Job(2, plan).shards[0]->Restore(snapshot), StatusIs(StatusCode::kInvalidArgument));
+}
+
+TEST(ShardTest, AVersionOfWhichThereIsACheckpointCanBeReadForEver) {
+  TemporaryDirectory output;
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  plan.set_output_dir(output.path().string());
+  Job job(2, plan);
+  job.Steps(0, 2);
+  const std::string digest = job.Digest();
+  const std::filesystem::path directory = CheckpointDirectory(output.path(), 2);
+  for (auto& shard : job.shards) ASSERT_THAT(shard->SaveCheckpoint(2, directory), IsOk());
+  for (auto& shard : job.shards) shard->ReleaseSnapshot(2, /*committed=*/false);
+  job.Steps(2, 6);
+  EXPECT_THAT(job.shards[0]->WeightsAt(2), StatusIs(StatusCode::kNotFound)) << "it is not committed";
+  ASSERT_THAT(WriteFileAtomically(directory / kCheckpointManifest, "{}"), IsOk());
+  Sha256 read;
+  for (auto& shard : job.shards) {
+    const auto weights = shard->WeightsAt(2);
+    ASSERT_THAT(weights, IsOk());
+    EXPECT_EQ(weights->version, 2u);
+    EXPECT_EQ(shard->WeightsAt(2)->values.data(), weights->values.data()) << "it is read once";
+    read.Update(std::as_bytes(weights->values));
+  }
+  EXPECT_EQ(read.FinishHex(), digest);
+  std::filesystem::resize_file(directory / ShardFileName(0, 2), 100);
+  Job restarted(2, plan);
+  EXPECT_THAT(restarted.shards[0]->WeightsAt(2), StatusIs(StatusCode::kNotFound, HasSubstr("checkpoint of version 2")));
 }
 
 TEST(ShardTest, SnapshotsAreBounded) {

@@ -49,7 +49,10 @@ class FakeLeases : public LeaseLink {
     return event;
   }
   void Report(const v1::Report& report) override { reports.push_back(report); }
-  void Decline(uint64_t lease_id, std::string_view) override { declined.push_back(lease_id); }
+  void Decline(uint64_t lease_id, std::string_view, bool weights_gone) override {
+    declined.push_back(lease_id);
+    declined_as_gone += weights_gone ? 1 : 0;
+  }
   void Leave() override { left = true; }
 
   void Add(v1::Lease lease) { events.push_back(std::optional<Event>(std::move(lease))); }
@@ -64,6 +67,7 @@ class FakeLeases : public LeaseLink {
   std::function<void()> when_idle = [this] { Finish(); };
   std::vector<v1::Report> reports;
   std::vector<uint64_t> declined;
+  int declined_as_gone = 0;
   bool left = false;
 };
 
@@ -216,6 +220,7 @@ TEST_F(WorkLoopTest, DeclinesALeaseWhoseWeightsHaveMovedPast) {
   leases_.Add(Train(2, 8, 0, 1));
   EXPECT_EQ(*loop_.Run(), WorkLoop::End::kFinished);
   EXPECT_THAT(leases_.declined, ElementsAre(1));
+  EXPECT_EQ(leases_.declined_as_gone, 1);
   EXPECT_THAT(ReportedLeases(), ElementsAre(2));
   EXPECT_THAT(batches_.asked, IsEmpty());
 }
@@ -248,6 +253,7 @@ TEST_F(WorkLoopTest, DrainFinishesTheLeaseInProgressAndDeclinesTheRest) {
   EXPECT_EQ(*loop_.Run(), WorkLoop::End::kDrained);
   EXPECT_THAT(ReportedLeases(), ElementsAre(1));
   EXPECT_THAT(leases_.declined, ElementsAre(2));
+  EXPECT_EQ(leases_.declined_as_gone, 0);
   EXPECT_TRUE(leases_.left);
   EXPECT_THAT(batches_.asked, IsEmpty());
 }
