@@ -81,6 +81,7 @@ v1::BatchPlan BatchPlanOf(const v1::JobPlan& plan) {
   batches.set_batch_size(plan.spec().batch_size());
   batches.set_slots(plan.spec().slots());
   batches.set_evaluation_batch_size(plan.spec().evaluation_batch_size());
+  if (plan.spec().has_augmentation()) *batches.mutable_augmentation() = plan.spec().augmentation();
   return batches;
 }
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "common/address.h"
+#include "common/augmentation.h"
 #include "common/limits.h"
 #include "common/model_name.h"
 
@@ -157,6 +158,10 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->group(what)
       ->default_str("unit")
       ->check(CLI::IsMember({"unit", "standard"}));
+  app.add_option("--augment", job.augment,
+                 "distort train images: shift=PIXELS,rotate=DEGREES,scale=PART,elastic=PIXELS, each or any, or none")
+      ->group(what)
+      ->default_str("none");
   AddTrainingFlags(app, job.training, what);
 
   app.add_option("--data-dir", options.data_dir, "IDX files; default ~/.cache/millrace/<dataset>")->group("Data");
@@ -237,6 +242,14 @@ absl::StatusOr<v1::JobSpec> MakeJobSpec(const JobFlags& flags, const v1::JobSpec
   if (flags.evaluation_batch_size.has_value()) spec.set_evaluation_batch_size(*flags.evaluation_batch_size);
   if (flags.normalize.has_value()) {
     spec.set_normalization(*flags.normalize == "standard" ? v1::NORMALIZATION_STANDARD : v1::NORMALIZATION_UNIT);
+  }
+  if (flags.augment.has_value()) {
+    const absl::StatusOr<v1::Augmentation> augmentation = ParseAugmentation(*flags.augment);
+    if (!augmentation.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("--augment: ", augmentation.status().message()));
+    }
+    spec.clear_augmentation();
+    if (HasEffect(*augmentation)) *spec.mutable_augmentation() = *augmentation;
   }
   if (spec.validation_count() >= train_samples) {
     return absl::InvalidArgumentError(

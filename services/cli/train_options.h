@@ -32,6 +32,7 @@ struct JobFlags {
   std::optional<uint64_t> checkpoint_steps;
   std::optional<uint32_t> evaluation_batch_size;
   std::optional<std::string> normalize;  // unit, standard
+  std::optional<std::string> augment;    // as ParseAugmentation takes it
   TrainingFlags training;
 };
 

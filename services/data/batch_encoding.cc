@@ -23,7 +23,8 @@ uint8_t* WriteBytesHeader(int field, uint64_t size, uint8_t* out) {
 
 }  // namespace
 
-grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, const Samples& source) {
+grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, const Samples& source,
+                             const Augmenter* augmenter) {
   const uint64_t count = samples.indices.size();
   const uint64_t image_bytes = source.image_bytes();
 
@@ -50,6 +51,12 @@ grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, c
   for (const uint64_t index : samples.indices) {
     std::memcpy(out, source.image(index).data(), image_bytes);
     out += image_bytes;
+  }
+  if (augmenter != nullptr && key.split == v1::SPLIT_TRAIN) {
+    EpochAugmenter at_work(*augmenter, key.epoch);
+    for (uint64_t i = 0; i < count; ++i) {
+      at_work.Distort(samples.indices[i], images.subspan(i * image_bytes, image_bytes));
+    }
   }
   out = std::copy_n(labels_head.data(), labels_head_bytes, out);
   const std::span labels(out, count);

@@ -2,6 +2,7 @@
 
 #include "common/batch_key.h"
 #include "grpcpp/support/byte_buffer.h"
+#include "services/data/augmenter.h"
 #include "services/data/batches.h"
 #include "services/data/dataset.h"
 
@@ -11,7 +12,9 @@ namespace millrace {
 inline constexpr uint64_t kBatchOverheadBytes = 128;
 
 // The serialized millrace.v1.Batch of `samples`, which index into `source`. Rows are copied once, from the dataset
-// straight to their place in the message. Pure.
-grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, const Samples& source);
+// straight to their place in the message, and augmented there if there is an `augmenter` (of the source's shape) and
+// the batch is to train on. Pure.
+grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, const Samples& source,
+                             const Augmenter* augmenter = nullptr);
 
 }  // namespace millrace

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/augmentation.h"
 #include "common/grpc_status.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
@@ -83,6 +84,12 @@ absl::Status BatchStream::AcceptPlan(const v1::BatchPlan& plan) {
       BatchSchedule schedule,
       BatchSchedule::Create(plan, dataset_->train().count(), dataset_->test().count(), dataset_->train().image_bytes(),
                             kMessageBytesMax - kBatchOverheadBytes));
+  if (HasEffect(plan.augmentation())) {
+    const Samples& train = dataset_->train();
+    MILLRACE_ASSIGN_OR_RETURN(Augmenter augmenter,
+                              Augmenter::Create(plan.augmentation(), plan.seed(), {1, train.height(), train.width()}));
+    augmenter_ = std::make_shared<const Augmenter>(std::move(augmenter));
+  }
   schedule_ = std::make_shared<const BatchSchedule>(std::move(schedule));
   plan_ = plan;
   return absl::OkStatus();
@@ -92,6 +99,7 @@ void BatchStream::SendNext() {
   BatchKey key;
   std::shared_ptr<const Dataset> dataset;
   std::shared_ptr<const BatchSchedule> schedule;
+  std::shared_ptr<const Augmenter> augmenter;
   {
     MutexLock lock(&mutex_);
     if (sending_ || ended() || queue_.empty()) return;
@@ -99,11 +107,13 @@ void BatchStream::SendNext() {
     key = queue_.Pop();
     dataset = dataset_;
     schedule = schedule_;
+    augmenter = augmenter_;
     const absl::Time now = absl::Now();
     metrics_.credit_wait_seconds.Increment(std::max(0.0, absl::ToDoubleSeconds(now - since_)));
   }
   const BatchSamples samples = schedule->SamplesOf(key);
-  write_buffer_ = EncodeBatch(key, samples, key.split == v1::SPLIT_TEST ? dataset->test() : dataset->train());
+  write_buffer_ =
+      EncodeBatch(key, samples, key.split == v1::SPLIT_TEST ? dataset->test() : dataset->train(), augmenter.get());
 
   const size_t bytes = write_buffer_.Length();
   DataMetrics::PerSplit& counters = metrics_.of(key.split);
@@ -159,7 +169,8 @@ std::string BatchStream::Describe() const {
   MutexLock lock(&mutex_);
   std::string text = absl::StrCat(peer_, ": ");
   if (schedule_ != nullptr) {
-    absl::StrAppend(&text, "batch_size ", plan_.batch_size(), ", ", plan_.slots(), " slots, seed ", plan_.seed(), "; ");
+    absl::StrAppend(&text, "batch_size ", plan_.batch_size(), ", ", plan_.slots(), " slots, seed ", plan_.seed(),
+                    ", augmentation ", FormatAugmentation(plan_.augmentation()), "; ");
   }
   absl::StrAppend(&text, batches_sent_, " batches, ", samples_sent_, " samples, ", bytes_sent_, " bytes sent; ",
                   queue_.outstanding() + (sending_ ? 1 : 0), " batches outstanding; ");

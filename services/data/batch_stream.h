@@ -13,6 +13,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "millrace/v1/data.pb.h"
+#include "services/data/augmenter.h"
 #include "services/data/batches.h"
 #include "services/data/data_metrics.h"
 #include "services/data/dataset.h"
@@ -63,6 +64,7 @@ class BatchStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   mutable Mutex mutex_;
   std::shared_ptr<const Dataset> dataset_ ABSL_GUARDED_BY(mutex_);         // from Begin on
   std::shared_ptr<const BatchSchedule> schedule_ ABSL_GUARDED_BY(mutex_);  // from the first message on
+  std::shared_ptr<const Augmenter> augmenter_ ABSL_GUARDED_BY(mutex_);     // from then on; null: images as they are
   v1::BatchPlan plan_ ABSL_GUARDED_BY(mutex_);
   RequestQueue queue_ ABSL_GUARDED_BY(mutex_);
   bool sending_ ABSL_GUARDED_BY(mutex_) = false;             // a batch is being made or written

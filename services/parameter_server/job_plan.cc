@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/augmentation.h"
 #include "common/hashing.h"
 #include "common/limits.h"
 #include "common/model/replica.h"
@@ -113,6 +114,7 @@ absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
   if (spec.normalization() != v1::NORMALIZATION_UNIT && spec.normalization() != v1::NORMALIZATION_STANDARD) {
     return absl::InvalidArgumentError("normalization is missing or unknown; known: UNIT, STANDARD");
   }
+  MILLRACE_RETURN_IF_ERROR(CheckAugmentation(spec.augmentation()));
   return absl::OkStatus();
 }
 

@@ -102,6 +102,9 @@ TEST(BatchPlanOfTest, TakesWhatBatchesDependOn) {
   EXPECT_EQ(batches.batch_size(), 3u);
   EXPECT_EQ(batches.slots(), 4u);
   EXPECT_EQ(batches.evaluation_batch_size(), 5u);
+  EXPECT_FALSE(batches.has_augmentation());
+  job.mutable_spec()->mutable_augmentation()->set_rotate(6);
+  EXPECT_EQ(BatchPlanOf(job).augmentation().rotate(), 6);
 }
 
 TEST_F(BatchClientTest, GetsWhatWasRequestedInAnyOrder) {

@@ -76,7 +76,9 @@ TEST(MakeJobSpecTest, EveryFlagReachesTheJob) {
                                       "--evaluation-batch-size",
                                       "100",
                                       "--normalize",
-                                      "standard"});
+                                      "standard",
+                                      "--augment",
+                                      "shift=2,rotate=10"});
   const absl::StatusOr<v1::JobSpec> spec = MakeJobSpec(options.job, nullptr, kMnistTrainSamples);
   ASSERT_THAT(spec, IsOk());
   EXPECT_EQ(spec->architecture(), "mlp");
@@ -93,6 +95,21 @@ TEST(MakeJobSpecTest, EveryFlagReachesTheJob) {
   EXPECT_EQ(spec->checkpoint_steps(), 5u);
   EXPECT_EQ(spec->evaluation_batch_size(), 100u);
   EXPECT_EQ(spec->normalization(), v1::NORMALIZATION_STANDARD);
+  EXPECT_EQ(spec->augmentation().shift(), 2);
+  EXPECT_EQ(spec->augmentation().rotate(), 10);
+}
+
+TEST(MakeJobSpecTest, AugmentationIsKeptUntilItIsSwitchedOff) {
+  JobFlags flags;
+  EXPECT_FALSE(MakeJobSpec(flags, nullptr, 100)->has_augmentation());
+  flags.augment = "elastic=3";
+  const v1::JobSpec spec = *MakeJobSpec(flags, nullptr, 100);
+  EXPECT_EQ(MakeJobSpec({}, &spec, 100)->augmentation().elastic(), 3);
+  flags.augment = "none";
+  EXPECT_FALSE(MakeJobSpec(flags, &spec, 100)->has_augmentation());
+  flags.augment = "elastic=33";
+  EXPECT_THAT(MakeJobSpec(flags, nullptr, 100),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--augment: augmentation elastic 33")));
 }
 
 TEST(MakeJobSpecTest, ResumingKeepsWhatNoFlagNames) {

@@ -55,6 +55,34 @@ TEST_F(BatchEncodingTest, IsOrdinaryProtobuf) {
   ExpectRoundTrip({v1::SPLIT_VALIDATION, 0, 0, 0}, {.step_samples = 200, .indices = many});
 }
 
+TEST_F(BatchEncodingTest, AugmentsWhatIsTrainedOnAndNothingElse) {
+  v1::Augmentation strengths;
+  strengths.set_shift(2);
+  strengths.set_elastic(1);
+  const Augmenter augmenter = Augmenter::Create(strengths, 9, {1, 4, 4}).value();
+  const BatchSamples samples = {.step_samples = 3, .indices = {7, 299, 0}};
+  const auto encode = [&](const BatchKey& key, const Augmenter* with) {
+    grpc::ByteBuffer buffer = EncodeBatch(key, samples, dataset_->train(), with);
+    v1::Batch batch;
+    EXPECT_TRUE(grpc::SerializationTraits<v1::Batch>::Deserialize(&buffer, &batch).ok());
+    EXPECT_EQ(batch.checksum(), Checksum64(batch.images() + batch.labels()));
+    return batch;
+  };
+  const BatchKey train = {v1::SPLIT_TRAIN, 3, 0, 0}, validation = {v1::SPLIT_VALIDATION, 0, 0, 0};
+  const v1::Batch plain = encode(train, nullptr), augmented = encode(train, &augmenter);
+  std::string expected = plain.images();
+  EpochAugmenter at_work(augmenter, 3);
+  for (size_t i = 0; i < 3; ++i) {
+    at_work.Distort(samples.indices[i], {reinterpret_cast<uint8_t*>(expected.data()) + i * 16, 16});
+  }
+  EXPECT_NE(augmented.images(), plain.images());
+  EXPECT_EQ(augmented.images(), expected);
+  EXPECT_EQ(augmented.labels(), plain.labels());
+  for (const v1::Split split : {v1::SPLIT_VALIDATION, v1::SPLIT_TEST}) {
+    EXPECT_EQ(encode({split, 0, 0, 0}, &augmenter).images(), encode(validation, nullptr).images());
+  }
+}
+
 TEST_F(BatchEncodingTest, EmptySlot) {
   ExpectRoundTrip({v1::SPLIT_TRAIN, 0, 421, 0}, {.step_samples = 3, .indices = {}});
 }

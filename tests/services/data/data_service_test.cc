@@ -205,6 +205,40 @@ TEST_F(DataServiceTest, SendsWhatIsAskedForInOrder) {
   EXPECT_EQ(data_metrics_.of(v1::SPLIT_TEST).samples.Value(), 4);
 }
 
+// Whoever asks, in whatever slots, gets the same distorted images; what is evaluated stays as it is.
+TEST_F(DataServiceTest, AugmentationIsPartOfThePlan) {
+  service_.SetDataset(dataset_);
+  const auto train_step = [&](uint32_t slots) {
+    Call call(*stub_);
+    plan_.set_slots(slots);
+    call.Send(plan_);
+    call.Ask(v1::SPLIT_TRAIN, 2, 4, 1, 0, slots);
+    std::string images;
+    for (uint32_t slot = 0; slot < slots; ++slot) images += call.Read().value_or(v1::Batch()).images();
+    return images;
+  };
+  const std::string plain = train_step(4);
+  plan_.mutable_augmentation()->set_shift(2);
+  const std::string augmented = train_step(4);
+  ASSERT_EQ(augmented.size(), 16 * kImageBytes);
+  EXPECT_NE(augmented, plain);
+  EXPECT_EQ(train_step(4), augmented);
+  EXPECT_EQ(train_step(1), augmented);
+  plan_.set_slots(4);
+  Call evaluation(*stub_);
+  evaluation.Send(plan_);
+  evaluation.Ask(v1::SPLIT_VALIDATION, 0, 0, 1, 0, 1);
+  const auto batch = evaluation.Read();
+  ASSERT_TRUE(batch.has_value());
+  ExpectBatch(*batch, {v1::SPLIT_VALIDATION, 0, 0, 0});
+  EXPECT_THAT(service_.StreamsText(), HasSubstr("augmentation shift=2"));
+
+  Call refused(*stub_);
+  plan_.mutable_augmentation()->set_shift(-1);
+  refused.Send(plan_);
+  EXPECT_THAT(refused.Finish(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("shift -1")));
+}
+
 TEST_F(DataServiceTest, AsMuchAsTheCreditsAllow) {
   service_.SetDataset(dataset_);
   Call call(*stub_);
@@ -307,7 +341,8 @@ TEST_F(DataServiceTest, StatusSaysWhatAStreamWaitsFor) {
   call.Ask(v1::SPLIT_TEST, 0, 0, 1, 0, 1);
   ASSERT_TRUE(call.Read().has_value());
   EXPECT_THAT(service_.StreamsText(), HasSubstr("batch streams: 1"));
-  EXPECT_THAT(service_.StreamsText(), HasSubstr("batch_size 16, 4 slots, seed 3; 1 batches, 8 samples"));
+  EXPECT_THAT(service_.StreamsText(),
+              HasSubstr("batch_size 16, 4 slots, seed 3, augmentation none; 1 batches, 8 samples"));
 }
 
 TEST_F(DataServiceTest, DrainEndsStreamsAndWaitingCalls) {

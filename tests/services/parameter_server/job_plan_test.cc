@@ -65,6 +65,7 @@ TEST(JobPlanTest, EveryLimitIsNamed) {
               HasSubstr("publish_best needs validation samples"));
   EXPECT_THAT(error([](auto& job) { job.clear_optimizer(); }), HasSubstr("optimizer.learning_rate 0"));
   EXPECT_THAT(error([](auto& job) { job.clear_normalization(); }), HasSubstr("normalization"));
+  EXPECT_THAT(error([](auto& job) { job.mutable_augmentation()->set_scale(1); }), HasSubstr("augmentation scale 1"));
   EXPECT_THAT(error([](auto& job) { job.set_model_name("../etc"); }), HasSubstr("model_name \"../etc\""));
   EXPECT_THAT(error([](auto& job) { job.set_architecture("torchscript"); }), HasSubstr("torchscript_path"));
 }
