@@ -10,6 +10,11 @@ inline constexpr uint32_t kBatchSamplesMax = 65'536;
 inline constexpr uint32_t kSlotsMax = 1024;
 inline constexpr uint32_t kEpochsMax = 100'000;
 
+// How many steps a gradient may be behind; and what "unbounded" is bounded by: the steps that can be under way at once,
+// each with its sums on every shard.
+inline constexpr uint32_t kStalenessMax = 16;
+inline constexpr uint32_t kUnboundedSteps = 64;
+
 // Parameter-server processes of one job.
 inline constexpr uint32_t kShardsMax = 64;
 

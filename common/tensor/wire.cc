@@ -88,6 +88,8 @@ bool ReadGradient(ProtoReader reader, GradientChunkView* out) {
       out->header.samples = reader.number();
     } else if (reader.Is(Chunk::kOffsetFieldNumber, ProtoReader::kVarint)) {
       out->header.offset = reader.number();
+    } else if (reader.Is(Chunk::kWeightsVersionFieldNumber, ProtoReader::kVarint)) {
+      out->header.weights_version = reader.number();
     } else if (reader.Is(Chunk::kValuesFieldNumber, ProtoReader::kBytes)) {
       out->values = reader.bytes();
     }
@@ -141,6 +143,7 @@ grpc::ByteBuffer EncodeGradient(const GradientChunkHeader& header, std::span<con
   fields.Number(Chunk::kSlotEndFieldNumber, header.slot_end);
   fields.Number(Chunk::kSamplesFieldNumber, header.samples);
   fields.Number(Chunk::kOffsetFieldNumber, header.offset);
+  fields.Number(Chunk::kWeightsVersionFieldNumber, header.weights_version);
   return Encode(v1::ExchangeRequest::kGradientFieldNumber, fields, Chunk::kValuesFieldNumber, values, std::move(owner));
 }
 

@@ -55,6 +55,7 @@ struct GradientChunkHeader {
   uint32_t slot_end = 0;
   uint64_t samples = 0;  // of the whole step
   uint64_t offset = 0;   // elements from the shard's begin
+  uint64_t weights_version = 0;
 };
 
 // The fields of v1.WeightsChunk but its values.

@@ -27,6 +27,7 @@
 #include "common/status_macros.h"
 #include "common/text_format.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
+#include "services/cli/asynchrony_flags.h"
 #include "services/cli/local_cluster.h"
 #include "services/cli/output_directory.h"
 #include "services/cli/progress.h"
@@ -193,6 +194,7 @@ class TrainRun {
     reporter_.Print(absl::StrFormat("%s: %s samples to train and validate on, %s to test on; %d worker%s; output in %s",
                                     info.name(), FormatCount(info.train_count()), FormatCount(info.test_count()),
                                     setup_.workers, setup_.workers == 1 ? "" : "s", setup_.output.path().string()));
+    if (const std::string line = DescribeAsynchrony(spec); !line.empty()) reporter_.Print(line);
     // A job that is resumed stays as it was until the parameter server, which knows the checkpoint, has taken its
     // successor. A new one may be known at once.
     if (!previous.has_value()) MILLRACE_RETURN_IF_ERROR(setup_.output.WriteJob(spec));

@@ -163,6 +163,7 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->group(what)
       ->default_str("none");
   AddTrainingFlags(app, job.training, what);
+  AddAsynchronyFlags(app, job.asynchrony, what);
 
   app.add_option("--data-dir", options.data_dir, "IDX files; default ~/.cache/millrace/<dataset>")->group("Data");
   app.add_option("--dataset", options.dataset, "mnist, fashion-mnist or the name of a directory of one's own; checked")
@@ -222,6 +223,7 @@ absl::Status ValidateTrainOptions(const TrainOptions& options) {
   if (options.resume) {  // whether these fit depends on the run that is resumed
     flags.momentum.reset();
     flags.training = {};
+    flags.asynchrony = {};
   }
   return MakeJobSpec(flags, no_previous, /*train_samples=*/UINT32_MAX).status();
 }
@@ -257,6 +259,7 @@ absl::StatusOr<v1::JobSpec> MakeJobSpec(const JobFlags& flags, const v1::JobSpec
                         spec.validation_count(), train_samples));
   }
   if (absl::Status status = ApplyTrainingFlags(flags.training, spec); !status.ok()) return status;
+  if (absl::Status status = ApplyAsynchronyFlags(flags.asynchrony, spec); !status.ok()) return status;
   return spec;
 }
 

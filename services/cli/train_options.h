@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "millrace/v1/data.pb.h"
 #include "millrace/v1/job.pb.h"
+#include "services/cli/asynchrony_flags.h"
 #include "services/cli/training_flags.h"
 
 namespace CLI {
@@ -34,6 +35,7 @@ struct JobFlags {
   std::optional<std::string> normalize;  // unit, standard
   std::optional<std::string> augment;    // as ParseAugmentation takes it
   TrainingFlags training;
+  AsynchronyFlags asynchrony;
 };
 
 // Everything `millrace train` can be told.

@@ -166,6 +166,7 @@ absl::Status CheckSameJob(const CheckpointManifest& saved, const v1::JobPlan& pl
     to->mutable_spec()->clear_best_by();
     to->mutable_spec()->clear_early_stopping();
     to->mutable_spec()->clear_publish_best();
+    to->mutable_spec()->clear_asynchrony();
     // Where the module's file lies does not matter; what is in it does (network.torchscript_sha256).
     to->mutable_spec()->clear_torchscript_path();
     to->mutable_network()->clear_torchscript_path();

@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "services/parameter_server/job_plan.h"
 #include "services/parameter_server/parameter_server.h"
+#include "services/parameter_server/schedule.h"
 
 namespace millrace {
 namespace {
@@ -57,7 +58,8 @@ absl::StatusOr<RunStart> CoordinatingServer::StartFrom(const std::optional<Check
   return RunStart{.version = checkpoint->version,
                   .checkpoint_dir = directory,
                   .validation = checkpoint->validation,
-                  .fingerprint = checkpoint->fingerprint};
+                  .fingerprint = checkpoint->fingerprint,
+                  .synchronous_again = IsSynchronousAgain(checkpoint->plan.spec())};
 }
 
 absl::StatusOr<v1::JobPlan> CoordinatingServer::MakePlan() {

@@ -195,6 +195,7 @@ void Coordinator::Apply(const LedgerActions& actions) {
     NoteProgress();
     if (round.id.is_train()) progress_.StepCompleted(round.sums, round.took);
   }
+  if (HasDiverged(actions)) return;
   for (const uint64_t version : actions.boundaries) ReachBoundary(version);
   for (const LedgerActions::CompletedRound& round : actions.completed) {
     if (!round.id.is_train()) CompleteEvaluation(round);
@@ -216,6 +217,18 @@ void Coordinator::Apply(const LedgerActions& actions) {
     session->second.connection->Send(message);
   }
   FinishIfOver();
+}
+
+bool Coordinator::HasDiverged(const LedgerActions& actions) {
+  for (const LedgerActions::CompletedRound& round : actions.completed) {
+    if (!round.id.is_train() || StepsAhead(plan_) == 0) continue;
+    if (!divergence_.Diverged(round.sums.loss / static_cast<double>(round.sums.samples))) continue;
+    synchronous_again_ = true;
+    EndRun(absl::StrCat("the loss ran away at step ", round.id.version, " with gradients up to ", StepsAhead(plan_),
+                        " steps old; it goes on synchronously"));
+    return true;
+  }
+  return false;
 }
 
 void Coordinator::ReachBoundary(uint64_t version) {

@@ -34,6 +34,7 @@
 #include "millrace/v1/coordinator.pb.h"
 #include "services/parameter_server/checkpointer.h"
 #include "services/parameter_server/coordinator_metrics.h"
+#include "services/parameter_server/divergence_watch.h"
 #include "services/parameter_server/ledger.h"
 #include "services/parameter_server/training_progress.h"
 
@@ -55,6 +56,7 @@ struct RunStart {
   std::string checkpoint_dir;             // empty for the beginning
   std::vector<v1::Evaluation> validation; // the history before `version`
   std::optional<RunFingerprint> fingerprint;
+  bool synchronous_again = false;  // the job is asynchronous, and had diverged before that version
 };
 
 class Coordinator : public CheckpointListener {
@@ -147,6 +149,8 @@ class Coordinator : public CheckpointListener {
   void SendFinish(const Session& session) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailLocked(std::string reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Apply(const LedgerActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of an asynchronous job: ends the run, so that the next one is synchronous.
+  bool HasDiverged(const LedgerActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReachBoundary(uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CompleteEvaluation(const LedgerActions::CompletedRound& round) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ExportUnlessEvaluated(uint64_t version, const std::optional<RoundId>& next)
@@ -179,6 +183,8 @@ class Coordinator : public CheckpointListener {
   std::optional<RunFingerprint> fingerprint_ ABSL_GUARDED_BY(mutex_);  // the first worker's
 
   TrainingProgress progress_ ABSL_GUARDED_BY(mutex_);
+  DivergenceWatch divergence_ ABSL_GUARDED_BY(mutex_);
+  bool synchronous_again_ ABSL_GUARDED_BY(mutex_) = false;  // from the next run on
   std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::Evaluation> test_ ABSL_GUARDED_BY(mutex_);
   std::optional<v1::Evaluation> best_test_ ABSL_GUARDED_BY(mutex_);  // if the best version is not the last

@@ -44,6 +44,12 @@ void Coordinator::PlanRun(RunStart start) {
   plan_.set_run_id(RandomSeed());
   plan_.set_start_version(start.version);
   plan_.set_checkpoint_dir(std::move(start.checkpoint_dir));
+  synchronous_again_ |= start.synchronous_again;
+  if (synchronous_again_) {
+    plan_.mutable_spec()->mutable_asynchrony()->set_staleness(0);
+    plan_.mutable_spec()->mutable_asynchrony()->set_unbounded(false);
+  }
+  divergence_ = {};
   validation_ = std::move(start.validation);
   committed_version_ = start.version;
 }

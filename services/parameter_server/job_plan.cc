@@ -46,6 +46,23 @@ absl::Status CheckNotNegative(absl::string_view field, double value) {
   return absl::InvalidArgumentError(absl::StrCat(field, " ", value, " must be at least 0 and finite"));
 }
 
+absl::Status CheckAsynchrony(const v1::AsynchronySpec& spec) {
+  MILLRACE_RETURN_IF_ERROR(CheckRange("asynchrony.staleness", spec.staleness(), 0, kStalenessMax));
+  if (spec.unbounded() && spec.staleness() > 0) {
+    return absl::InvalidArgumentError("asynchrony.staleness and asynchrony.unbounded do not go together");
+  }
+  if (!v1::StaleGradients_IsValid(spec.stale_gradients())) {
+    return absl::InvalidArgumentError("asynchrony.stale_gradients is unknown; known: AS_THEY_ARE, SMALLER_STEPS, COMPENSATED");
+  }
+  if (spec.stale_gradients() != v1::STALE_GRADIENTS_COMPENSATED) return absl::OkStatus();
+  if (spec.unbounded()) {
+    return absl::InvalidArgumentError("asynchrony.stale_gradients COMPENSATED does not go with asynchrony.unbounded");
+  }
+  if (spec.compensation() > 0 && spec.compensation() <= 10) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("asynchrony.compensation ", spec.compensation(), " must be over 0 and at most 10"));
+}
+
 absl::Status CheckTrainingOptions(const v1::JobSpec& spec) {
   MILLRACE_RETURN_IF_ERROR(CheckNotNegative("clip_norm", spec.clip_norm()));
   if (!(spec.label_smoothing() >= 0 && spec.label_smoothing() < 1)) {
@@ -107,6 +124,7 @@ absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
   MILLRACE_RETURN_IF_ERROR(CheckOptimizerSpec(spec.optimizer()));
   MILLRACE_RETURN_IF_ERROR(CheckSchedule(spec.schedule(), spec.optimizer().learning_rate()));
   MILLRACE_RETURN_IF_ERROR(CheckTrainingOptions(spec));
+  MILLRACE_RETURN_IF_ERROR(CheckAsynchrony(spec.asynchrony()));
   MILLRACE_RETURN_IF_ERROR(CheckRange("batch_size", spec.batch_size(), 1, kBatchSamplesMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("slots", spec.slots(), 1, kSlotsMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("epochs", spec.epochs(), 1, kEpochsMax));

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "services/parameter_server/schedule.h"
 
 namespace millrace {
 namespace {
@@ -212,9 +211,9 @@ void Ledger::StartNextLease(const Worker& worker, absl::Time now) {
   Lease* next = nullptr;
   for (const uint64_t id : worker.leases) {
     Lease& lease = leases_.at(id);
-    if (lease.late || !(lease.round() == open_.front().state.id())) continue;
+    if (lease.late || !IsComputable(lease.round())) continue;
     if (lease.started != absl::InfiniteFuture()) return;  // one at a time
-    if (next == nullptr) next = &lease;
+    if (next == nullptr || lease.message.version() < next->message.version()) next = &lease;
   }
   if (next != nullptr) next->started = now;
 }
@@ -253,7 +252,8 @@ void Ledger::AcceptResults(const Lease& lease, const v1::Report& report, Worker&
       continue;
     }
     ++counters_.duplicate_results;
-    if (verdict != RoundState::Verdict::kMismatch) continue;
+    // On whatever weights a worker has, no two results are alike.
+    if (verdict != RoundState::Verdict::kMismatch || plan_.spec().asynchrony().unbounded()) continue;
     ++counters_.checksum_mismatches;
     actions.corruptions.push_back(absl::StrCat(
         UnitsName(lease.round(), result.unit(), result.unit() + 1), " of ", RoundName(lease.round()), " computed by ",
@@ -313,19 +313,29 @@ void Ledger::AbandonRound(LedgerActions& actions) {
 
 // --- Scheduling ---
 
+bool Ledger::IsComputable(const RoundId& round) const {
+  if (round == open_.front().state.id()) return true;
+  return round.is_train() && WeightsVersionFor(plan_, round.version) <= version_;
+}
+
 // Workers would go back and forth between the newest version and the best one if both were tested at once.
 bool Ledger::MayOpen(const RoundId& round) const {
   if (IsOlderTest(round)) return open_.empty();
   if (!round.is_train()) return true;
   // If an evaluation and the step after it were open together, the step could be complete first, and the weights the
   // evaluation needs be gone.
-  if (!open_.empty() && !open_.front().state.id().is_train()) return false;
-  const bool boundary_ahead = round.version != version_ && IsCheckpointBoundary(plan_, round.version);
-  return unsettled_.size() + (boundary_ahead ? 1 : 0) <= 1;
+  const auto evaluates = [](const OpenRound& open) { return !open.state.id().is_train(); };
+  if (std::any_of(open_.begin(), open_.end(), evaluates)) return false;
+  size_t boundaries = unsettled_.size();
+  for (uint64_t version = version_ + 1; version <= round.version; ++version) {
+    if (IsCheckpointBoundary(plan_, version)) ++boundaries;
+  }
+  return boundaries <= 1;
 }
 
 void Ledger::OpenRounds() {
-  while (open_.size() < 2 && next_.has_value() && MayOpen(*next_)) {
+  // What can be computed, and one more to prefetch for.
+  while (open_.size() < 2 + StepsAhead(plan_) && next_.has_value() && MayOpen(*next_)) {
     open_.push_back({RoundState(*next_, RoundUnits(plan_, *next_)), {}});
     newest_ = *next_;
     next_ = NextRound(plan_, newest_, validation_);
@@ -370,14 +380,19 @@ uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index
   const uint32_t units = round.state.units(), free = round.state.free_units();
   if (free == 0) return 0;
   const uint32_t held = LeasesOf(worker, round.state.id());
-  if (open_index > 0) {
-    // Nobody waits for the next weights while there is work on these. And work ahead must leave room for the oldest
-    // round: another worker's part of that may come back at any time.
-    if (open_.front().state.free_units() > 0 || held + 1 >= limits_.leases_per_worker) return 0;
+  for (size_t earlier = 0; earlier < open_index; ++earlier) {
+    // Nobody waits for the next weights while there is work on these.
+    if (open_[earlier].state.free_units() > 0) return 0;
   }
+  // And leases that wait for weights must leave room for work that brings them: another worker's part of that may come
+  // back at any time.
+  const auto waits = [&](uint64_t id) { return !IsComputable(leases_.at(id).round()); };
+  const auto waiting = std::count_if(worker.leases.begin(), worker.leases.end(), waits);
+  if (!IsComputable(round.state.id()) && waiting + 1 >= limits_.leases_per_worker) return 0;
   if (!round.state.id().is_train()) {
     return std::min(kEvaluationLeaseMax, WidthOf(units / (kEvaluationLeasesPerWorker * workers)));
   }
+  if (IsAsynchronous()) return workers == 1 ? std::bit_ceil(units) : WidthOf(units / workers);
   // Everyone's share is kept for them, however busy they still are with the step before...
   if (!round.served.contains(id)) {
     return workers == 1 ? std::bit_ceil(units) : WidthOf(static_cast<uint32_t>(units * ShareOf(worker) / workers));
@@ -404,6 +419,11 @@ bool Ledger::TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t w
   lease.message.set_version(round.state.id().version);
   lease.message.set_begin(range->begin);
   lease.message.set_end(range->end);
+  if (round.state.id().is_train()) {
+    const uint64_t step = round.state.id().version;
+    lease.message.set_staleness(static_cast<uint32_t>(step - WeightsVersionFor(plan_, step)));
+    lease.message.set_newest(plan_.spec().asynchrony().unbounded());
+  }
   actions.grants.push_back({id, lease.message});
   round.served.insert(id);
   worker.leases.insert(lease.message.id());

@@ -21,6 +21,9 @@
 // A worker may get a lease of an older version after one of a newer version (when another worker is lost): it computes
 // the older one first, since the newer weights depend on it.
 //
+// With staleness (schedule.h) several steps can be computed at once. Then no share of a step is kept for anyone: a slow
+// worker holds up a step and not those after it, as far as the staleness goes.
+//
 // Threads: one at a time.
 #pragma once
 
@@ -37,6 +40,7 @@
 #include "services/parameter_server/lease_times.h"
 #include "services/parameter_server/round_state.h"
 #include "services/parameter_server/rounds.h"
+#include "services/parameter_server/schedule.h"
 
 namespace millrace {
 
@@ -145,6 +149,9 @@ class Ledger {
 
   bool IsSilent(const Worker& worker, absl::Time now) const { return now - worker.last_heard > limits_.silence; }
   RoundState* FindRound(const RoundId& id);  // open or recently completed; else null
+  bool IsAsynchronous() const { return StepsAhead(plan_) > 0; }
+  // The weights of the open round are there, or will be once the work that is leased is done.
+  bool IsComputable(const RoundId& round) const;
   uint32_t LeasesOf(const Worker& worker, const RoundId& round) const;
 
   bool IsCandidate(const Worker& worker, absl::Time now) const;
@@ -181,7 +188,7 @@ class Ledger {
   // The round to open next; changed, before it is opened, by the result of a validation that is still open.
   std::optional<RoundId> next_;
   RoundId newest_;                // that was opened
-  std::deque<OpenRound> open_;    // the oldest incomplete round, and perhaps the one after it
+  std::deque<OpenRound> open_;    // the oldest incomplete round, and some after it
   std::deque<RoundState> past_;   // the last few complete ones, to compare late duplicates with
   absl::Time current_since_;      // since when open_.front() has been worked at
   std::set<uint64_t> unsettled_;  // boundaries reached, not settled

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -65,7 +66,8 @@ Shard::Shard(Options options, std::span<const float> initial_weights, std::uniqu
       metrics_(std::make_unique<ShardMetrics>(options_.metrics, options_.info.shard())),
       version_(options_.plan.start_version()),
       weights_(version_, initial_weights),
-      aggregator_(initial_weights.size(), kChunkElements, options_.plan.spec().slots()),
+      sums_(initial_weights.size(), kChunkElements, options_.plan.spec().slots()),
+      oldest_step_(version_),
       optimizer_(std::move(optimizer)) {
   metrics_->version.Set(static_cast<double>(version_));
 }
@@ -123,6 +125,10 @@ absl::StatusOr<WeightsVersion> Shard::WeightsAt(uint64_t version) const {
 
 std::optional<WeightsVersion> Shard::HeldWeights(uint64_t version) const {
   MutexLock lock(&mutex_);
+  return HeldWeightsLocked(version);
+}
+
+std::optional<WeightsVersion> Shard::HeldWeightsLocked(uint64_t version) const {
   if (version == version_) return weights_.current();
   for (const WeightsVersion& previous : previous_) {
     if (previous.version == version) return previous;
@@ -173,27 +179,32 @@ absl::StatusOr<Shard::AddResult> Shard::AddGradient(const GradientChunkView& chu
   AddResult result;
   MutexLock lock(&mutex_);
   MILLRACE_RETURN_IF_ERROR(broken_);
-  if (header.step > version_) {
+  // At most as far as the newest weights here allow; with unbounded staleness those are all up to a boundary.
+  if (WeightsVersionFor(plan(), header.step) > version_ || header.step > oldest_step_ + StepsAhead(plan())) {
     return absl::FailedPreconditionError(
         absl::StrCat("gradient of step ", header.step, " for a shard at version ", version_));
   }
-  if (header.step < version_) {
+  if (IsAppliedLocked(header.step)) {
     metrics_->duplicate_chunks.Increment();
     result.push_complete = last_of_push;
     return result;
   }
-  MILLRACE_ASSIGN_OR_RETURN(const bool added, aggregator_.Add(node, header.offset, chunk.values));
+  StepSum& step = sums_.Of(header.step);
+  MILLRACE_ASSIGN_OR_RETURN(const bool added, step.sum.Add(node, header.offset, chunk.values));
   if (!added) metrics_->duplicate_chunks.Increment();
   if (last_of_push) {
-    if (!aggregator_.Holds(node)) {
+    if (!step.sum.Holds(node)) {
       return absl::InvalidArgumentError(absl::StrCat("the last chunk of slots [", node.begin, ", ", node.end,
                                                      ") came before others: send them in order of offset"));
     }
+    if (added) step.weights_versions.push_back(std::min(header.weights_version, version_));
     result.push_complete = true;
   }
-  result.chunk_complete = aggregator_.complete(header.offset / kChunkElements);
+  result.chunk_complete = step.sum.complete(header.offset / kChunkElements);
   return result;
 }
+
+bool Shard::IsAppliedLocked(uint64_t step) const { return step < oldest_step_ || applied_ahead_.contains(step); }
 
 absl::Status Shard::Apply() {
   {
@@ -209,21 +220,51 @@ absl::Status Shard::Apply() {
   return absl::OkStatus();
 }
 
+std::optional<uint64_t> Shard::NextStepLocked() const {
+  if (unbounded() && next_chunk_ == 0) {
+    // Once begun, a step must be finished before another: so only what is there as a whole is begun.
+    for (const auto& [step, sum] : sums_.steps()) {
+      if (sum->sum.Holds({0, plan().spec().slots()})) return step;
+    }
+    return std::nullopt;
+  }
+  const uint64_t step = next_chunk_ > 0 ? current_step_ : oldest_step_;
+  const StepSum* sum = sums_.Find(step);
+  if (sum == nullptr || !sum->sum.complete(next_chunk_)) return std::nullopt;
+  return step;
+}
+
+uint64_t Shard::StalenessLocked(uint64_t step) const {
+  if (!unbounded()) return step - WeightsVersionFor(plan(), step);
+  const std::vector<uint64_t>& versions = sums_.Find(step)->weights_versions;
+  return versions.empty() ? 0 : version_ - *std::min_element(versions.begin(), versions.end());
+}
+
 std::optional<Shard::ChunkWork> Shard::TakeWork() {
   MutexLock lock(&mutex_);
-  if (!aggregator_.complete(next_chunk_)) {
+  const std::optional<uint64_t> step = NextStepLocked();
+  if (!step.has_value()) {
     applying_ = false;
     return std::nullopt;
   }
-  if (next_chunk_ == 0) next_ = weights_.Begin(version_ + 1);
-  const uint64_t begin = next_chunk_ * kChunkElements;
-  return ChunkWork{.started = absl::Now(),
-                   .step = version_,
-                   .chunk = next_chunk_,
-                   .elements = {begin, begin + ChunkSize(range().size(), begin)},
-                   .current = weights_.current().values,
-                   .next = next_,
-                   .gradient = aggregator_.total()};
+  if (next_chunk_ == 0) {
+    current_step_ = *step;
+    next_ = weights_.Begin(version_ + 1);
+  }
+  const uint64_t begin = next_chunk_ * kChunkElements, staleness = StalenessLocked(*step);
+  ChunkWork work{.started = absl::Now(),
+                 .step = *step,
+                 .staleness = staleness,
+                 .chunk = next_chunk_,
+                 .elements = {begin, begin + ChunkSize(range().size(), begin)},
+                 .current = weights_.current().values,
+                 .stale = {},
+                 .next = next_,
+                 .gradient = sums_.Of(*step).sum.total()};
+  if (staleness > 0 && plan().spec().asynchrony().stale_gradients() == v1::STALE_GRADIENTS_COMPENSATED) {
+    work.stale = HeldWeightsLocked(version_ - staleness).value();  // one of the RetainedVersions
+  }
+  return work;
 }
 
 absl::Status Shard::ApplyChunk(const ChunkWork& work) {
@@ -231,8 +272,19 @@ absl::Status Shard::ApplyChunk(const ChunkWork& work) {
   const float scale = 1.0f / static_cast<float>(StepSamples(plan(), work.step));
   const auto [begin, end] = work.elements;
   for (float& value : work.gradient.subspan(begin, end - begin)) value *= scale;
+  if (!work.stale.values.empty()) {
+    const auto compensation = static_cast<float>(plan().spec().asynchrony().compensation());
+    for (uint64_t i = begin; i < end; ++i) {
+      const float gradient = work.gradient[i];
+      work.gradient[i] += compensation * gradient * gradient * (work.current[i] - work.stale.values[i]);
+    }
+  }
   std::copy(work.current.begin() + begin, work.current.begin() + end, work.next.values.begin() + begin);
-  return optimizer_->Step(work.chunk, work.next.values, work.gradient, LearningRateAt(plan(), work.step));
+  double learning_rate = LearningRateAt(plan(), work.step);
+  if (plan().spec().asynchrony().stale_gradients() == v1::STALE_GRADIENTS_SMALLER_STEPS) {
+    learning_rate /= 1.0 + static_cast<double>(work.staleness);
+  }
+  return optimizer_->Step(work.chunk, work.next.values, work.gradient, learning_rate);
 }
 
 absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applied) {
@@ -241,12 +293,12 @@ absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applie
     MutexLock lock(&mutex_);
     step_time_ += absl::Now() - work.started;
     if (applied.ok()) {
-      if (++next_chunk_ == aggregator_.chunks()) EndStepLocked(work);
+      if (++next_chunk_ == ChunkCount(range().size())) EndStepLocked(work);
       return absl::OkStatus();
     }
     applying_ = false;
     broken = broken_ = absl::InternalError(
-        absl::StrCat("shard ", index(), " could not apply step ", version_, ": ", applied.message()));
+        absl::StrCat("shard ", index(), " could not apply step ", work.step, ": ", applied.message()));
   }
   LogError("SHARD BROKEN", {{"reason", broken.message()}});
   if (broken_listener_) broken_listener_(broken);
@@ -255,12 +307,17 @@ absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applie
 
 void Shard::EndStepLocked(const ChunkWork& last) {
   previous_.push_back(weights_.current());
-  if (previous_.size() > kRetainedVersions) previous_.pop_front();
+  if (previous_.size() > RetainedVersions(plan())) previous_.pop_front();
   weights_.Publish(last.next);
   next_ = {};
   next_chunk_ = 0;
+  for (const uint64_t weights_version : sums_.Of(last.step).weights_versions) {
+    metrics_->staleness.Observe(static_cast<double>(version_ - weights_version));
+  }
+  sums_.Retire(last.step);
+  applied_ahead_.insert(last.step);
+  while (applied_ahead_.erase(oldest_step_) > 0) ++oldest_step_;
   ++version_;
-  aggregator_.Reset();
   if (IsCheckpointBoundary(plan(), version_)) KeepSnapshotLocked();
   metrics_->steps_applied.Increment();
   metrics_->version.Set(static_cast<double>(version_));
@@ -326,7 +383,11 @@ std::string Shard::WaitingFor() const {
   MutexLock lock(&mutex_);
   if (!broken_.ok()) return absl::StrCat("nothing: ", broken_.ToString());
   if (version_ >= plan().total_steps()) return "nothing";
-  return absl::StrCat("step ", version_, ": slots ", FormatSlots(aggregator_.MissingSlots()));
+  const StepSum* oldest = sums_.Find(oldest_step_);
+  std::vector<uint32_t> missing(plan().spec().slots());
+  std::iota(missing.begin(), missing.end(), 0);
+  if (oldest != nullptr) missing = oldest->sum.MissingSlots();
+  return absl::StrCat("step ", oldest_step_, ": slots ", FormatSlots(missing));
 }
 
 }  // namespace millrace

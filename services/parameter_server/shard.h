@@ -13,6 +13,9 @@
 // chunk, in order: while one chunk's gradient arrives, the chunk before it is in the optimizer and the one before that
 // on its way to the workers.
 //
+// With unbounded staleness the shards apply a step when all of it is there, each in its own order; at a checkpoint
+// boundary, which no step passes, all have applied the same ones.
+//
 // Threads: every method may be called from any thread. Gradients are added on the caller's thread under one lock;
 // applying (but for the copy that a snapshot is), listeners and the disk are outside it. Ownership: the plan is copied;
 // the metrics must outlive the shard.
@@ -24,6 +27,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,8 +40,8 @@
 #include "common/tensor/flat_layout.h"
 #include "common/tensor/wire.h"
 #include "millrace/v1/coordinator.pb.h"
-#include "services/parameter_server/aggregator.h"
 #include "services/parameter_server/optimizer.h"
+#include "services/parameter_server/step_sums.h"
 #include "services/parameter_server/weights_buffer.h"
 
 namespace millrace {
@@ -100,7 +104,7 @@ class Shard {
   // The newest weights that are whole.
   WeightsVersion weights() const;
 
-  // The weights of the newest version, of one of the kRetainedVersions before it, of a retained snapshot, or of a
+  // The weights of the newest version, of one of the RetainedVersions before it, of a retained snapshot, or of a
   // committed checkpoint, for which the caller waits until it is read; else NOT_FOUND.
   absl::StatusOr<WeightsVersion> WeightsAt(uint64_t version) const;
 
@@ -111,7 +115,8 @@ class Shard {
 
   // Adds one chunk to the sum of its step; a chunk that is held already changes nothing. INVALID_ARGUMENT if it does
   // not fit the shard's range and grid, the job's slots or the step's samples, or if it is the last of its push and an
-  // earlier one is missing; FAILED_PRECONDITION for a step beyond the shard's version; INTERNAL once a step has failed.
+  // earlier one is missing; FAILED_PRECONDITION for a step that cannot have been computed yet; INTERNAL once a step has
+  // failed.
   absl::StatusOr<AddResult> AddGradient(const GradientChunkView& chunk);
 
   // Applies, front to back, the chunks that are complete and not applied yet, and calls the listeners after each. The
@@ -147,6 +152,7 @@ class Shard {
   Shard(Options options, std::span<const float> initial_weights, std::unique_ptr<ShardOptimizer> optimizer);
 
   std::optional<WeightsVersion> HeldWeights(uint64_t version) const;
+  std::optional<WeightsVersion> HeldWeightsLocked(uint64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<WeightsVersion> ReadWeights(uint64_t version) const;
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
 
@@ -154,12 +160,20 @@ class Shard {
   struct ChunkWork {
     absl::Time started;
     uint64_t step;
+    uint64_t staleness;
     uint64_t chunk;
     ElementRange elements;  // of the chunk
     std::span<const float> current;
+    WeightsVersion stale;  // what the gradient was computed on, if that matters
     WeightsDraft next;
     std::span<float> gradient;  // of the whole range; that of the chunk is complete
   };
+  bool unbounded() const { return plan().spec().asynchrony().unbounded(); }
+  bool IsAppliedLocked(uint64_t step) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The step that the next chunk to be applied belongs to; nullopt if that chunk is not complete.
+  std::optional<uint64_t> NextStepLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How many versions the newest weights are ahead of those that `step` was computed on.
+  uint64_t StalenessLocked(uint64_t step) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<ChunkWork> TakeWork();  // nullopt, and applying_ cleared, if there is none
   absl::Status ApplyChunk(const ChunkWork& work);
   absl::Status FinishWork(const ChunkWork& work, const absl::Status& applied);
@@ -176,11 +190,14 @@ class Shard {
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);  // why no further step can be applied
   WeightsPool weights_ ABSL_GUARDED_BY(mutex_);
   std::deque<WeightsVersion> previous_ ABSL_GUARDED_BY(mutex_);  // oldest first
-  Aggregator aggregator_ ABSL_GUARDED_BY(mutex_);
+  StepSums sums_ ABSL_GUARDED_BY(mutex_);
+  uint64_t oldest_step_ ABSL_GUARDED_BY(mutex_);               // not applied; all before it are
+  std::set<uint64_t> applied_ahead_ ABSL_GUARDED_BY(mutex_);  // after oldest_step_; only with unbounded staleness
   std::map<uint64_t, std::shared_ptr<const Snapshot>> snapshots_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Snapshot> committed_ ABSL_GUARDED_BY(mutex_);  // the newest; null before the first
 
   bool applying_ ABSL_GUARDED_BY(mutex_) = false;     // some thread is in Apply's loop
+  uint64_t current_step_ ABSL_GUARDED_BY(mutex_) = 0;  // the step being applied, once next_chunk_ > 0
   uint64_t next_chunk_ ABSL_GUARDED_BY(mutex_) = 0;   // of the current step, to be applied
   WeightsDraft next_ ABSL_GUARDED_BY(mutex_);         // of the current step, once next_chunk_ > 0
   absl::Duration step_time_ ABSL_GUARDED_BY(mutex_);  // spent on the current step's chunks

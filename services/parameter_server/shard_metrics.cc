@@ -21,6 +21,9 @@ ShardMetrics::ShardMetrics(Metrics* metrics, uint32_t shard)
           metrics->Counter("millrace_ps_pushes_acknowledged_total", "Pushes acknowledged.", OfShard(shard))),
       apply_seconds(
           metrics->Histogram("millrace_ps_apply_seconds", "Time to apply one step.", LatencyBuckets(), OfShard(shard))),
+      staleness(metrics->Histogram("millrace_ps_staleness_steps",
+                                   "Steps between the weights that a gradient was computed on and those it changed.",
+                                   {0, 1, 2, 4, 8, 16, 32, 64}, OfShard(shard))),
       snapshots(metrics->Gauge("millrace_ps_snapshots", "Snapshots retained for checkpoints.", OfShard(shard))),
       snapshots_dropped(metrics->Counter("millrace_ps_snapshots_dropped_total",
                                          "Retained snapshots dropped because too many were not released.",

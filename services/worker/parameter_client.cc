@@ -1,5 +1,6 @@
 #include "services/worker/parameter_client.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -81,12 +82,36 @@ absl::Status ParameterClient::PollUntil(absl::FunctionRef<bool()> done, absl::Fu
       }
       MILLRACE_RETURN_IF_ERROR(wait(what()));
     }
-    void* tag = nullptr;
-    bool ok = false;
-    const auto event = queue_.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kPoll);
-    if (event == grpc::CompletionQueue::GOT_EVENT) ShardExchange::Handle(static_cast<ShardExchange::Event*>(tag), ok);
+    HandleEvent(absl::FromChrono(kPoll));
   }
   return absl::OkStatus();
+}
+
+bool ParameterClient::HandleEvent(absl::Duration timeout) {
+  void* tag = nullptr;
+  bool ok = false;
+  const auto deadline = std::chrono::system_clock::now() + absl::ToChronoMicroseconds(timeout);
+  if (queue_.AsyncNext(&tag, &ok, deadline) != grpc::CompletionQueue::GOT_EVENT) return false;
+  ShardExchange::Handle(static_cast<ShardExchange::Event*>(tag), ok);
+  return true;
+}
+
+absl::StatusOr<uint64_t> ParameterClient::AwaitNewest(uint64_t version, WaitCallback wait) {
+  // What has arrived is newer than what is held; reading it costs a copy, no wait.
+  while (HandleEvent(absl::ZeroDuration())) {
+  }
+  const auto lagging = [&]() -> ShardExchange* {
+    for (const auto& exchange : exchanges_) {
+      if (exchange->version().value_or(0) < version || !exchange->version().has_value()) return exchange.get();
+    }
+    return nullptr;
+  };
+  MILLRACE_RETURN_IF_ERROR(PollUntil(
+      [&] { return lagging() == nullptr; },
+      [&] { return absl::StrCat("weights ", version, " or newer from ", lagging()->Describe()); }, wait));
+  uint64_t oldest = *exchanges_.front()->version();
+  for (const auto& exchange : exchanges_) oldest = std::min(oldest, *exchange->version());
+  return oldest;
 }
 
 absl::StatusOr<ParameterLink::Weights> ParameterClient::AwaitVersion(uint64_t version, WaitCallback wait) {

@@ -40,11 +40,14 @@ class ParameterClient : public ParameterLink {
   ~ParameterClient() override;
 
   absl::StatusOr<Weights> AwaitVersion(uint64_t version, WaitCallback wait) override;
+  absl::StatusOr<uint64_t> AwaitNewest(uint64_t version, WaitCallback wait) override;
   absl::Status Push(const GradientPush& push, WaitCallback wait) override;
 
  private:
   ParameterClient(const Options& options, const WorkerMetrics* metrics);
 
+  // Handles what has arrived; waits up to `timeout` for the first of it. False if nothing came.
+  bool HandleEvent(absl::Duration timeout);
   // Handles events until `done` or a refusal. `what` names what is waited for.
   absl::Status PollUntil(absl::FunctionRef<bool()> done, absl::FunctionRef<std::string()> what, WaitCallback wait);
 

@@ -60,6 +60,7 @@ struct GradientPush {
   uint64_t step = 0;
   SlotNode slots;
   uint64_t samples = 0;  // of the whole step
+  uint64_t weights_version = 0;  // on which it was computed
   // The whole flat vector. Not written to while anybody else holds a reference.
   std::shared_ptr<const AlignedBuffer<float>> gradient;
 };
@@ -74,6 +75,9 @@ class ParameterLink {
   virtual ~ParameterLink() = default;
   // UNAVAILABLE if a shard belongs to another run: only a new session with the coordinator can help.
   virtual absl::StatusOr<Weights> AwaitVersion(uint64_t version, WaitCallback wait) = 0;
+  // For unbounded staleness: waits until every shard's range holds `version` or a newer one, each whole but not all the
+  // same, and returns the oldest of them. UNAVAILABLE as above.
+  virtual absl::StatusOr<uint64_t> AwaitNewest(uint64_t version, WaitCallback wait) = 0;
   // Returns when every shard has acknowledged the gradient.
   virtual absl::Status Push(const GradientPush& push, WaitCallback wait) = 0;
 };

@@ -272,7 +272,8 @@ void ShardExchange::WriteNext() {
                                    .slot_begin = push_->slots.begin,
                                    .slot_end = push_->slots.end,
                                    .samples = push_->samples,
-                                   .offset = push_offset_};
+                                   .offset = push_offset_,
+                                   .weights_version = push_->weights_version};
   push_offset_ += count;
   metrics_.pushed_bytes.Increment(static_cast<double>(values.size_bytes()));
   call_->writing = true;

@@ -19,11 +19,14 @@ constexpr absl::Duration kLeasePoll = absl::Milliseconds(200);
 constexpr size_t kMaxPendingLeases = 64;
 constexpr char kInterrupted[] = "the wait for weights was interrupted";
 
+// The weights that a lease is to be computed on.
+uint64_t WeightsVersionOf(const v1::Lease& lease) { return lease.version() - lease.staleness(); }
+
 // Weights of version v+1 exist only when everything at version v is done, and a version is evaluated before it is
 // trained on.
 bool ComesFirst(const v1::Lease& a, const v1::Lease& b) {
   const auto rank = [](const v1::Lease& lease) {
-    return std::tuple(lease.version(), lease.kind() == v1::Lease::KIND_TRAIN, lease.id());
+    return std::tuple(WeightsVersionOf(lease), lease.kind() == v1::Lease::KIND_TRAIN, lease.version(), lease.id());
   };
   return rank(a) < rank(b);
 }
@@ -131,7 +134,7 @@ absl::Status WorkLoop::TakeEvents(absl::Duration timeout) {
 absl::Status WorkLoop::Accept(const v1::Lease& lease) {
   const bool train = lease.kind() == v1::Lease::KIND_TRAIN;
   const bool known = train || lease.kind() == v1::Lease::KIND_VALIDATION || lease.kind() == v1::Lease::KIND_TEST;
-  const bool sound = known && lease.begin() < lease.end() && lease.id() != 0 &&
+  const bool sound = known && lease.begin() < lease.end() && lease.id() != 0 && lease.staleness() <= lease.version() &&
                      (!train || IsSlotNode({lease.begin(), lease.end()}, plan_.spec().slots()));
   if (!sound || pending_.size() >= kMaxPendingLeases) {
     return absl::InternalError(absl::StrCat("the coordinator sent a lease that makes no sense (", Describe(lease),
@@ -172,15 +175,16 @@ void WorkLoop::DeclineAll(std::string_view reason) {
 
 absl::Status WorkLoop::Process(const v1::Lease& lease) {
   Times times;
+  std::optional<uint64_t> weights_version;
   {
     Stopwatch watch(times.weights);
-    MILLRACE_ASSIGN_OR_RETURN(const ParameterLink::Weights weights, AwaitWeights(lease));
-    if (weights == ParameterLink::Weights::kMovedPast) {
-      Decline(lease, "the weights have moved past its version", /*weights_gone=*/true);
-      return absl::OkStatus();
-    }
+    MILLRACE_ASSIGN_OR_RETURN(weights_version, AwaitWeights(lease));
   }
-  parts_.metrics->version.Set(static_cast<double>(lease.version()));
+  if (!weights_version.has_value()) {
+    Decline(lease, "the weights have moved past its version", /*weights_gone=*/true);
+    return absl::OkStatus();
+  }
+  parts_.metrics->version.Set(static_cast<double>(*weights_version));
   const bool train = lease.kind() == v1::Lease::KIND_TRAIN;
   if (train) sum_.Begin(plan_.spec().slots());
   v1::Report report;
@@ -203,7 +207,7 @@ absl::Status WorkLoop::Process(const v1::Lease& lease) {
   MILLRACE_RETURN_IF_ERROR(TakeEvents(absl::ZeroDuration()));
   if (train) {
     Stopwatch watch(times.push);
-    MILLRACE_RETURN_IF_ERROR(PushGradient(lease, step_samples));
+    MILLRACE_RETURN_IF_ERROR(PushGradient(lease, step_samples, *weights_version));
   }
   report.set_data_wait_seconds(times.data);
   report.set_weights_wait_seconds(times.weights);
@@ -222,9 +226,13 @@ absl::Status WorkLoop::Process(const v1::Lease& lease) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ParameterLink::Weights> WorkLoop::AwaitWeights(const v1::Lease& lease) {
-  return parts_.parameters->AwaitVersion(
-      lease.version(), [this](std::string_view what) { return Waiting(what, /*interruptible=*/true); });
+absl::StatusOr<std::optional<uint64_t>> WorkLoop::AwaitWeights(const v1::Lease& lease) {
+  const uint64_t version = WeightsVersionOf(lease);
+  const auto waiting = [this](std::string_view what) { return Waiting(what, /*interruptible=*/true); };
+  if (lease.newest()) return parts_.parameters->AwaitNewest(version, waiting);
+  MILLRACE_ASSIGN_OR_RETURN(const ParameterLink::Weights weights, parts_.parameters->AwaitVersion(version, waiting));
+  if (weights == ParameterLink::Weights::kMovedPast) return std::nullopt;
+  return version;
 }
 
 absl::Status WorkLoop::ComputeUnit(const v1::Lease& lease, const BatchKey& unit, v1::Batch batch, v1::Report& report,
@@ -248,10 +256,11 @@ absl::Status WorkLoop::ComputeUnit(const v1::Lease& lease, const BatchKey& unit,
   return absl::OkStatus();
 }
 
-absl::Status WorkLoop::PushGradient(const v1::Lease& lease, uint64_t step_samples) {
+absl::Status WorkLoop::PushGradient(const v1::Lease& lease, uint64_t step_samples, uint64_t weights_version) {
   const GradientPush push{.step = lease.version(),
                           .slots = {lease.begin(), lease.end()},
                           .samples = step_samples,
+                          .weights_version = weights_version,
                           .gradient = sum_.Finish()};
   return parts_.parameters->Push(
       push, [this](std::string_view what) { return Waiting(what, /*interruptible=*/false); });

@@ -1,5 +1,5 @@
 // The worker's step loop: takes leases in the order in which the job needs them, and for each waits for its batches and
-// for exactly its weights version, computes, pushes, reports.
+// for its weights version, computes, pushes, reports.
 //
 // What it never does: compute on other weights than the lease's, report a train lease before every shard holds its
 // gradient, or wait without saying for what. A lease whose version has passed is declined.
@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -69,10 +70,11 @@ class WorkLoop {
   void Decline(const v1::Lease& lease, std::string_view reason, bool weights_gone);
 
   absl::Status Process(const v1::Lease& lease);
-  absl::StatusOr<ParameterLink::Weights> AwaitWeights(const v1::Lease& lease);
+  // The version that the parameters hold; nullopt if the lease's is gone.
+  absl::StatusOr<std::optional<uint64_t>> AwaitWeights(const v1::Lease& lease);
   absl::Status ComputeUnit(const v1::Lease& lease, const BatchKey& unit, v1::Batch batch, v1::Report& report,
                            uint64_t& step_samples);
-  absl::Status PushGradient(const v1::Lease& lease, uint64_t step_samples);
+  absl::Status PushGradient(const v1::Lease& lease, uint64_t step_samples, uint64_t weights_version);
   // What every wait calls; during the wait for weights, `interruptible`, also leases are looked at.
   absl::Status Waiting(std::string_view what, bool interruptible);
 

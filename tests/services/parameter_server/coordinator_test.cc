@@ -1,5 +1,6 @@
 #include "services/parameter_server/coordinator.h"
 
+#include <cmath>
 #include <functional>
 #include <map>
 #include <memory>
@@ -132,7 +133,8 @@ class CoordinatorTest : public ::testing::Test {
       result.set_unit(unit);
       result.set_samples(UnitSamples(plan_, {lease.kind(), lease.version()}, unit));
       result.set_correct(result.samples() / 2);
-      result.set_loss_sum(lease.kind() == v1::Lease::KIND_TRAIN ? result.samples() : LossAt(lease.version()));
+      result.set_loss_sum(lease.kind() == v1::Lease::KIND_TRAIN ? train_loss_ * result.samples()
+                                                               : LossAt(lease.version()));
     }
     clock_.Advance(absl::Milliseconds(100));
     EXPECT_THAT(coordinator_->Receive(worker, message), IsOk());
@@ -164,6 +166,7 @@ class CoordinatorTest : public ::testing::Test {
   std::vector<std::string> asked_;
   int queues_ = 0;                       // alive
   absl::StatusOr<RunStart> newest_ = RunStart();  // what is committed
+  double train_loss_ = 1;  // of a sample
   std::map<uint64_t, double> losses_;
   std::unique_ptr<Coordinator> coordinator_;
 };
@@ -462,6 +465,33 @@ TEST_F(CoordinatorTest, AShardThatWasRestartedTakesTheJobBackToItsNewestCheckpoi
   EXPECT_NEAR(status.recoveries(0).seconds(), 0.6, 0.01) << "until version 3 was evaluated again";
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_recoveries_total 1"));
   EXPECT_THAT(metrics_.Render(), HasSubstr(absl::StrCat("millrace_coordinator_repeated_steps_total ", before - 3)));
+  coordinator_->Detach(back);
+}
+
+TEST_F(CoordinatorTest, AnAsynchronousJobWhoseLossRunsAwayGoesBackAndOnSynchronously) {
+  Make();
+  Begin({.staleness = 2});
+  ASSERT_THAT(Register(0), IsOk());
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  train_loss_ = std::nan("");
+  const std::vector<v1::Lease> leases = connection.TakeLeases();
+  Report(worker, leases.at(0));
+  EXPECT_EQ(State(), "STATE_RECOVERING");
+  ASSERT_TRUE(connection.closed.has_value());
+  EXPECT_THAT(*connection.closed, StatusIs(absl::StatusCode::kUnavailable,
+                                           HasSubstr("ran away at step 0 with gradients up to 2 steps old")));
+  coordinator_->Detach(worker);
+
+  coordinator_->Tick();
+  const auto told = Register(0);
+  ASSERT_THAT(told, IsOk());
+  EXPECT_TRUE(IsSynchronousAgain(told->plan().spec()));
+  FakeConnection again;
+  const WorkerId back = Attach(&again);
+  Report(back, again.TakeLeases().at(0));
+  EXPECT_EQ(State(), "STATE_TRAINING");
+  EXPECT_EQ(coordinator_->GetStatus().recovery_count(), 1u);
   coordinator_->Detach(back);
 }
 

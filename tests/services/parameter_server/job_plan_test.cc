@@ -66,6 +66,16 @@ TEST(JobPlanTest, EveryLimitIsNamed) {
   EXPECT_THAT(error([](auto& job) { job.clear_optimizer(); }), HasSubstr("optimizer.learning_rate 0"));
   EXPECT_THAT(error([](auto& job) { job.clear_normalization(); }), HasSubstr("normalization"));
   EXPECT_THAT(error([](auto& job) { job.mutable_augmentation()->set_scale(1); }), HasSubstr("augmentation scale 1"));
+  EXPECT_THAT(error([](auto& job) { job.mutable_asynchrony()->set_staleness(17); }),
+              HasSubstr("asynchrony.staleness 17 is over the limit of 16"));
+  EXPECT_THAT(error([](auto& job) {
+                job.mutable_asynchrony()->set_staleness(1), job.mutable_asynchrony()->set_unbounded(true);
+              }),
+              HasSubstr("asynchrony.unbounded do not go together"));
+  EXPECT_THAT(error([](auto& job) {
+                job.mutable_asynchrony()->set_stale_gradients(v1::STALE_GRADIENTS_COMPENSATED);
+              }),
+              HasSubstr("asynchrony.compensation 0 must be over 0"));
   EXPECT_THAT(error([](auto& job) { job.set_model_name("../etc"); }), HasSubstr("model_name \"../etc\""));
   EXPECT_THAT(error([](auto& job) { job.set_architecture("torchscript"); }), HasSubstr("torchscript_path"));
 }

@@ -131,7 +131,7 @@ class Simulation {
     // Shards keep the two versions before the newest: a worker may die after its push and before its report.
     // The best version, which is tested at the end, comes from its checkpoint.
     const bool committed = round.kind == v1::Lease::KIND_TEST;
-    const bool gone = applied_ > round.version + kRetainedVersions && !committed;
+    const bool gone = applied_ > round.version + RetainedVersions(plan_) && !committed;
     EXPECT_FALSE(gone && expected_ == round) << "the weights of an incomplete " << RoundName(round) << " are gone";
     const bool cannot_start = gone || (worker.leaving && applied_ < round.version);
     if (!job.computed && (cannot_start || (chaos && Chance(0.02)))) {

@@ -15,6 +15,8 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::Pair;
 using ::testing::SizeIs;
 
 // Drives a ledger by hand. Leases are written "worker: round units".
@@ -308,6 +310,75 @@ TEST_F(LedgerTest, WorkAheadLeavesRoomForWhatALostWorkerHeld) {
   Report(1);
   EXPECT_THAT(leases_[1], SizeIs(1)) << "and waits for weights 3 with one lease, not two";
   EXPECT_THAT(Do(ledger_.WorkerLeft(2, now_)), ElementsAre("1: step 2 slots [0, 2)"));
+}
+
+class StaleLedgerTest : public LedgerTest {
+ protected:
+  explicit StaleLedgerTest(const TestPlan& plan = {.slots = 2, .batch_size = 4, .epochs = 1, .checkpoint_steps = 5, .staleness = 2})
+      : LedgerTest(plan) {}
+
+  std::vector<uint64_t> WeightsVersions(WorkerId worker) const {
+    std::vector<uint64_t> versions;
+    for (const v1::Lease& lease : leases_.at(worker)) versions.push_back(lease.version() - lease.staleness());
+    return versions;
+  }
+};
+
+TEST_F(StaleLedgerTest, ASlowWorkerHoldsUpAsManyStepsAsTheStalenessSays) {
+  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "slow", now_)), ElementsAre("1: step 0 slots [0, 2)", "1: step 1 slots [0, 2)"));
+  EXPECT_THAT(Do(ledger_.WorkerJoined(2, "fast", now_)), ElementsAre("2: step 2 slot 0", "2: step 2 slot 1"));
+  EXPECT_THAT(WeightsVersions(2), ElementsAre(0, 0));
+  EXPECT_THAT(Report(2), ElementsAre("2: step 3 slot 0")) << "to prefetch for";
+  EXPECT_THAT(WeightsVersions(2), ElementsAre(0, 1));
+  EXPECT_THAT(Report(2), IsEmpty()) << "step 3 needs step 0";
+  EXPECT_EQ(ledger_.version(), 0u);
+  EXPECT_THAT(ledger_.WaitingFor(now_), HasSubstr("step 0: slot 0 leased to slow"));
+  Report(1);
+  EXPECT_EQ(ledger_.version(), 1u);
+  Report(1);
+  EXPECT_EQ(ledger_.version(), 3u) << "step 2 was there already";
+}
+
+TEST_F(StaleLedgerTest, ALeaseSaysWhichWeightsAndNothingReachesBackBeyondABoundary) {
+  Do(ledger_.WorkerJoined(1, "a", now_));
+  std::map<uint64_t, uint64_t> weights;  // by step
+  while (!ledger_.finished()) {
+    for (const v1::Lease& lease : leases_[1]) {
+      EXPECT_FALSE(lease.newest());
+      const bool train = lease.kind() == v1::Lease::KIND_TRAIN;
+      EXPECT_TRUE(train || lease.staleness() == 0);
+      if (train) weights[lease.version()] = lease.version() - lease.staleness();
+    }
+    Report(1);
+    if (!last_.boundaries.empty()) Do(ledger_.BoundarySettled(last_.boundaries[0], now_));
+  }
+  EXPECT_THAT(weights, ElementsAre(Pair(0, 0), Pair(1, 0), Pair(2, 0), Pair(3, 1), Pair(4, 2), Pair(5, 5), Pair(6, 5),
+                                   Pair(7, 5), Pair(8, 6), Pair(9, 7)));
+}
+
+class UnboundedLedgerTest : public StaleLedgerTest {
+ protected:
+  UnboundedLedgerTest() : StaleLedgerTest({.slots = 2, .batch_size = 4, .epochs = 1, .unbounded = true}) {}
+};
+
+TEST_F(UnboundedLedgerTest, OthersGoOnWithoutASlowWorkerAndNoTwoResultsAreAlike) {
+  Do(ledger_.WorkerJoined(1, "slow", now_));
+  Do(ledger_.WorkerJoined(2, "fast", now_));
+  for (int slot = 0; slot < 12; ++slot) {
+    ASSERT_THAT(leases_[2], Not(IsEmpty()));
+    EXPECT_TRUE(leases_[2].front().newest());
+    EXPECT_EQ(WeightsVersions(2).front(), 0u);
+    Report(2);
+  }
+  EXPECT_EQ(ledger_.version(), 0u);
+  const v1::Lease held = leases_[1].front();
+  ledger_.Tick(now_ += absl::Minutes(1));
+  ledger_.Heard(2, "", now_);
+  Do(ledger_.Tick(now_));
+  while (ledger_.version() == 0) Report(2, /*checksum=*/7);
+  Do(ledger_.Reported(1, ReportFor(held, /*checksum=*/8), now_));
+  EXPECT_GT(ledger_.counters().duplicate_results, 0u);
+  EXPECT_THAT(last_.corruptions, IsEmpty());
 }
 
 }  // namespace

@@ -478,5 +478,89 @@ TEST_F(ShardCheckpointTest, AFailedSaveLeavesNothing) {
   EXPECT_THAT(job.shards[0]->SaveCheckpoint(3, Directory()), IsOk());  // the snapshot is still there
 }
 
+v1::JobPlan StalePlan(uint32_t staleness, bool unbounded = false) {
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  plan.mutable_spec()->set_checkpoint_steps(0);  // boundaries at 3 and 6
+  plan.mutable_spec()->mutable_asynchrony()->set_staleness(staleness);
+  plan.mutable_spec()->mutable_asynchrony()->set_unbounded(unbounded);
+  return plan;
+}
+
+TEST(StaleShardTest, StepsAheadWaitForTheirTurn) {
+  Job in_order(1, StalePlan(2)), ahead(1, StalePlan(2));
+  in_order.Steps(0, 3);
+  Shard& shard = *ahead.shards[0];
+  for (const uint64_t step : {2, 1}) {
+    ASSERT_THAT(ahead.Push(shard, step, {0, kSlots}), IsOk());
+    ASSERT_THAT(shard.Apply(), IsOk());
+    EXPECT_EQ(shard.version(), 0u);
+    EXPECT_EQ(shard.WaitingFor(), "step 0: slots 0-2");
+  }
+  ASSERT_THAT(ahead.Push(shard, 0, {0, kSlots}), IsOk());
+  ASSERT_THAT(shard.Apply(), IsOk());
+  EXPECT_EQ(shard.version(), 3u);
+  EXPECT_EQ(ahead.Digest(), in_order.Digest());
+}
+
+TEST(StaleShardTest, RefusesStepsThatCannotHaveBeenComputedYet) {
+  Job job(1, StalePlan(2));
+  const auto too_early = [](uint64_t step, uint64_t version) {
+    return StatusIs(StatusCode::kFailedPrecondition,
+                    HasSubstr(absl::StrCat("gradient of step ", step, " for a shard at version ", version)));
+  };
+  // Step 3 begins an epoch, and nothing reaches back beyond a boundary.
+  EXPECT_THAT(job.Push(*job.shards[0], 3, {0, kSlots}), too_early(3, 0));
+  job.Steps(0, 3);
+  EXPECT_THAT(job.Push(*job.shards[0], 5, {0, kSlots}), IsOk());
+  EXPECT_THAT(Job(1, StalePlan(1)).Push(*Job(1, StalePlan(1)).shards[0], 2, {0, kSlots}), too_early(2, 0));
+}
+
+TEST(StaleShardTest, KeepsTheVersionsThatStaleStepsAreComputedOn) {
+  Job job(1, StalePlan(2));
+  job.Steps(0, 6);
+  EXPECT_THAT(job.shards[0]->WeightsAt(0), IsOk());  // 2 of the steps open, and 2 before each
+}
+
+TEST(StaleShardTest, CompensatesForTheDelay) {
+  v1::JobPlan plan = StalePlan(1);
+  *plan.mutable_spec()->mutable_optimizer() = Sgd(0);
+  plan.mutable_spec()->mutable_asynchrony()->set_stale_gradients(v1::STALE_GRADIENTS_COMPENSATED);
+  plan.mutable_spec()->mutable_asynchrony()->set_compensation(0.5);
+  Job job(1, plan);
+  job.Steps(0, 2);
+  const std::vector<float> before = Initial();
+  const auto sum = [](uint64_t step) { return NodeGradient(step, {0, kSlots}, kSlots, kParameters); };
+  const std::vector<float> first = sum(0), second = sum(1);
+  const auto weights = job.shards[0]->weights().values;
+  double changed = 0;
+  for (size_t i = 0; i < kParameters; i += 101) {
+    const double w1 = before[i] - 0.1 * first[i] / 16, g = second[i] / 16;
+    const double compensation = 0.5 * g * g * (w1 - before[i]);
+    EXPECT_NEAR(weights[i], w1 - 0.1 * (g + compensation), 1e-5 * (std::abs(w1) + std::abs(g) + std::abs(compensation)));
+    changed = std::max(changed, std::abs(compensation / g));
+  }
+  EXPECT_GT(changed, 1e-3) << "the compensation would not be seen";
+}
+
+TEST(UnboundedShardTest, AppliesWhatIsCompleteFirst) {
+  Job job(1, StalePlan(0, /*unbounded=*/true));
+  Shard& shard = *job.shards[0];
+  ASSERT_THAT(job.Push(shard, 0, {0, 2}), IsOk());
+  ASSERT_THAT(job.Push(shard, 2, {0, kSlots}), IsOk());
+  ASSERT_THAT(shard.Apply(), IsOk());
+  EXPECT_EQ(shard.version(), 1u);
+  EXPECT_EQ(shard.WaitingFor(), "step 0: slots 2");
+  const std::string digest = job.Digest();
+  ASSERT_THAT(job.Push(shard, 2, {0, kSlots}), IsOk()) << "again";
+  ASSERT_THAT(shard.Apply(), IsOk());
+  EXPECT_EQ(job.Digest(), digest);
+  for (const SlotNode node : {SlotNode{2, 3}, SlotNode{0, 1}}) ASSERT_THAT(job.Push(shard, 0, node), IsOk());
+  ASSERT_THAT(job.Push(shard, 1, {0, kSlots}), IsOk());
+  ASSERT_THAT(shard.Apply(), IsOk());
+  EXPECT_EQ(shard.version(), 3u);
+  EXPECT_EQ(shard.WaitingFor(), "step 3: slots 0-2");
+  EXPECT_THAT(shard.SaveCheckpoint(3, TemporaryDirectory().path()), IsOk()) << "3 is a boundary";
+}
+
 }  // namespace
 }  // namespace millrace

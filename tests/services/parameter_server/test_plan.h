@@ -20,6 +20,8 @@ struct TestPlan {
   uint32_t evaluation_batch_size = 4;
   uint64_t start_version = 0;
   uint64_t parameter_count = 256;
+  uint32_t staleness = 0;
+  bool unbounded = false;
 
   v1::JobPlan Build() const {
     v1::JobPlan plan;
@@ -35,6 +37,8 @@ struct TestPlan {
     spec.set_normalization(v1::NORMALIZATION_UNIT);
     spec.mutable_optimizer()->set_kind(v1::OPTIMIZER_KIND_SGD);
     spec.mutable_optimizer()->set_learning_rate(0.1);
+    spec.mutable_asynchrony()->set_staleness(staleness);
+    spec.mutable_asynchrony()->set_unbounded(unbounded);
     plan.mutable_dataset()->set_name("tiny");
     plan.mutable_dataset()->set_fingerprint("0123456789abcdef");
     plan.mutable_dataset()->set_train_count(train_count);

@@ -9,6 +9,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "common/model/runtime.h"
+#include "common/status_macros.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/worker/fake_coordinator.h"
@@ -100,6 +101,11 @@ class FakeParameters : public ParameterLink {
       on_wait();
     }
     return version == wanted ? Weights::kReady : Weights::kMovedPast;
+  }
+  absl::StatusOr<uint64_t> AwaitNewest(uint64_t wanted, WaitCallback wait) override {
+    if (version >= wanted) return version;
+    MILLRACE_RETURN_IF_ERROR(AwaitVersion(wanted, wait).status());
+    return version;
   }
   absl::Status Push(const GradientPush& push, WaitCallback wait) override {
     if (absl::Status status = wait("an ack"); !status.ok()) return status;
@@ -308,6 +314,30 @@ TEST_F(WorkLoopTest, SaysWhatItWaitsFor) {
   };
   EXPECT_EQ(*loop_.Run(), WorkLoop::End::kFinished);
   EXPECT_THAT(lines, ElementsAre("weights 1", "a lease"));
+}
+
+TEST_F(WorkLoopTest, ComputesAStaleStepOnItsOlderWeights) {
+  parameters_.version = 10;
+  v1::Lease lease = Train(5, 12, 0, 1);
+  lease.set_staleness(2);
+  leases_.Add(lease);
+  ASSERT_THAT(loop_.Run(), IsOk());
+  ASSERT_EQ(parameters_.pushes.size(), 1u);
+  EXPECT_EQ(parameters_.pushes[0].step, 12u);
+  EXPECT_EQ(parameters_.pushes[0].weights_version, 10u);
+  EXPECT_EQ(batches_.got[0].step, 12 % TinyJob(kSlots).steps_per_epoch());
+}
+
+TEST_F(WorkLoopTest, TakesNewerWeightsWhereTheLeaseAllowsIt) {
+  parameters_.version = 14;
+  v1::Lease lease = Train(5, 12, 0, 1);
+  lease.set_staleness(12);
+  lease.set_newest(true);
+  leases_.Add(lease);
+  ASSERT_THAT(loop_.Run(), IsOk());
+  EXPECT_THAT(leases_.declined, testing::IsEmpty());
+  ASSERT_EQ(parameters_.pushes.size(), 1u);
+  EXPECT_EQ(parameters_.pushes[0].weights_version, 14u);
 }
 
 }  // namespace
