@@ -122,8 +122,10 @@ std::string FormatProgress(const v1::JobStatus& status) {
     case v1::JobStatus::STATE_DONE:
       return "done";
     case v1::JobStatus::STATE_RECOVERING:
-      return absl::StrCat("going back from step ", FormatCount(status.recoveries().empty() ? status.version() : status.recoveries().rbegin()->version()),
-                          " to the newest checkpoint");
+      return absl::StrCat(
+          "going back from step ",
+          FormatCount(status.recoveries().empty() ? status.version() : status.recoveries().rbegin()->version()),
+          " to the newest checkpoint");
     case v1::JobStatus::STATE_FAILED:
       return absl::StrCat("failed: ", status.failure());
     default:

@@ -75,13 +75,12 @@ Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
                                     "--listen", Socket(ShardName(shard)), "--http-listen", kAnyLocalPort};
   if (shard == 0) {
     flags.insert(flags.end(), {"--job", output_.proposed_job_file().string(), "--data", data_address(), "--output",
-                               output_.path().string()});
+                               output_.path().string(), "--keep-checkpoints", absl::StrCat(options_.keep_checkpoints)});
     if (options_.resume) flags.push_back("--resume");
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});
   }
-  Supervisor::Part part =
-      MakePart(ShardName(shard), "millrace-ps", Supervisor::Replace::kOnceReady, std::move(flags));
+  Supervisor::Part part = MakePart(ShardName(shard), "millrace-ps", Supervisor::Replace::kOnceReady, std::move(flags));
   if (shard == 0 && !options_.resume) part.flags_when_replaced = {"--resume"};
   return part;
 }

@@ -6,26 +6,34 @@
 #include "services/cli/predict_command.h"
 #include "services/cli/status_command.h"
 #include "services/cli/train_command.h"
+#include "services/cli/verify_command.h"
 
 int main(int argc, char** argv) {
   millrace::TrainOptions train;
   millrace::PredictOptions predict;
   millrace::StatusOptions status;
   millrace::LoadTestOptions load_test;
+  millrace::VerifyOptions verify;
   CLI::App app("Trains networks on many processes with reproducible bits, and serves what comes out.", "millrace");
   app.require_subcommand(1);
   CLI::App* const train_app = app.add_subcommand("train", "Train on a local cluster of processes, and serve");
   CLI::App* const predict_app = app.add_subcommand("predict", "Ask a model service about image files");
   CLI::App* const status_app = app.add_subcommand("status", "What every part does and waits for");
   CLI::App* const load_test_app = app.add_subcommand("load-test", "Measure a model service under load");
+  CLI::App* const verify_app = app.add_subcommand("verify", "Train twice, once under faults, and compare the bits");
   millrace::AddTrainFlags(*train_app, train);
   millrace::AddPredictFlags(*predict_app, predict);
   millrace::AddStatusFlags(*status_app, status);
   millrace::AddLoadTestFlags(*load_test_app, load_test);
+  millrace::AddVerifyFlags(*verify_app, verify);
   if (std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
 
   if (train_app->parsed()) return millrace::RunTrain(train);
   if (predict_app->parsed()) return millrace::RunPredict(predict);
+  if (verify_app->parsed()) {
+    verify.train_flags = verify_app->remaining();
+    return millrace::RunVerify(verify);
+  }
   if (status_app->parsed()) return millrace::RunStatus(status);
   return millrace::RunLoadTest(load_test);
 }

@@ -51,8 +51,8 @@ std::optional<std::string> RecoveryTracker::Update(absl::Time now, const v1::Job
   since_.reset();
   ++count_;
   seconds_ += seconds;
-  const std::string reason = status.recoveries().empty() ? "the coordinator was restarted"
-                                                         : status.recoveries().rbegin()->reason();
+  const std::string reason =
+      status.recoveries().empty() ? "the coordinator was restarted" : status.recoveries().rbegin()->reason();
   return absl::StrFormat("recovered: %s; from step %s back to %s, no step for %.1f s", reason, FormatCount(from_),
                          FormatCount(start), seconds);
 }

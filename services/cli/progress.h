@@ -37,9 +37,9 @@ class RecoveryTracker {
  private:
   uint64_t run_id_ = 0;
   uint64_t version_ = 0;
-  absl::Time reached_;              // when version_ was seen first
-  std::optional<absl::Time> since_; // of the recovery that is going on
-  uint64_t from_ = 0;               // the version before it
+  absl::Time reached_;               // when version_ was seen first
+  std::optional<absl::Time> since_;  // of the recovery that is going on
+  uint64_t from_ = 0;                // the version before it
   int count_ = 0;
   double seconds_ = 0;
 };

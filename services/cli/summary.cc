@@ -105,8 +105,8 @@ std::string FormatSummary(const TrainSummary& summary) {
                                                 Plural(served.requests, "request"), served.p50_ms, served.p99_ms));
   }
   if (summary.recoveries > 0) {
-    rows.emplace_back("recoveries", absl::StrFormat("%d, %.1f s without a step", summary.recoveries,
-                                                    summary.seconds_lost));
+    rows.emplace_back("recoveries",
+                      absl::StrFormat("%d, %.1f s without a step", summary.recoveries, summary.seconds_lost));
   }
   rows.emplace_back("weights", absl::StrCat("sha256 ", status.weights_sha256()));
   rows.emplace_back("time", FormatClock(absl::Seconds(summary.wall_seconds)));

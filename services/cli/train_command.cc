@@ -114,7 +114,7 @@ class TrainRun {
       MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::ShardName(shard)));
     }
     if (!options_.no_serving) MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::kModel));
-    coordinator_ = v1::Coordinator::NewStub(MakeChannel(cluster_->coordinator_address()));
+    ConnectToCoordinator();
     return Record(cluster_->coordinator_address(), ModelAddress());
   }
 
@@ -218,6 +218,12 @@ class TrainRun {
     }
   }
 
+  // A channel that failed waits longer and longer before it looks for the coordinator again; a new one looks at once.
+  void ConnectToCoordinator() {
+    coordinator_.reset();
+    coordinator_ = v1::Coordinator::NewStub(MakeChannel(cluster_->coordinator_address()));
+  }
+
   // ABORTED if the job has failed. No answer is no error.
   absl::Status UpdateJobStatus() {
     grpc::ClientContext context;
@@ -225,6 +231,7 @@ class TrainRun {
     v1::JobStatus status;
     const grpc::Status result = coordinator_->GetJobStatus(&context, {}, &status);
     if (!result.ok()) {
+      ConnectToCoordinator();
       reporter_.Waiting(absl::StrCat("the coordinator to answer: ", result.error_message()));
       return absl::OkStatus();
     }

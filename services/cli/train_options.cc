@@ -182,6 +182,9 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->group("Cluster")
       ->capture_default_str()
       ->check(CLI::Range(1u, 256u));
+  app.add_option("--keep-checkpoints", options.keep_checkpoints, "how many checkpoints stay")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1'000'000));
   app.add_option("--bin-dir", options.bin_dir, "where the services' programs are; default: beside this one")
       ->group("Cluster");
 

@@ -5,8 +5,9 @@
 //   Commit:  shards save their snapshots -> digests -> manifest.json -> older checkpoints pruned, but for the best one
 //   Export:  (epoch ends only, once evaluated) weights fetched -> <output>/models/<name>/<version>/; or Skip
 //   the shards release their snapshots -> Settled
-// A step that fails (a full disk) is reported and logged, leaves nothing half-written, and the next version tries again;
-// the last version of the job is tried a few times. Training does not stop for it. A checkpointer belongs to one run.
+// A step that fails (a full disk) is reported and logged, leaves nothing half-written, and the next version tries
+// again; the last version of the job is tried a few times. Training does not stop for it. A checkpointer belongs to one
+// run.
 //
 // <output>/best.json names the version that is the best in validation so far, for scripts and people.
 //

@@ -53,9 +53,9 @@ class WorkerConnection {
 // What a run begins from: the newest committed state of the job, or its beginning.
 struct RunStart {
   uint64_t version = 0;
-  std::string checkpoint_dir;             // empty for the beginning
-  std::vector<v1::Evaluation> validation; // the history before `version`
-  std::optional<RunFingerprint> fingerprint;
+  std::string checkpoint_dir = {};                 // empty for the beginning
+  std::vector<v1::Evaluation> validation = {};     // the history before `version`
+  std::optional<RunFingerprint> fingerprint = {};  // of the run that committed it
   bool synchronous_again = false;  // the job is asynchronous, and had diverged before that version
 };
 
@@ -171,7 +171,7 @@ class Coordinator : public CheckpointListener {
   v1::JobPlan plan_ ABSL_GUARDED_BY(mutex_);  // of the newest run
   MakeQueue make_queue_ ABSL_GUARDED_BY(mutex_);
   FindStart find_start_ ABSL_GUARDED_BY(mutex_);
-  bool run_over_ ABSL_GUARDED_BY(mutex_) = false;  // the next one is to be prepared
+  bool run_over_ ABSL_GUARDED_BY(mutex_) = false;              // the next one is to be prepared
   std::vector<v1::ShardInfo> ranges_ ABSL_GUARDED_BY(mutex_);  // by shard; the address is empty until it registers
   std::map<uint32_t, Registration> shards_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Ledger> ledger_ ABSL_GUARDED_BY(mutex_);  // from when all shards serve the run until it ends

@@ -32,8 +32,8 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics* metrics)
                                                "gradients may have other bits.")),
       recoveries_(metrics->Counter("millrace_coordinator_recoveries_total",
                                    "Times that the job went back to a committed checkpoint.")),
-      repeated_steps_(metrics->Counter("millrace_coordinator_repeated_steps_total",
-                                       "Steps that recoveries made again.")),
+      repeated_steps_(
+          metrics->Counter("millrace_coordinator_repeated_steps_total", "Steps that recoveries made again.")),
       recovery_seconds_(metrics->Histogram("millrace_coordinator_recovery_seconds",
                                            "From the last progress before a recovery to the first after it.",
                                            LatencyBuckets())),

@@ -34,8 +34,7 @@ v1::JobStatus::State Coordinator::StateLocked() const {
 
 std::string Coordinator::WaitingForLocked() const {
   const absl::Time now = options_.clock->Now();
-  const std::string silent =
-      FirstShard([&](const Registration& shard) { return now - shard.last_heard > kSilent; });
+  const std::string silent = FirstShard([&](const Registration& shard) { return now - shard.last_heard > kSilent; });
   switch (StateLocked()) {
     case v1::JobStatus::STATE_STARTING:
     case v1::JobStatus::STATE_RECOVERING:
@@ -44,8 +43,9 @@ std::string Coordinator::WaitingForLocked() const {
       for (uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         if (!shards_.contains(shard)) return absl::StrCat("shard ", shard, " of ", options_.num_shards, " to register");
       }
-      return absl::StrCat("version ", plan_.start_version(), " to be served by ",
-                          FirstShard([&](const Registration& shard) { return shard.serving_run_id != plan_.run_id(); }));
+      return absl::StrCat(
+          "version ", plan_.start_version(), " to be served by ",
+          FirstShard([&](const Registration& shard) { return shard.serving_run_id != plan_.run_id(); }));
     case v1::JobStatus::STATE_FINISHING:
       return absl::StrCat("checkpoint and export of version ", *unsettled_.begin(),
                           silent.empty() ? "" : absl::StrCat(" (", silent, ")"));

@@ -1,5 +1,5 @@
 // The process of a shard that takes its plan from the coordinator.
-#include <string_view>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "common/grpc_channel.h"
@@ -16,14 +16,16 @@ constexpr absl::Duration kCallDeadline = absl::Seconds(2);
 }  // namespace
 
 absl::Status FollowingServer::Start() {
-  const auto stub = v1::Coordinator::NewStub(MakeChannel(options_.coordinator_address));
+  std::unique_ptr<v1::Coordinator::Stub> stub;
   return Follow([&](const v1::RegisterShardRequest& request) -> absl::StatusOr<v1::RegisterShardResponse> {
+    if (stub == nullptr) stub = v1::Coordinator::NewStub(MakeChannel(options_.coordinator_address));
     grpc::ClientContext context;
     SetDeadline(context, kCallDeadline);
     v1::RegisterShardResponse response;
     const grpc::Status status = stub->RegisterShard(&context, request, &response);
-    if (!status.ok()) return FromGrpcStatus(status);
-    return response;
+    if (status.ok()) return response;
+    stub.reset();  // a channel that failed has a back-off of its own
+    return FromGrpcStatus(status);
   });
 }
 

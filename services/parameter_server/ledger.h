@@ -143,7 +143,7 @@ class Ledger {
     bool leaving = false;
     uint64_t samples = 0;
     std::set<uint64_t> leases;
-    bool late = false;  // with some lease: all are late then, since it computes one after the other
+    bool late = false;                      // with some lease: all are late then, since it computes one after the other
     std::deque<absl::Duration> slot_times;  // of its last few train leases, per slot
   };
 

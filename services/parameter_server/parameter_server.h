@@ -1,6 +1,6 @@
 // The parameter-server process whole. Shard 0 also hosts the coordinator: it reads the job, finds the data and the
-// checkpoint to resume from, and makes the plan. Every shard, 0 too, tells the coordinator again and again that it lives,
-// gets the plan of the newest run in answer, and serves it.
+// checkpoint to resume from, and makes the plan. Every shard, 0 too, tells the coordinator again and again that it
+// lives, gets the plan of the newest run in answer, and serves it.
 #pragma once
 
 #include <cstddef>
@@ -64,8 +64,8 @@ class ParameterServer : public Service {
   virtual absl::Status Start() = 0;
 
   using RegisterCall = std::function<absl::StatusOr<v1::RegisterShardResponse>(const v1::RegisterShardRequest&)>;
-  // Registers by `call` several times a second and serves whatever run the answer is about, until the process is to stop
-  // (OK) or the coordinator wants nothing of it (its error).
+  // Registers by `call` several times a second and serves whatever run the answer is about, until the process is to
+  // stop (OK) or the coordinator wants nothing of it (its error).
   absl::Status Follow(const RegisterCall& call);
   bool stopping() const;
   // Waits; false if the process is to stop.
@@ -105,7 +105,8 @@ class CoordinatingServer final : public ParameterServer {
   absl::StatusOr<v1::DatasetInfo> AwaitDataset();
   absl::StatusOr<v1::JobPlan> MakePlan();
   // From a checkpoint, or from the beginning without one. FAILED_PRECONDITION if it is not of this job.
-  absl::StatusOr<RunStart> StartFrom(const std::optional<CheckpointManifest>& checkpoint, const v1::JobPlan& plan) const;
+  absl::StatusOr<RunStart> StartFrom(const std::optional<CheckpointManifest>& checkpoint,
+                                     const v1::JobPlan& plan) const;
 
   const v1::JobSpec spec_;
   CheckpointStore store_;  // of the checkpointer while there is one

@@ -14,8 +14,8 @@
 // pushes the rest of its gradients: who needs the version before it has FetchWeights. A request that breaks the
 // protocol ends the exchange with INVALID_ARGUMENT.
 //
-// Threads: any. Ownership: what is called holds the shard until the call is over; the service must outlive the server it
-// is added to.
+// Threads: any. Ownership: what is called holds the shard until the call is over; the service must outlive the server
+// it is added to.
 #pragma once
 
 #include <cstdint>

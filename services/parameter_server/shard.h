@@ -142,7 +142,8 @@ class Shard {
   // there; the file is complete and on disk, or absent. Blocks for the disk. NOT_FOUND without such a snapshot.
   absl::StatusOr<SavedFile> SaveCheckpoint(uint64_t version, const std::string& directory);
 
-  // Frees a snapshot; one that is not there is no error. A committed one takes the place of the one committed before it.
+  // Frees a snapshot; one that is not there is no error. A committed one takes the place of the one committed before
+  // it.
   void ReleaseSnapshot(uint64_t version, bool committed);
 
   // "step 812: slots 5-7", or "nothing" once the job's last version is there.

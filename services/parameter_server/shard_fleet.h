@@ -25,8 +25,8 @@ class ShardFleet {
                                                                        const std::string& directory) = 0;
   // The whole flat vector at `version`, which must be held as a snapshot.
   virtual absl::StatusOr<std::vector<float>> FetchWeights(uint64_t version) = 0;
-  // Lets the shards free their snapshots of `version`, or keep them as the newest that is committed. Failures are logged:
-  // the snapshot goes with the shard.
+  // Lets the shards free their snapshots of `version`, or keep them as the newest that is committed. Failures are
+  // logged: the snapshot goes with the shard.
   virtual void Release(uint64_t version, bool committed) = 0;
 
   // Makes calls in progress and later ones fail soon with CANCELLED.

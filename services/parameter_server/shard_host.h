@@ -21,9 +21,9 @@ class ShardHost {
  public:
   ShardHost(uint32_t num_shards, Metrics* metrics) : num_shards_(num_shards), metrics_(metrics) {}
 
-  // Ends the run that was served, if any. Then the state that the plan starts from: initial weights, those kept in memory
-  // since the plan's version was committed, else those of its checkpoint, which takes as long as reading it. Then the
-  // service answers. A failure is what health() says.
+  // Ends the run that was served, if any. Then the state that the plan starts from: initial weights, those kept in
+  // memory since the plan's version was committed, else those of its checkpoint, which takes as long as reading it.
+  // Then the service answers. A failure is what health() says.
   void Serve(const v1::JobPlan& plan, const v1::ShardInfo& info);
 
   // How the shard takes part in the run that it was told of last.

@@ -44,8 +44,8 @@ class TrainingProgress {
     });
     return time > absl::ZeroDuration() ? samples / absl::ToDoubleSeconds(time) : 0;
   }
-  uint64_t samples() const { return samples_; }          // in all, repeated steps included
-  double training_seconds() const { return seconds_; }   // in train rounds
+  uint64_t samples() const { return samples_; }         // in all, repeated steps included
+  double training_seconds() const { return seconds_; }  // in train rounds
 
  private:
   struct Step {

@@ -112,8 +112,9 @@ TEST(FormatJobStatusTest, TellsTheLastRecovery) {
   recovery.set_version(812);
   recovery.set_start_version(800);
   recovery.set_seconds(2.25);
-  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  recoveries   3; the last: shard 1 was restarted, from step 812 back "
-                                                 "to 800, no step for 2.2 s\n"));
+  EXPECT_THAT(FormatJobStatus(status),
+              HasSubstr("  recoveries   3; the last: shard 1 was restarted, from step 812 back "
+                        "to 800, no step for 2.2 s\n"));
   status.set_state(v1::JobStatus::STATE_RECOVERING);
   EXPECT_THAT(FormatJobStatus(status), HasSubstr("  progress     going back from step 812 to the newest checkpoint\n"));
 }

@@ -16,7 +16,6 @@ namespace millrace {
 namespace {
 
 using ::testing::ContainsRegex;
-using ::testing::HasSubstr;
 using Flags = std::vector<std::string>;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -219,25 +218,6 @@ TEST_F(TrainTest, AKilledModelServiceIsReplacedAndServesTheFinalVersion) {
   EXPECT_EQ(result["served"]["version"], result["steps"]);
   EXPECT_EQ(result["served"]["requests"], 200);
   EXPECT_EQ(result["weights_sha256"], Finish(Start("reference", LongJob({"--workers", "2"})))["weights_sha256"]);
-}
-
-TEST_F(TrainTest, AKilledParameterServerEndsTheRunAndResumeReachesTheSameBits) {
-  const nlohmann::json reference = Finish(Start("reference", LongJob({"--workers", "2"})));
-  {
-    ClusterProcess run = Start("killed", LongJob({"--workers", "2"}));
-    run.WaitUntil([](const auto& status) { return status.committed_version() >= 20; });
-    kill(run.program().Children("millrace-ps").at(0), SIGKILL);
-    EXPECT_EQ(run.Wait(), 1);
-    EXPECT_THAT(run.program().Errors(), HasSubstr("parameter-server-0"));
-    EXPECT_THAT(run.program().Errors(), HasSubstr("--resume --out"));
-  }
-  // The job's flags come from the run that is resumed.
-  ClusterProcess resumed(temporary_ / "killed", data_dir_, {"--resume", "--no-serving"});
-  const v1::JobStatus status = resumed.WaitUntil([](const auto& s) { return s.version() > s.plan().start_version(); });
-  EXPECT_GE(status.plan().start_version(), 20u);
-  const nlohmann::json result = Finish(std::move(resumed));
-  EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
-  EXPECT_EQ(result["test_loss"], reference["test_loss"]);
 }
 
 TEST_F(TrainTest, AnInterruptedRunCanBeResumed) {

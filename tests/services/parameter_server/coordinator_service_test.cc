@@ -55,9 +55,9 @@ class CoordinatorServiceTest : public ::testing::Test {
     ASSERT_THAT(server, IsOk());
     server_ = *std::move(server);
     stub_ = v1::Coordinator::NewStub(MakeChannel(server_->address()));
-    ASSERT_THAT(coordinator_.Begin(TestPlan{}.Build(), {},
-                                   [](const auto&, const auto&) { return std::make_unique<NoQueue>(); },
-                                   [] { return RunStart(); }),
+    ASSERT_THAT(coordinator_.Begin(
+                    TestPlan{}.Build(), {}, [](const auto&, const auto&) { return std::make_unique<NoQueue>(); },
+                    [] { return RunStart(); }),
                 IsOk());
   }
   void TearDown() override {
