@@ -76,7 +76,7 @@ Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
   if (shard == 0) {
     flags.insert(flags.end(), {"--job", output_.proposed_job_file().string(), "--data", data_address(), "--output",
                                output_.path().string(), "--keep-checkpoints", absl::StrCat(options_.keep_checkpoints)});
-    if (options_.resume) flags.push_back("--resume");
+    if (options_.resume) flags.emplace_back("--resume");
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});
   }
