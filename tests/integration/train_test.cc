@@ -16,6 +16,7 @@ namespace millrace {
 namespace {
 
 using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
 using Flags = std::vector<std::string>;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

@@ -210,7 +210,7 @@ TEST_F(CheckpointerTest, AVersionThatIsNotPublishedIsSettledWithoutAnExport) {
   checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1});
   checkpointer_->Skip(3);
   EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("committed 3", "settled 3"));
-  EXPECT_THAT(fleet_->released, ElementsAre(3));
+  EXPECT_THAT(fleet_->released, ElementsAre("3 committed"));
   EXPECT_FALSE(fs::exists(directory_ / "models/mnist/3"));
 }
 
