@@ -73,7 +73,7 @@ absl::Status Supervisor::OnDeath(Running& running) {
     return absl::AbortedError(explained ? absl::StrCat(death, ": ", MessageOfLogLine(LastLines(part.log_file, 1)))
                                         : death);
   }
-  if (exit_code == kExitOk) {
+  if (exit_code == kExitOk && part.replace == Replace::kAlways) {
     // Workers leave like this when the job is over, which their parent learns a little later than they do.
     running.restart_at = clock_.Now() + kRestartAfterLeaving;
     return absl::OkStatus();

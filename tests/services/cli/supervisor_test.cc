@@ -78,6 +78,20 @@ TEST_F(SupervisorTest, AReplacementIsToldThatItIsOne) {
   EXPECT_EQ(supervisor_.announced("ps")->http, "--resume");
 }
 
+TEST_F(SupervisorTest, AServerThatWasToldToEndIsStartedAgainAtOnce) {
+  ASSERT_THAT(Start("ps", "trap 'exit 0' TERM; echo LISTENING grpc=$$ http=-; while :; do sleep 0.02; done",
+                    Replace::kOnceReady),
+              IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("ps"); }), IsOk());
+  const pid_t first = Pid("ps");
+  const absl::Time ended = RealClock().Now();
+  kill(first, SIGTERM);
+  ASSERT_THAT(PollUntil([&] { return Listens("ps") && Pid("ps") != first; }), IsOk());
+  EXPECT_LT(RealClock().Now() - ended, absl::Milliseconds(1500));
+  ASSERT_THAT(notices_, SizeIs(1));
+  EXPECT_THAT(notices_[0], HasSubstr("exited with code 0; starting it again"));
+}
+
 TEST_F(SupervisorTest, GivesUpAPartThatDiesAtItsStartAndShowsItsLog) {
   ASSERT_THAT(Start("worker-0", "echo out of luck >&2; exit 1", Replace::kAlways), IsOk());
   EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted,
