@@ -44,21 +44,21 @@ class Generator {
     for (size_t i = faults.size(); i > 1; --i) std::swap(faults[i - 1], faults[Below(static_cast<uint32_t>(i))]);
   }
 
-  // One fault of every kind for every part: kills first, the rest in random order.
+  // One fault of every kind for every part. A short schedule is the deck's beginning: kills, guests, then the rest in
+  // random order.
   std::vector<Fault> Deck() {
     std::vector<std::string> parts = {LocalCluster::kData, LocalCluster::WorkerName(Below(options_.workers))};
     for (uint32_t shard = 0; shard < options_.shards; ++shard) parts.push_back(LocalCluster::ShardName(shard));
-    std::vector<Fault> kills, others;
+    std::vector<Fault> deck, others;
     for (const std::string& part : parts) {
-      kills.push_back({.kind = Fault::Kind::kKill, .part = part});
+      deck.push_back({.kind = Fault::Kind::kKill, .part = part});
       others.push_back({.kind = Fault::Kind::kStop, .part = part});
       others.push_back({.kind = Fault::Kind::kRestart, .part = part});
     }
     Shuffle(others);
-    kills.push_back({.kind = Fault::Kind::kJoin});
-    kills.insert(kills.end(), others.begin(), others.end());
-    kills.push_back({.kind = Fault::Kind::kJoin});
-    return kills;
+    deck.insert(deck.end(), 2, {.kind = Fault::Kind::kJoin});
+    deck.insert(deck.end(), others.begin(), others.end());
+    return deck;
   }
 
   // What depends on the faults before it.

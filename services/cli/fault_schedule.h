@@ -33,8 +33,8 @@ struct FaultScheduleOptions {
   uint64_t steps = 0;    // of the whole job; >= 1
 };
 
-// A pure function of the options: which faults happen when, in order of `step`. From 3 + `shards` faults on, every kind
-// of process is killed; from about three times as many on, every kind of fault happens to it.
+// A pure function of the options: which faults happen when, in order of `step`. From 2 + `shards` faults on, every kind
+// of process is killed; from three times as many and two on, every kind of fault happens to each.
 std::vector<Fault> MakeFaultSchedule(const FaultScheduleOptions& options);
 
 // "step 120: SIGSTOP worker-1 for 0.8 s"
