@@ -40,9 +40,19 @@ std::string FormatWorker(const v1::WorkerStatus& worker) {
                          FormatCount(worker.samples()), worker.last_heard_seconds());
 }
 
+// "loss 0.0571, accuracy 98.32 %"
+std::string LossAndAccuracy(double loss, bool classifies, double accuracy) {
+  std::string text = absl::StrFormat("loss %.4f", loss);
+  if (classifies) absl::StrAppend(&text, ", accuracy ", FormatPercent(accuracy));
+  return text;
+}
+
+std::string LossAndAccuracy(const v1::Evaluation& evaluation) {
+  return LossAndAccuracy(evaluation.loss(), evaluation.has_accuracy(), evaluation.accuracy());
+}
+
 std::string FormatScore(const v1::Evaluation& evaluation) {
-  return absl::StrFormat("loss %.4f, accuracy %s of %s samples at step %s", evaluation.loss(),
-                         FormatPercent(evaluation.accuracy()), FormatCount(evaluation.samples()),
+  return absl::StrFormat("%s of %s samples at step %s", LossAndAccuracy(evaluation), FormatCount(evaluation.samples()),
                          FormatCount(evaluation.version()));
 }
 
@@ -50,11 +60,11 @@ void AddJob(const v1::JobStatus& status, Rows& rows) {
   const v1::JobPlan& plan = status.plan();
   rows.emplace_back(
       "job", absl::StrFormat("%s, network %s (%s parameters), dataset %s, seed %d", plan.spec().model_name(),
-                             plan.spec().architecture(), FormatCount(plan.parameter_count()), plan.dataset().name(),
-                             plan.spec().seed()));
-  rows.emplace_back("training", absl::StrFormat("loss %.4f, accuracy %s, %s, learning rate %.3g", status.train_loss(),
-                                                FormatPercent(status.train_accuracy()), ImagesPerSecond(status),
-                                                status.learning_rate()));
+                             plan.spec().architecture(), FormatCount(plan.parameter_count() - plan.statistics_count()),
+                             plan.dataset().name(), plan.spec().seed()));
+  const std::string score = LossAndAccuracy(status.train_loss(), status.has_train_accuracy(), status.train_accuracy());
+  rows.emplace_back("training", absl::StrCat(score, ", ", ImagesPerSecond(status),
+                                            absl::StrFormat(", learning rate %.3g", status.learning_rate())));
   rows.emplace_back("checkpoint", status.committed_version() == 0
                                       ? "none yet"
                                       : absl::StrCat("step ", FormatCount(status.committed_version())));
@@ -140,8 +150,8 @@ std::string FormatWait(const v1::JobStatus& status) {
 }
 
 std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs) {
-  return absl::StrFormat("epoch %d/%d done at step %s: validation loss %.4f, accuracy %s", evaluation.epoch(), epochs,
-                         FormatCount(evaluation.version()), evaluation.loss(), FormatPercent(evaluation.accuracy()));
+  return absl::StrFormat("epoch %d/%d done at step %s: validation %s", evaluation.epoch(), epochs,
+                         FormatCount(evaluation.version()), LossAndAccuracy(evaluation));
 }
 
 std::string FormatEarlyStop(const v1::JobStatus& status) {

@@ -21,7 +21,7 @@ std::string FormatProgress(const v1::JobStatus& status);
 // The same while the job waits: "epoch 3/10  step 1,123/4,220  waiting for slot 5, leased to worker-2".
 std::string FormatWait(const v1::JobStatus& status);
 
-// "epoch 3/10 done at step 1,266: validation loss 0.0571, accuracy 98.32 %"
+// "epoch 3/10 done at step 1,266: validation loss 0.0571, accuracy 98.32 %"; no accuracy of what does not classify.
 std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs);
 
 // "stopped early: no epoch in the last 3 was better than epoch 4 (version 1,688)"

@@ -17,9 +17,29 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxFiles = 64;
 constexpr uint32_t kMaxGoldenImages = 1024;
+constexpr char kReconstruction[] = "reconstruction";
+constexpr char kProbabilities[] = "probabilities";
 
 Json EvaluationToJson(const v1::Evaluation& evaluation) {
-  return {{"loss", evaluation.loss()}, {"accuracy", evaluation.accuracy()}, {"samples", evaluation.samples()}};
+  Json json = {{"loss", evaluation.loss()}};
+  if (evaluation.has_accuracy()) json["accuracy"] = evaluation.accuracy();
+  json["samples"] = evaluation.samples();
+  return json;
+}
+
+const char* NameOf(OutputKind kind) { return kind == OutputKind::kReconstruction ? kReconstruction : kProbabilities; }
+
+Json Tensor(const char* name, Json datatypes, Json shape) {
+  return {{"name", name}, {"datatypes", std::move(datatypes)}, {"shape", std::move(shape)}};
+}
+
+Json OutputsToJson(const ServableManifest& manifest) {
+  const Json fp32 = Json::array({"FP32"});
+  if (manifest.output_kind == OutputKind::kProbabilities) {
+    return Json::array({Tensor(kOutputName, fp32, {-1, manifest.classes})});
+  }
+  return Json::array({Tensor(kOutputName, fp32, {-1, manifest.channels, manifest.height, manifest.width}),
+                      Tensor(kErrorName, fp32, {-1, 1})});
 }
 
 // Strict access by field name; every error names the field. nlohmann's own exceptions are not used: a missing field must
@@ -48,7 +68,7 @@ absl::Status ReadEvaluation(const Json& metrics, const char* field, const Servab
                             std::optional<v1::Evaluation>& out) {
   if (!metrics.contains(field)) return absl::OkStatus();
   MILLRACE_ASSIGN_OR_RETURN(const Json* values, Child(metrics, field, Json::value_t::object));
-  double loss = 0, accuracy = 0;
+  double loss = 0;
   uint64_t samples = 0;
   // A diverged loss is written as null: JSON has no NaN.
   if (values->contains("loss") && (*values)["loss"].is_null()) {
@@ -56,25 +76,30 @@ absl::Status ReadEvaluation(const Json& metrics, const char* field, const Servab
   } else {
     MILLRACE_RETURN_IF_ERROR(Read(*values, "loss", loss));
   }
-  MILLRACE_RETURN_IF_ERROR(Read(*values, "accuracy", accuracy));
   MILLRACE_RETURN_IF_ERROR(Read(*values, "samples", samples));
   out.emplace();
   out->set_version(manifest.version);
   out->set_epoch(manifest.epoch);
   out->set_loss(loss);
-  out->set_accuracy(accuracy);
   out->set_samples(samples);
+  if (manifest.output_kind == OutputKind::kProbabilities) {
+    double accuracy = 0;
+    MILLRACE_RETURN_IF_ERROR(Read(*values, "accuracy", accuracy));
+    out->set_accuracy(accuracy);
+  }
   return absl::OkStatus();
 }
 
-// The one tensor of "inputs" or "outputs": its name must be `name` and its shape [-1, ...] with `rank` more dimensions.
-absl::StatusOr<std::vector<uint32_t>> ReadTensor(const Json& root, const char* field, const char* name,
-                                                 size_t rank) {
+// Of the `count` tensors of "inputs" or "outputs" the one at `index`: its name must be `name` and its shape [-1, ...]
+// with `rank` more dimensions, which are returned.
+absl::StatusOr<std::vector<uint32_t>> ReadTensor(const Json& root, const char* field, size_t count, size_t index,
+                                                 const char* name, size_t rank) {
   MILLRACE_ASSIGN_OR_RETURN(const Json* tensors, Child(root, field, Json::value_t::array));
-  if (tensors->size() != 1 || !tensors->front().is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat("manifest field ", field, " must hold one tensor"));
+  if (tensors->size() != count || !(*tensors)[index].is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("manifest field ", field, " must hold ", count == 1 ? "one tensor" : "two tensors"));
   }
-  const Json& tensor = tensors->front();
+  const Json& tensor = (*tensors)[index];
   std::string found_name;
   MILLRACE_RETURN_IF_ERROR(Read(tensor, "name", found_name));
   MILLRACE_ASSIGN_OR_RETURN(const Json* shape, Child(tensor, "shape", Json::value_t::array));
@@ -94,17 +119,54 @@ absl::StatusOr<std::vector<uint32_t>> ReadTensor(const Json& root, const char* f
   return dimensions;
 }
 
+absl::Status ReadSignature(const Json& root, ServableManifest& manifest) {
+  MILLRACE_ASSIGN_OR_RETURN(const std::vector<uint32_t> input, ReadTensor(root, "inputs", 1, 0, kInputName, 3));
+  manifest.channels = input[0];
+  manifest.height = input[1];
+  manifest.width = input[2];
+  std::string kind = kProbabilities;  // also of versions from before there was another
+  if (root.contains("output_kind")) MILLRACE_RETURN_IF_ERROR(Read(root, "output_kind", kind));
+  if (kind == kProbabilities) {
+    MILLRACE_ASSIGN_OR_RETURN(const std::vector<uint32_t> output, ReadTensor(root, "outputs", 1, 0, kOutputName, 1));
+    manifest.classes = output[0];
+    return absl::OkStatus();
+  }
+  if (kind != kReconstruction) {
+    return absl::InvalidArgumentError(absl::StrCat("manifest field output_kind is ", kind, ", which is not known"));
+  }
+  manifest.output_kind = OutputKind::kReconstruction;
+  MILLRACE_ASSIGN_OR_RETURN(const std::vector<uint32_t> image, ReadTensor(root, "outputs", 2, 0, kOutputName, 3));
+  MILLRACE_ASSIGN_OR_RETURN(const std::vector<uint32_t> error, ReadTensor(root, "outputs", 2, 1, kErrorName, 1));
+  if (image != input || error[0] != 1) {
+    return absl::InvalidArgumentError("manifest field outputs must be an image like the input's and one error");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadStatistics(const Json& root, ServableManifest& manifest) {
+  if (!root.contains("statistics")) return absl::OkStatus();  // a network without any
+  MILLRACE_ASSIGN_OR_RETURN(const Json* names, Child(root, "statistics", Json::value_t::array));
+  for (const Json& name : *names) {
+    if (!name.is_string()) return absl::InvalidArgumentError("manifest field statistics has an entry that is no name");
+    manifest.statistics.push_back(name.get<std::string>());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadGolden(const Json& root, ServableManifest& manifest) {
+  const char* const field = NameOf(manifest.output_kind);
   MILLRACE_ASSIGN_OR_RETURN(const Json* golden, Child(root, "golden", Json::value_t::object));
   MILLRACE_RETURN_IF_ERROR(Read(*golden, "images", manifest.golden.images));
-  MILLRACE_ASSIGN_OR_RETURN(const Json* values, Child(*golden, "probabilities", Json::value_t::array));
+  MILLRACE_ASSIGN_OR_RETURN(const Json* values, Child(*golden, field, Json::value_t::array));
   if (manifest.golden.images < 1 || manifest.golden.images > kMaxGoldenImages ||
-      values->size() != size_t{manifest.golden.images} * manifest.classes) {
-    return absl::InvalidArgumentError("manifest field golden.probabilities has the wrong number of values");
+      values->size() != manifest.golden.images * manifest.values_per_row()) {
+    return absl::InvalidArgumentError(absl::StrCat("manifest field golden.", field, " has the wrong number of values"));
   }
   for (const Json& value : *values) {
-    if (!value.is_number()) return absl::InvalidArgumentError("manifest field golden.probabilities has a non-number");
-    manifest.golden.probabilities.push_back(value.get<float>());
+    if (!value.is_number()) {
+      return absl::InvalidArgumentError(absl::StrCat("manifest field golden.", field, " has a non-number"));
+    }
+    manifest.golden.values.push_back(value.get<float>());
   }
   return absl::OkStatus();
 }
@@ -145,12 +207,8 @@ absl::StatusOr<ServableManifest> Parse(const Json& root) {
   MILLRACE_RETURN_IF_ERROR(Read(root, "architecture", manifest.architecture));
   MILLRACE_RETURN_IF_ERROR(Read(root, "parameter_count", manifest.parameter_count));
   MILLRACE_RETURN_IF_ERROR(Read(root, "weights_sha256", manifest.weights_sha256));
-  MILLRACE_ASSIGN_OR_RETURN(const std::vector<uint32_t> input, ReadTensor(root, "inputs", kInputName, 3));
-  MILLRACE_ASSIGN_OR_RETURN(const std::vector<uint32_t> output, ReadTensor(root, "outputs", kOutputName, 1));
-  manifest.channels = input[0];
-  manifest.height = input[1];
-  manifest.width = input[2];
-  manifest.classes = output[0];
+  MILLRACE_RETURN_IF_ERROR(ReadSignature(root, manifest));
+  MILLRACE_RETURN_IF_ERROR(ReadStatistics(root, manifest));
   MILLRACE_ASSIGN_OR_RETURN(const Json* metrics, Child(root, "metrics", Json::value_t::object));
   MILLRACE_RETURN_IF_ERROR(ReadEvaluation(*metrics, "validation", manifest, manifest.validation));
   MILLRACE_RETURN_IF_ERROR(ReadEvaluation(*metrics, "test", manifest, manifest.test));
@@ -181,7 +239,7 @@ std::string ManifestToJson(const ServableManifest& manifest) {
   for (const ManifestFile& file : manifest.files) {
     files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
   }
-  const Json root = {
+  Json root = {
       {"format", kManifestFormat},
       {"model", manifest.model},
       {"version", manifest.version},
@@ -190,20 +248,19 @@ std::string ManifestToJson(const ServableManifest& manifest) {
       {"parameter_count", manifest.parameter_count},
       {"weights_sha256", manifest.weights_sha256},
       {"inputs",
-       Json::array({{{"name", kInputName},
-                     {"datatypes", {"UINT8", "FP32"}},
-                     {"shape", {-1, manifest.channels, manifest.height, manifest.width}}}})},
-      {"outputs",
-       Json::array({{{"name", kOutputName}, {"datatypes", Json::array({"FP32"})}, {"shape", {-1, manifest.classes}}}})},
+       Json::array({Tensor(kInputName, {"UINT8", "FP32"}, {-1, manifest.channels, manifest.height, manifest.width})})},
+      {"output_kind", NameOf(manifest.output_kind)},
+      {"outputs", OutputsToJson(manifest)},
       {"metrics", std::move(metrics)},
       {"fingerprint",
        {{"seed", manifest.seed},
         {"dataset", manifest.dataset_fingerprint},
         {"torch", manifest.torch_version},
         {"cpu_capability", manifest.cpu_capability}}},
-      {"golden", {{"images", manifest.golden.images}, {"probabilities", manifest.golden.probabilities}}},
+      {"golden", {{"images", manifest.golden.images}, {NameOf(manifest.output_kind), manifest.golden.values}}},
       {"files", std::move(files)},
   };
+  if (!manifest.statistics.empty()) root["statistics"] = manifest.statistics;
   return root.dump(2) + "\n";
 }
 

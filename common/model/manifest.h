@@ -18,6 +18,7 @@ inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kModelFile[] = "model.pt";
 inline constexpr char kInputName[] = "INPUT__0";    // Triton's positional names for TorchScript
 inline constexpr char kOutputName[] = "OUTPUT__0";
+inline constexpr char kErrorName[] = "OUTPUT__1";  // of a reconstruction
 
 struct ManifestFile {
   std::string name;     // inside the version directory
@@ -25,13 +26,20 @@ struct ManifestFile {
   std::string sha256;   // lower-case hexadecimal
 };
 
-// The probabilities the exporter got for GoldenImages(): every reader must get them too, within kGoldenTolerance.
+// What a version answers for an image.
+enum class OutputKind {
+  kProbabilities,   // of the classes
+  kReconstruction,  // the image again, pixels in [0, 1], and its error
+};
+
+// What the exporter got for GoldenImages(): every reader must get it too, within kGoldenTolerance.
 struct GoldenPredictions {
   uint32_t images = 0;
-  std::vector<float> probabilities;  // [images, classes]
+  std::vector<float> values;  // [images, values_per_row]
 };
 inline constexpr uint32_t kGoldenImageCount = 4;
-// Absolute, on a probability. Other instruction sets and fused kernels move the last digits; a damaged network moves the first.
+// Absolute, on a probability or a pixel. Other instruction sets and fused kernels move the last digits; a damaged
+// network moves the first.
 inline constexpr float kGoldenTolerance = 1e-3f;
 
 struct ServableManifest {
@@ -42,9 +50,11 @@ struct ServableManifest {
   uint32_t channels = 0;
   uint32_t height = 0;                  // pixels
   uint32_t width = 0;                   // pixels
-  uint32_t classes = 0;
-  uint64_t parameter_count = 0;
-  std::string weights_sha256;           // of the flat parameter vector
+  OutputKind output_kind = OutputKind::kProbabilities;
+  uint32_t classes = 0;                 // 0 for a reconstruction
+  uint64_t parameter_count = 0;         // elements of the flat vector: trainable parameters, then statistics
+  std::vector<std::string> statistics;  // the module's buffers at the end of the flat vector, in order
+  std::string weights_sha256;           // of the flat vector
   std::optional<v1::Evaluation> validation;
   std::optional<v1::Evaluation> test;
   // The fingerprint: what the bits of the weights depend on.
@@ -57,6 +67,8 @@ struct ServableManifest {
 
   // bytes per image
   uint64_t image_size() const { return uint64_t{channels} * height * width; }
+  // Numbers in the answer for one image: the probabilities, or the reconstruction and its error.
+  uint64_t values_per_row() const { return output_kind == OutputKind::kProbabilities ? classes : image_size() + 1; }
   // SHA-256 of model.pt; empty if the manifest names none.
   std::string_view model_sha256() const;
 };

@@ -1,8 +1,9 @@
 // Builds the TorchScript module of a NetworkSpec. Internal to common/model: includes LibTorch.
 //
-// The module has one input, pixels 0-255 as uint8 or float32 [n, channels, height, width], and two methods: `logits`
-// (training) and `forward`, their softmax (serving). Both share the preprocessing and the network's source, so training
-// and serving cannot drift apart.
+// The module has one input, pixels 0-255 as uint8 or float32 [n, channels, height, width], and two methods: `output`
+// (training), which gives logits [n, classes] or a reconstruction [n, channels, height, width] of pixels in [0, 1], and
+// `forward` (serving), which gives their softmax, or the reconstruction and its error [n, 1]. Both share the
+// preprocessing and the network's source, so training and serving cannot drift apart.
 #pragma once
 
 #include <torch/script.h>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/model/built_in.h"
 #include "common/tensor/flat_layout.h"
 #include "millrace/v1/job.pb.h"
 
@@ -21,26 +23,39 @@ namespace millrace {
 struct Network {
   torch::jit::Module module;
   ParameterTable table;
-  // The trainable parameters in table order. For a built-in network they are zero, for torchscript as stored.
+  // In table order. For a built-in network they are zero, for torchscript as stored.
   std::vector<at::Tensor> parameters;
-  // How each parameter of a built-in network starts: uniform in [-limit, limit), or zero for limit 0. Empty for
-  // torchscript, whose stored parameters are the initial ones.
-  std::vector<double> initial_limits;
-  // What training must not change: every worker would have its own. Empty for built-in networks.
-  std::vector<at::Tensor> buffers;
+  std::vector<at::Tensor> statistics;
+  // How each tensor of the table starts. Empty for torchscript, whose stored values are the initial ones.
+  std::vector<InitialValues> initial;
+  bool noise = true;  // training may draw random numbers
+  // A slot that is not empty must have so many: batch normalisation cannot do with one value.
+  uint32_t slot_samples_min = 1;
+
+  // By place in the table.
+  at::Tensor& tensor(size_t i) { return i < parameters.size() ? parameters[i] : statistics[i - parameters.size()]; }
+  const at::Tensor& tensor(size_t i) const { return const_cast<Network*>(this)->tensor(i); }
 };
 
-// Errors as NetworkParameters (replica.h). LibTorch's exceptions are caught.
+// Errors as DescribeNetwork (replica.h). LibTorch's exceptions are caught.
 absl::StatusOr<Network> BuildNetwork(const v1::NetworkSpec& spec);
 
-// The parameters that require a gradient, each once, in the order of the module's attributes: the order of the flat vector.
+// The parameters that require a gradient, each once, in the order of the module's attributes: the order of the flat
+// vector.
 std::vector<std::pair<std::string, at::Tensor>> TrainableParameters(const torch::jit::Module& module);
 
-// Makes every parameter of the module a view into `flat`, which must hold table.size() elements and outlive the module.
-// The values of `flat` are what counts from here on.
-void BindParameters(Network& network, float* flat);
+// The tensors of the module that are not trained, each once, in the order of its attributes.
+std::vector<std::pair<std::string, at::Tensor>> Buffers(const torch::jit::Module& module);
 
-// Writes the job's initial parameters to `flat`, which holds table.size() elements. Not after BindParameters for a
+// What `forward` returned as one contiguous tensor [rows, values per row]: the probabilities, or every row's
+// reconstruction followed by its error.
+at::Tensor AnswerRows(const c10::IValue& output);
+
+// Makes every parameter and statistic of the module a view into `flat`, which must hold table.size() elements on the
+// module's device and outlive it. The values of `flat` are what counts from here on.
+void BindParameters(Network& network, const at::Tensor& flat);
+
+// Writes the job's initial values to `flat`, which holds table.size() elements. Not after BindParameters for a
 // torchscript network, unless `flat` is the buffer it was bound to and still holds the stored values.
 void WriteInitialParameters(const Network& network, uint64_t seed, float* flat);
 

@@ -72,11 +72,25 @@ absl::Status CheckFinite(const torch::jit::Module& module) {
   return absl::OkStatus();
 }
 
-// The digest of the weights as training knows them, recomputed from the tensors of the module.
+// The flat vector's tensors as training knows them: trainable parameters, then the statistics that the manifest names.
+absl::StatusOr<std::vector<std::pair<std::string, at::Tensor>>> FlatTensors(const torch::jit::Module& module,
+                                                                            const ServableManifest& manifest) {
+  std::vector<std::pair<std::string, at::Tensor>> tensors = TrainableParameters(module);
+  const auto buffers = Buffers(module);
+  for (const std::string& name : manifest.statistics) {
+    const auto found = std::find_if(buffers.begin(), buffers.end(), [&](const auto& b) { return b.first == name; });
+    if (found == buffers.end()) return Refuse(RefusalReason::kSignature, absl::StrCat("there is no buffer ", name));
+    tensors.push_back(*found);
+  }
+  return tensors;
+}
+
+// The digest of the weights, recomputed from the tensors of the module.
 absl::Status CheckWeights(const torch::jit::Module& module, const ServableManifest& manifest) {
   Sha256 digest;
   uint64_t count = 0;
-  for (const auto& [name, value] : TrainableParameters(module)) {
+  MILLRACE_ASSIGN_OR_RETURN(const auto tensors, FlatTensors(module, manifest));
+  for (const auto& [name, value] : tensors) {
     if (value.scalar_type() != torch::kFloat32) {
       return Refuse(RefusalReason::kSignature, absl::StrCat("parameter ", name, " is not float32"));
     }
@@ -94,16 +108,26 @@ absl::Status CheckWeights(const torch::jit::Module& module, const ServableManife
   return absl::OkStatus();
 }
 
-absl::Status CheckOutput(const at::Tensor& output, int64_t rows, const ServableManifest& manifest) {
-  if (output.scalar_type() == torch::kFloat32 && output.dim() == 2 && output.size(0) == rows &&
-      output.size(1) == manifest.classes) {
-    return absl::OkStatus();
+absl::Status CheckTensor(const at::Tensor& output, std::vector<int64_t> expected) {
+  if (output.scalar_type() == torch::kFloat32 && output.sizes() == at::IntArrayRef(expected)) return absl::OkStatus();
+  std::ostringstream text;
+  text << expected[0] << " images give " << toString(output.scalar_type()) << " " << output.sizes()
+       << " instead of Float " << at::IntArrayRef(expected);
+  return Refuse(RefusalReason::kSignature, text.str());
+}
+
+absl::Status CheckOutput(const c10::IValue& output, int64_t rows, const ServableManifest& manifest) {
+  if (manifest.output_kind == OutputKind::kProbabilities) {
+    if (!output.isTensor()) return Refuse(RefusalReason::kSignature, "the module does not return one tensor");
+    return CheckTensor(output.toTensor(), {rows, manifest.classes});
   }
-  std::ostringstream shape;
-  shape << toString(output.scalar_type()) << " " << output.sizes();
-  return Refuse(RefusalReason::kSignature,
-                absl::StrFormat("%d images give %s instead of Float [%d, %u]", rows, shape.str(), rows,
-                                manifest.classes));
+  const bool pair = output.isTuple() && output.toTupleRef().elements().size() == 2 &&
+                    output.toTupleRef().elements()[0].isTensor() && output.toTupleRef().elements()[1].isTensor();
+  if (!pair) return Refuse(RefusalReason::kSignature, "the module does not return two tensors");
+  const auto& elements = output.toTupleRef().elements();
+  MILLRACE_RETURN_IF_ERROR(
+      CheckTensor(elements[0].toTensor(), {rows, manifest.channels, manifest.height, manifest.width}));
+  return CheckTensor(elements[1].toTensor(), {rows, 1});
 }
 
 }  // namespace
@@ -112,9 +136,9 @@ struct ServableModel::State {
   ServableManifest manifest;
   torch::jit::Module module;
 
-  at::Tensor Forward(const at::Tensor& pixels) const {
+  c10::IValue Forward(const at::Tensor& pixels) const {
     // Module::forward is not const; the frozen graph has no state to change.
-    return const_cast<torch::jit::Module&>(module).forward({pixels}).toTensor();
+    return const_cast<torch::jit::Module&>(module).forward({pixels});
   }
 
   at::Tensor Pixels(std::span<const uint8_t> images, size_t rows) const {
@@ -129,29 +153,33 @@ struct ServableModel::State {
   absl::Status CheckGolden() const {
     const std::vector<uint8_t> images = GoldenImages(manifest.channels, manifest.height, manifest.width);
     const at::Tensor pixels = Pixels(images, kGoldenImageCount);
-    MILLRACE_RETURN_IF_ERROR(CheckAnswer(pixels, manifest.golden.probabilities));
-    MILLRACE_RETURN_IF_ERROR(CheckAnswer(pixels.to(torch::kFloat32), manifest.golden.probabilities));
-    return CheckAnswer(pixels.narrow(0, 0, 1), std::span(manifest.golden.probabilities).first(manifest.classes));
+    MILLRACE_RETURN_IF_ERROR(CheckAnswer(pixels, manifest.golden.values));
+    MILLRACE_RETURN_IF_ERROR(CheckAnswer(pixels.to(torch::kFloat32), manifest.golden.values));
+    return CheckAnswer(pixels.narrow(0, 0, 1), std::span(manifest.golden.values).first(manifest.values_per_row()));
   }
 
   // `input` holds the first of the golden images.
   absl::Status CheckAnswer(const at::Tensor& input, std::span<const float> expected) const {
-    at::Tensor output;
+    c10::IValue answer;
     try {
-      output = Forward(input);
+      answer = Forward(input);
     } catch (const std::exception& error) {
       return Refuse(RefusalReason::kSignature, absl::StrCat("the module does not take ", toString(input.scalar_type()),
                                                             " images: ", FirstLine(error.what())));
     }
-    MILLRACE_RETURN_IF_ERROR(CheckOutput(output, input.size(0), manifest));
-    output = output.contiguous();
+    MILLRACE_RETURN_IF_ERROR(CheckOutput(answer, input.size(0), manifest));
+    const at::Tensor output = AnswerRows(answer);
     const float* values = output.data_ptr<float>();
     for (size_t i = 0; i < expected.size(); ++i) {
       // Written so that a NaN fails.
       if (!(std::abs(values[i] - expected[i]) <= kGoldenTolerance)) {
+        const uint64_t per_row = manifest.values_per_row();
+        const bool classifies = manifest.output_kind == OutputKind::kProbabilities;
         return Refuse(RefusalReason::kGolden,
-                      absl::StrFormat("image %u class %u has probability %g, the manifest says %g",
-                                      i / manifest.classes, i % manifest.classes, values[i], expected[i]));
+                      absl::StrFormat("image %u %s %g, the manifest says %g", i / per_row,
+                                      classifies ? absl::StrFormat("class %u has probability", i % per_row)
+                                                 : absl::StrFormat("value %u is", i % per_row),
+                                      values[i], expected[i]));
       }
     }
     return absl::OkStatus();
@@ -240,7 +268,7 @@ absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const uint8_
   ConfigureTorchThread();
   return CatchTorch("predicting", [&]() -> absl::StatusOr<std::vector<float>> {
     torch::InferenceMode inference;
-    const at::Tensor output = state_->Forward(state_->Pixels(images, rows)).contiguous();
+    const at::Tensor output = AnswerRows(state_->Forward(state_->Pixels(images, rows)));
     const float* values = output.data_ptr<float>();
     return std::vector<float>(values, values + output.numel());
   });

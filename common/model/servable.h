@@ -1,7 +1,11 @@
 // A servable model version: the directory <repository>/<model>/<version>/ with
-//   model.pt       TorchScript, preprocessing inside: INPUT__0 [-1, channels, height, width] UINT8 or FP32 with raw pixels
-//                  0-255 in, OUTPUT__0 [-1, classes] FP32 class probabilities out. PyTorch and Triton load it as it is.
-//   manifest.json  what the version is and the size and SHA-256 of every other file; written last (common/model/manifest.h)
+//   model.pt       TorchScript, preprocessing inside: INPUT__0 [-1, channels, height, width] UINT8 or FP32 with raw
+//   pixels
+//                  0-255 in, OUTPUT__0 [-1, classes] FP32 class probabilities out; of an autoencoder OUTPUT__0
+//                  [-1, channels, height, width] FP32, the reconstruction with pixels in [0, 1], and OUTPUT__1 [-1, 1]
+//                  FP32, its mean squared error. PyTorch and Triton load it as it is.
+//   manifest.json  what the version is and the size and SHA-256 of every other file; written last
+//   (common/model/manifest.h)
 // and <repository>/<model>/config.pbtxt for Triton, written once.
 #pragma once
 
@@ -26,7 +30,7 @@ struct ExportOptions {
   uint64_t version = 0;                // = step, >= 1
   uint64_t epoch = 0;                  // completed epochs
   v1::NetworkSpec network;
-  std::span<const float> parameters;   // the flat vector at `version`, in NetworkParameters order
+  std::span<const float> parameters;  // the flat vector at `version`, statistics included
   std::optional<v1::Evaluation> validation;
   std::optional<v1::Evaluation> test;
   uint64_t seed = 0;
@@ -77,9 +81,10 @@ class ServableModel {
 
   const ServableManifest& manifest() const;
 
-  // images: uint8 [rows, channels, height, width]; returns [rows, classes] probabilities. INVALID_ARGUMENT if rows is 0
-  // or the sizes do not match; INTERNAL if LibTorch fails. Any number of threads at once; each runs its own forward pass
-  // with the intra-op threads of ConfigureTorch.
+  // images: uint8 [rows, channels, height, width]; returns [rows, manifest().values_per_row()]: probabilities, or each
+  // row's reconstruction followed by its error. INVALID_ARGUMENT if rows is 0 or the sizes do not match; INTERNAL if
+  // LibTorch fails. Any number of threads at once; each runs its own forward pass with the intra-op threads of
+  // ConfigureTorch.
   absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const;
 
  private:

@@ -13,6 +13,7 @@
 #include "common/model/servable.h"
 #include "common/model/torch_status.h"
 #include "common/model_name.h"
+#include "common/networks.h"
 #include "common/status_macros.h"
 
 namespace millrace {
@@ -33,6 +34,17 @@ absl::Status CheckOptions(const ExportOptions& options) {
   return absl::OkStatus();
 }
 
+std::string TritonOutputs(const v1::NetworkSpec& network) {
+  if (Classifies(network)) {
+    return absl::StrFormat("output [{ name: \"%s\" data_type: TYPE_FP32 dims: [ %u ] }]\n", kOutputName,
+                           network.classes());
+  }
+  return absl::StrFormat(
+      "output [{ name: \"%s\" data_type: TYPE_FP32 dims: [ %u, %u, %u ] },\n"
+      "        { name: \"%s\" data_type: TYPE_FP32 dims: [ 1 ] }]\n",
+      kOutputName, network.channels(), network.height(), network.width(), kErrorName);
+}
+
 // Triton's view of the model. It reads the one above the version directories; the one inside is the version's record.
 std::string TritonConfig(const ExportOptions& options) {
   return absl::StrFormat(
@@ -40,9 +52,9 @@ std::string TritonConfig(const ExportOptions& options) {
       "platform: \"pytorch_libtorch\"\n"
       "max_batch_size: %u\n"
       "input [{ name: \"%s\" data_type: TYPE_UINT8 dims: [ %u, %u, %u ] }]\n"
-      "output [{ name: \"%s\" data_type: TYPE_FP32 dims: [ %u ] }]\n",
+      "%s",
       options.model_name, kPredictRowsMax, kInputName, options.network.channels(), options.network.height(),
-      options.network.width(), kOutputName, options.network.classes());
+      options.network.width(), TritonOutputs(options.network));
 }
 
 // The module with its weights as plain tensors of their own, ready to be saved.
@@ -52,11 +64,11 @@ absl::StatusOr<Network> NetworkWithWeights(const ExportOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("network has ", network.table.size(), " parameters, got ", options.parameters.size()));
   }
-  for (size_t i = 0; i < network.parameters.size(); ++i) {
+  for (size_t i = 0; i < network.table.parameters().size(); ++i) {
     const ParameterInfo& info = network.table.parameters()[i];
     at::Tensor weights = torch::empty(info.shape, torch::kFloat32);
     std::memcpy(weights.data_ptr<float>(), options.parameters.data() + info.offset, info.size * sizeof(float));
-    network.parameters[i].set_data(weights);
+    network.tensor(i).set_data(weights);
   }
   network.module.eval();
   return network;
@@ -70,7 +82,7 @@ GoldenPredictions PredictGolden(const ExportOptions& options, torch::jit::Module
       {int64_t{kGoldenImageCount}, int64_t{spec.channels()}, int64_t{spec.height()}, int64_t{spec.width()}},
       torch::kUInt8);
   torch::InferenceMode inference;
-  const at::Tensor output = module.forward({input}).toTensor().contiguous();
+  const at::Tensor output = AnswerRows(module.forward({input}));
   const float* values = output.data_ptr<float>();
   return {kGoldenImageCount, std::vector<float>(values, values + output.numel())};
 }
@@ -85,6 +97,9 @@ absl::Status WriteListed(const std::string& directory, const char* name, const s
 absl::Status WriteVersion(const ExportOptions& options, const std::string& directory, ServableManifest manifest) {
   MILLRACE_ASSIGN_OR_RETURN(Network network, NetworkWithWeights(options));
   std::ostringstream model;
+  for (size_t i = network.parameters.size(); i < network.table.parameters().size(); ++i) {
+    manifest.statistics.push_back(absl::StrCat("network.", network.table.parameters()[i].name));
+  }
   MILLRACE_RETURN_IF_ERROR(CatchTorch("exporting the model", [&]() -> absl::Status {
     manifest.golden = PredictGolden(options, network.module);
     network.module.save(model);
@@ -122,6 +137,7 @@ absl::StatusOr<ExportedServable> ExportServable(const ExportOptions& options) {
   MILLRACE_ASSIGN_OR_RETURN(exported.already_there, IsThere(exported.directory, exported.weights_sha256));
   if (exported.already_there) return exported;
 
+  const bool classifies = Classifies(options.network);
   const ServableManifest manifest{.model = options.model_name,
                                   .version = options.version,
                                   .epoch = options.epoch,
@@ -129,8 +145,10 @@ absl::StatusOr<ExportedServable> ExportServable(const ExportOptions& options) {
                                   .channels = options.network.channels(),
                                   .height = options.network.height(),
                                   .width = options.network.width(),
-                                  .classes = options.network.classes(),
+                                  .output_kind = classifies ? OutputKind::kProbabilities : OutputKind::kReconstruction,
+                                  .classes = classifies ? options.network.classes() : 0,
                                   .parameter_count = options.parameters.size(),
+                                  .statistics = {},
                                   .weights_sha256 = exported.weights_sha256,
                                   .validation = options.validation,
                                   .test = options.test,
@@ -138,7 +156,7 @@ absl::StatusOr<ExportedServable> ExportServable(const ExportOptions& options) {
                                   .dataset_fingerprint = options.dataset_fingerprint,
                                   .torch_version = TorchVersion(),
                                   .cpu_capability = CpuCapability(),
-                                  .golden = {},  // these two by WriteVersion
+                                  .golden = {},  // these and the statistics by WriteVersion
                                   .files = {}};
   const std::string temporary = absl::StrCat(parent, "/.", options.version, ".tmp");
   MILLRACE_RETURN_IF_ERROR(RemoveTree(temporary));  // of an exporter that died

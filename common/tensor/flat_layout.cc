@@ -4,10 +4,24 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace millrace {
 
 absl::Status ParameterTable::Add(std::string name, std::vector<int64_t> shape) {
+  if (statistics_size() > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("parameter ", name, " comes behind the statistics"));
+  }
+  MILLRACE_RETURN_IF_ERROR(Append(std::move(name), std::move(shape)));
+  trainable_size_ = size_;
+  return absl::OkStatus();
+}
+
+absl::Status ParameterTable::AddStatistic(std::string name, std::vector<int64_t> shape) {
+  return Append(std::move(name), std::move(shape));
+}
+
+absl::Status ParameterTable::Append(std::string name, std::vector<int64_t> shape) {
   constexpr uint64_t kElementsMax = uint64_t{1} << 40;
   if (std::any_of(parameters_.begin(), parameters_.end(), [&](const auto& known) { return known.name == name; })) {
     return absl::InvalidArgumentError(absl::StrCat("parameter ", name, " is there twice"));

@@ -41,15 +41,24 @@ struct ParameterInfo {
 // Parameters in the order in which they lie in the flat vector, without gaps.
 class ParameterTable {
  public:
-  // INVALID_ARGUMENT (table untouched) for a name already taken, a dimension below 1, or a size over 2^40 elements.
+  // INVALID_ARGUMENT (table untouched) for a name already taken, a dimension below 1, or a size over 2^40 elements;
+  // also for a parameter that would come behind a statistic.
   absl::Status Add(std::string name, std::vector<int64_t> shape);
+  // A tensor that the forward pass changes in training (batch normalisation's running mean). Statistics lie behind all
+  // trainable parameters.
+  absl::Status AddStatistic(std::string name, std::vector<int64_t> shape);
 
-  const std::vector<ParameterInfo>& parameters() const { return parameters_; }
-  uint64_t size() const { return size_; }  // elements of the flat vector
+  const std::vector<ParameterInfo>& parameters() const { return parameters_; }  // statistics too, at the end
+  uint64_t size() const { return size_; }                                       // elements of the flat vector
+  uint64_t trainable_size() const { return trainable_size_; }                   // elements before the statistics
+  uint64_t statistics_size() const { return size_ - trainable_size_; }
 
  private:
+  absl::Status Append(std::string name, std::vector<int64_t> shape);
+
   std::vector<ParameterInfo> parameters_;
   uint64_t size_ = 0;
+  uint64_t trainable_size_ = 0;
 };
 
 // Splits [0, count) into `shards` ranges in order, as equal as the alignment allows and none empty. INVALID_ARGUMENT if

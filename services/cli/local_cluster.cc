@@ -88,7 +88,7 @@ Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
 Supervisor::Part LocalCluster::Worker(uint32_t worker) const {
   return MakePart(WorkerName(worker), "millrace-worker", Supervisor::Replace::kAlways,
                   {"--coordinator", coordinator_address(), "--name", WorkerName(worker), "--threads",
-                   absl::StrCat(options_.threads), "--http-listen", kAnyLocalPort});
+                   absl::StrCat(options_.threads), "--device", options_.device, "--http-listen", kAnyLocalPort});
 }
 
 Supervisor::Part LocalCluster::Model() const {

@@ -45,11 +45,16 @@ void AddPredictFlags(CLI::App& app, PredictOptions& options) {
 
 std::string FormatPrediction(absl::string_view file, const v1::PredictResponse& response, absl::Duration elapsed) {
   const v1::Prediction& prediction = response.predictions(0);
+  const double ms = absl::ToDoubleMilliseconds(elapsed);
+  if (prediction.has_error()) {
+    return absl::StrFormat("%s: reconstruction error %.5f  version %d  %.2f ms", file, prediction.error(),
+                           response.version(), ms);
+  }
   const double probability = prediction.label() < static_cast<uint32_t>(prediction.probabilities_size())
                                  ? prediction.probabilities(static_cast<int>(prediction.label()))
                                  : 0;
   return absl::StrFormat("%s: %d  %s  version %d  %.2f ms", file, prediction.label(), FormatPercent(probability),
-                         response.version(), absl::ToDoubleMilliseconds(elapsed));
+                         response.version(), ms);
 }
 
 int RunPredict(const PredictOptions& options) {

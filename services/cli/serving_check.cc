@@ -54,6 +54,8 @@ struct CallerResult {
   uint64_t requests = 0;
   uint64_t failed = 0;
   uint64_t correct = 0;
+  uint64_t reconstructed = 0;
+  double error_sum = 0;  // of the reconstructed
   LatencySamples latency;
 };
 
@@ -82,6 +84,9 @@ void RunCaller(Check& check, CallerResult& result) {
     ++result.requests;
     if (!response.ok() || response->predictions_size() != 1 || response->version() != check.version) {
       ++result.failed;
+    } else if (response->predictions(0).has_error()) {
+      ++result.reconstructed;
+      result.error_sum += response->predictions(0).error();
     } else if (response->predictions(0).label() == static_cast<uint8_t>(check.images.labels[image])) {
       ++result.correct;
     }
@@ -125,10 +130,13 @@ absl::StatusOr<ServedResult> CheckServing(const std::string& address, const std:
     total.requests += result.requests;
     total.failed += result.failed;
     total.correct += result.correct;
+    total.reconstructed += result.reconstructed;
+    total.error_sum += result.error_sum;
     total.latency.Merge(result.latency);
   }
   ServedResult served{.version = version, .requests = total.requests, .failed = total.failed};
   if (total.requests > 0) served.accuracy = static_cast<double>(total.correct) / static_cast<double>(total.requests);
+  if (total.reconstructed > 0) served.error = total.error_sum / static_cast<double>(total.reconstructed);
   served.p50_ms = total.latency.PercentileMs(50);
   served.p99_ms = total.latency.PercentileMs(99);
   return served;

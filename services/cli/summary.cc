@@ -30,6 +30,11 @@ std::string Plural(uint64_t count, absl::string_view noun) {
   return absl::StrCat(FormatCount(count), " ", noun, count == 1 ? "" : "s");
 }
 
+std::string AccuracyAndLoss(const v1::Evaluation& evaluation) {
+  if (!evaluation.has_accuracy()) return absl::StrFormat("reconstruction error %.5f", evaluation.loss());
+  return absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(evaluation.accuracy()), evaluation.loss());
+}
+
 std::string DescribeJob(const v1::JobSpec& job) {
   std::string text =
       absl::StrFormat("%s, learning rate %g", OptimizerName(job.optimizer().kind()), job.optimizer().learning_rate());
@@ -45,23 +50,22 @@ std::string DescribeJob(const v1::JobSpec& job) {
 // The version that is the best in validation, where it is not the last.
 void AddBest(const v1::JobStatus& status, std::vector<std::pair<std::string, std::string>>& rows) {
   const v1::Evaluation& best = status.best();
-  rows.emplace_back("best version", absl::StrFormat("%d, epoch %d: validation accuracy %s, loss %.4f", best.version(),
-                                                    best.epoch(), FormatPercent(best.accuracy()), best.loss()));
-  if (!status.has_best_test()) return;
-  rows.emplace_back("its test", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(status.best_test().accuracy()),
-                                                status.best_test().loss()));
+  rows.emplace_back("best version", absl::StrFormat("%d, epoch %d: validation %s", best.version(), best.epoch(),
+                                                    AccuracyAndLoss(best)));
+  if (status.has_best_test()) rows.emplace_back("its test", AccuracyAndLoss(status.best_test()));
 }
 
 nlohmann::ordered_json BestJson(const v1::JobStatus& status) {
   if (!status.has_best()) return nullptr;
   nlohmann::ordered_json json = {{"version", status.best().version()},
                                  {"epoch", status.best().epoch()},
-                                 {"validation_accuracy", status.best().accuracy()},
+                                 {"validation_accuracy", nullptr},
                                  {"validation_loss", status.best().loss()},
                                  {"test_accuracy", nullptr},
                                  {"test_loss", nullptr}};
+  if (status.best().has_accuracy()) json["validation_accuracy"] = status.best().accuracy();
   if (status.has_best_test()) {
-    json["test_accuracy"] = status.best_test().accuracy();
+    if (status.best_test().has_accuracy()) json["test_accuracy"] = status.best_test().accuracy();
     json["test_loss"] = status.best_test().loss();
   }
   return json;
@@ -81,7 +85,8 @@ std::string FormatSummary(const TrainSummary& summary) {
   std::vector<std::pair<std::string, std::string>> rows = {
       {"dataset", absl::StrFormat("%s (%s train, %s validation, %s test)", data.name(), FormatCount(data.train_count()),
                                   FormatCount(data.validation_count()), FormatCount(data.test_count()))},
-      {"network", absl::StrFormat("%s, %s parameters", job.architecture(), FormatCount(plan.parameter_count()))},
+      {"network", absl::StrFormat("%s, %s parameters", job.architecture(),
+                                  FormatCount(plan.parameter_count() - plan.statistics_count()))},
       {"job", DescribeJob(job)},
       {"cluster", absl::StrCat(Plural(summary.workers, "worker"), ", ",
                                Plural(static_cast<uint64_t>(status.shards_size()), "shard"))},
@@ -91,18 +96,17 @@ std::string FormatSummary(const TrainSummary& summary) {
                        Plural(status.version(), "step"), FormatCount(static_cast<uint64_t>(ImagesPerSecond(status))))},
   };
   if (status.validation_size() > 0) {
-    const v1::Evaluation& validation = status.validation(status.validation_size() - 1);
-    rows.emplace_back("validation", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(validation.accuracy()),
-                                                    validation.loss()));
+    rows.emplace_back("validation", AccuracyAndLoss(status.validation(status.validation_size() - 1)));
   }
-  rows.emplace_back(
-      "test", absl::StrFormat("accuracy %s, loss %.4f", FormatPercent(status.test().accuracy()), status.test().loss()));
+  rows.emplace_back("test", AccuracyAndLoss(status.test()));
   if (status.has_best() && status.best().version() != status.version()) AddBest(status, rows);
   if (summary.served.has_value()) {
     const ServedResult& served = *summary.served;
-    rows.emplace_back("served", absl::StrFormat("accuracy %s by version %d in %s, p50 %.2f ms, p99 %.2f ms",
-                                                FormatPercent(served.accuracy), served.version,
-                                                Plural(served.requests, "request"), served.p50_ms, served.p99_ms));
+    const std::string score = served.error.has_value() ? absl::StrFormat("reconstruction error %.5f", *served.error)
+                                                       : absl::StrCat("accuracy ", FormatPercent(served.accuracy));
+    rows.emplace_back("served",
+                      absl::StrFormat("%s by version %d in %s, p50 %.2f ms, p99 %.2f ms", score, served.version,
+                                      Plural(served.requests, "request"), served.p50_ms, served.p99_ms));
   }
   if (summary.recoveries > 0) {
     rows.emplace_back("recoveries",
@@ -122,7 +126,7 @@ std::string SummaryJson(const TrainSummary& summary) {
       {"workers", summary.workers},
       {"shards", status.shards_size()},
       {"slots", status.plan().spec().slots()},
-      {"test_accuracy", status.test().accuracy()},
+      {"test_accuracy", nullptr},
       {"test_loss", status.test().loss()},
       {"images_per_second", ImagesPerSecond(status)},
       {"wall_seconds", summary.wall_seconds},
@@ -135,6 +139,7 @@ std::string SummaryJson(const TrainSummary& summary) {
       {"best", BestJson(status)},
       {"stopped_early", status.stopped_early()},
   };
+  if (status.test().has_accuracy()) json["test_accuracy"] = status.test().accuracy();
   if (summary.served.has_value()) {
     const ServedResult& served = *summary.served;
     json["served"] = {{"version", served.version},
@@ -142,6 +147,10 @@ std::string SummaryJson(const TrainSummary& summary) {
                       {"accuracy", served.accuracy},
                       {"p50_ms", served.p50_ms},
                       {"p99_ms", served.p99_ms}};
+    if (served.error.has_value()) {
+      json["served"]["accuracy"] = nullptr;
+      json["served"]["error"] = *served.error;
+    }
   }
   return json.dump(2) + "\n";
 }

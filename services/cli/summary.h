@@ -15,6 +15,7 @@ struct ServedResult {
   uint64_t requests = 0;
   uint64_t failed = 0;
   double accuracy = 0;  // correct answers / requests
+  std::optional<double> error{};  // mean of the reconstructions; then there is no accuracy
   double p50_ms = 0;
   double p99_ms = 0;
 };

@@ -6,18 +6,21 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "common/address.h"
 #include "common/augmentation.h"
 #include "common/limits.h"
 #include "common/model_name.h"
+#include "common/networks.h"
+#include "common/strings.h"
 
 namespace millrace {
 namespace {
 
-constexpr absl::string_view kBuiltInNetworks = "cnn, mlp";
 constexpr uint32_t kWorkersMax = 256;
 
 // Of the samples in the train files: a tenth, as MNIST's usual 6,000 of 60,000.
@@ -74,17 +77,32 @@ v1::JobSpec DefaultJob(uint64_t train_samples) {
 
 absl::Status SetModel(const std::string& model, v1::JobSpec& spec) {
   spec.clear_torchscript_path();
-  if (model == "cnn" || model == "mlp") {
+  spec.clear_loss();
+  if (IsBuiltInNetwork(model)) {
     spec.set_architecture(model);
     return absl::OkStatus();
   }
   if (!absl::EndsWith(model, ".pt") && !absl::StrContains(model, '/')) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--model: '", model, "' is neither a built-in network (", kBuiltInNetworks, ") nor a .pt file"));
+    return absl::InvalidArgumentError(absl::StrCat("--model: '", model, "' is neither a built-in network (",
+                                                   ToAbsl(kBuiltInNetworkNames), ") nor a .pt file"));
   }
   spec.set_architecture("torchscript");
   spec.set_torchscript_path(std::filesystem::absolute(model).string());
   return absl::OkStatus();
+}
+
+absl::Status SetLoss(const std::string& loss, v1::JobSpec& spec) {
+  spec.set_loss(loss == LossName(v1::LOSS_MSE) ? v1::LOSS_MSE : v1::LOSS_CROSS_ENTROPY);
+  const v1::Loss own = OwnLoss(spec.architecture());
+  if (!IsBuiltInNetwork(spec.architecture()) || spec.loss() == own) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--loss: the network ", spec.architecture(), " is made for ", ToAbsl(LossName(own))));
+}
+
+bool IsDeviceName(absl::string_view name) {
+  uint32_t number;
+  if (absl::ConsumePrefix(&name, "cuda:")) return absl::SimpleAtoi(name, &number);
+  return name == "auto" || name == "cpu" || name == "cuda";
 }
 
 absl::Status SetOptimizer(const JobFlags& flags, v1::JobSpec& spec) {
@@ -114,9 +132,14 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   JobFlags& job = options.job;
   const auto positive = CLI::Range(1e-12, 1e6);
   const std::string what = "What is trained (with --resume: default from the run that is resumed)";
-  app.add_option("--model", job.model, "built-in network (cnn, mlp) or a TorchScript .pt file")
+  app.add_option("--model", job.model,
+                 absl::StrCat("built-in network (", ToAbsl(kBuiltInNetworkNames), ") or a TorchScript .pt file"))
       ->group(what)
       ->default_str("cnn");
+  app.add_option("--loss", job.loss, "mse trains a .pt file to give its input image back; default the network's own")
+      ->group(what)
+      ->default_str("cross_entropy")
+      ->check(CLI::IsMember({"cross_entropy", "mse"}));
   app.add_option("--model-name", job.model_name, "name under which versions are served")
       ->group(what)
       ->default_str("mnist");
@@ -185,6 +208,9 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   app.add_option("--keep-checkpoints", options.keep_checkpoints, "how many checkpoints stay")
       ->capture_default_str()
       ->check(CLI::Range(1, 1'000'000));
+  app.add_option("--device", options.device, "what workers compute on: auto, cpu, cuda or cuda:N; auto is a GPU if any")
+      ->group("Cluster")
+      ->capture_default_str();
   app.add_option("--bin-dir", options.bin_dir, "where the services' programs are; default: beside this one")
       ->group("Cluster");
 
@@ -214,6 +240,10 @@ absl::Status ValidateTrainOptions(const TrainOptions& options) {
   if (options.resume && options.out.empty()) {
     return absl::InvalidArgumentError("--resume needs --out: the directory of the run to go on with");
   }
+  if (!IsDeviceName(options.device)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--device: '", options.device, "' is none of auto, cpu, cuda and cuda:N"));
+  }
   for (const std::string& address : {options.serve_listen, options.serve_http_listen}) {
     if (absl::Status status = ParseAddress(address).status(); !status.ok()) return status;
   }
@@ -235,6 +265,9 @@ absl::StatusOr<v1::JobSpec> MakeJobSpec(const JobFlags& flags, const v1::JobSpec
   v1::JobSpec spec = previous != nullptr ? *previous : DefaultJob(train_samples);
   if (flags.model.has_value()) {
     if (absl::Status status = SetModel(*flags.model, spec); !status.ok()) return status;
+  }
+  if (flags.loss.has_value()) {
+    if (absl::Status status = SetLoss(*flags.loss, spec); !status.ok()) return status;
   }
   if (absl::Status status = SetOptimizer(flags, spec); !status.ok()) return status;
   if (flags.model_name.has_value()) spec.set_model_name(*flags.model_name);

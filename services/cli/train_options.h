@@ -20,6 +20,7 @@ namespace millrace {
 // The flags that say what is trained. Unset ones are taken from the run that is resumed, else they have defaults.
 struct JobFlags {
   std::optional<std::string> model;  // a built-in network or a .pt file
+  std::optional<std::string> loss;   // cross_entropy, mse
   std::optional<std::string> model_name;
   std::optional<uint32_t> slots;
   std::optional<uint32_t> batch_size;
@@ -47,6 +48,7 @@ struct TrainOptions {
   std::optional<uint32_t> workers;
   std::optional<uint32_t> shards;
   uint32_t threads = 1;  // intra-op threads per worker
+  std::string device = "auto";  // of the workers: auto, cpu, cuda or cuda:N
 
   std::string out;      // empty: a new directory under out/
   std::string log_dir;  // empty: <out>/logs

@@ -65,7 +65,7 @@ absl::StatusOr<InferenceResult> InferenceEngine::Run(const LoadedVersion& versio
   const SteadyClock::time_point start = SteadyClock::now();
   MILLRACE_RETURN_IF_ERROR(CheckRequest(version.info(), request));
   MILLRACE_ASSIGN_OR_RETURN(const ExecutionGate::Permit permit, gate_.Enter(request.wait_max));
-  InferenceResult result{.probabilities = {}, .rows = request.rows, .queue = Since(start), .compute = {}};
+  InferenceResult result{.values = {}, .rows = request.rows, .queue = Since(start), .compute = {}};
   metrics_->SetInFlight(gate_.in_flight());
 
   // Decoding is work too, and takes memory: it has its place behind the gate.
@@ -79,10 +79,10 @@ absl::StatusOr<InferenceResult> InferenceEngine::Run(const LoadedVersion& versio
   }
   MILLRACE_RETURN_IF_ERROR(CheckStillWanted(request, start));
   const SteadyClock::time_point compute_start = SteadyClock::now();
-  MILLRACE_ASSIGN_OR_RETURN(result.probabilities, version.predictor().Predict(pixels, result.rows));
+  MILLRACE_ASSIGN_OR_RETURN(result.values, version.predictor().Predict(pixels, result.rows));
   result.compute = Since(compute_start);
-  if (result.probabilities.size() != uint64_t{result.rows} * version.info().classes) {
-    return absl::InternalError(absl::StrCat("model ", version.info().model, " answered ", result.probabilities.size(),
+  if (result.values.size() != uint64_t{result.rows} * version.info().values_per_row()) {
+    return absl::InternalError(absl::StrCat("model ", version.info().model, " answered ", result.values.size(),
                                             " numbers for ", result.rows, " rows"));
   }
   return result;

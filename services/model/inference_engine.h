@@ -1,4 +1,4 @@
-// From what a client sent for one version to its probabilities. The place where requests meet the processors: today
+// From what a client sent for one version to its answer. The place where requests meet the processors: today
 // each runs its own forward pass on its caller's thread, which is the quickest answer for one; whoever gathers several
 // into a batch does it behind Infer.
 #pragma once
@@ -31,7 +31,7 @@ struct InferenceRequest {
 };
 
 struct InferenceResult {
-  std::vector<float> probabilities;  // [rows, classes]
+  std::vector<float> values;  // [rows, ModelInfo::values_per_row()]
   uint32_t rows = 0;
   absl::Duration queue;    // waiting for an executor
   absl::Duration compute;  // in the forward pass

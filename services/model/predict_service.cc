@@ -54,9 +54,14 @@ void FillResponse(const ModelInfo& info, const InferenceResult& result, v1::Pred
   response->set_compute_microseconds(static_cast<uint64_t>(absl::ToInt64Microseconds(result.compute)));
   response->mutable_predictions()->Reserve(static_cast<int>(result.rows));
   for (uint32_t row = 0; row < result.rows; ++row) {
-    const float* begin = result.probabilities.data() + size_t{row} * info.classes;
-    const float* end = begin + info.classes;
+    const float* begin = result.values.data() + row * info.values_per_row();
+    const float* end = begin + info.values_per_row();
     v1::Prediction* prediction = response->add_predictions();
+    if (info.classes == 0) {
+      prediction->mutable_reconstruction()->Assign(begin, end - 1);
+      prediction->set_error(*(end - 1));
+      continue;
+    }
     prediction->set_label(static_cast<uint32_t>(std::max_element(begin, end) - begin));
     prediction->mutable_probabilities()->Assign(begin, end);
   }

@@ -24,7 +24,10 @@ struct ModelInfo {
   std::string digest;   // SHA-256 of model.pt, lower-case hexadecimal
   double accuracy = 0;  // [0, 1]: test, else validation; 0 if neither is known
   ImageShape input;     // of one row
-  uint32_t classes = 0;
+  uint32_t classes = 0;  // 0: the answer is a reconstruction of the image, with pixels in [0, 1], and its error
+
+  // Numbers in the answer for one row.
+  uint64_t values_per_row() const { return classes > 0 ? classes : input.bytes() + 1; }
 };
 
 // A verified, warm model version. Immutable; any number of threads at once.
@@ -33,8 +36,8 @@ class Predictor {
   virtual ~Predictor() = default;
 
   virtual const ModelInfo& info() const = 0;
-  // images: uint8 [rows, channels, height, width]; returns probabilities [rows, classes]. INVALID_ARGUMENT if the sizes
-  // do not match, INTERNAL if the forward pass fails.
+  // images: uint8 [rows, channels, height, width]; returns [rows, info().values_per_row()]. INVALID_ARGUMENT if
+  // the sizes do not match, INTERNAL if the forward pass fails.
   virtual absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const = 0;
 };
 

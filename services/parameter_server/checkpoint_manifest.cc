@@ -95,7 +95,8 @@ std::string CheckpointManifestToJson(const CheckpointManifest& manifest) {
                       {{"dataset", manifest.plan.dataset().fingerprint()},
                        {"torch_version", manifest.fingerprint.torch_version},
                        {"cpu_capability", manifest.fingerprint.cpu_capability},
-                       {"threads", manifest.fingerprint.threads}}},
+                       {"threads", manifest.fingerprint.threads},
+                       {"device", manifest.fingerprint.device}}},
                      {"plan", ToJson(manifest.plan)},
                      {"validation", validation}};
   return json.dump(2) + "\n";
@@ -123,6 +124,9 @@ absl::StatusOr<CheckpointManifest> CheckpointManifestFromJson(std::string_view t
   MILLRACE_ASSIGN_OR_RETURN(manifest.fingerprint.cpu_capability, GetString(*fingerprint, "cpu_capability"));
   MILLRACE_ASSIGN_OR_RETURN(const uint64_t threads, GetNumber(*fingerprint, "threads"));
   manifest.fingerprint.threads = static_cast<uint32_t>(threads);
+  if (fingerprint->contains("device")) {  // else from before there was a choice
+    MILLRACE_ASSIGN_OR_RETURN(manifest.fingerprint.device, GetString(*fingerprint, "device"));
+  }
   const auto files = json.find("files");
   if (files == json.end() || !files->is_array() || files->empty()) return Malformed("files");
   for (const Json& entry : *files) {

@@ -22,6 +22,7 @@ struct RunFingerprint {
   std::string torch_version;   // "1.13.1"
   std::string cpu_capability;  // "AVX2"
   uint32_t threads = 0;        // of one gradient
+  std::string device = "cpu";  // or "cuda:N"
   bool operator==(const RunFingerprint&) const = default;
 };
 

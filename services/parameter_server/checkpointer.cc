@@ -236,10 +236,9 @@ void Checkpointer::RunExport(const Task& task) {
 
 // A convenience: what it says is also in the status, the summary and the next checkpoint's manifest.
 void Checkpointer::WriteBest(const v1::Evaluation& best) {
-  const nlohmann::ordered_json json = {{"version", best.version()},
-                                       {"epoch", best.epoch()},
-                                       {"validation_loss", best.loss()},
-                                       {"validation_accuracy", best.accuracy()}};
+  nlohmann::ordered_json json = {
+      {"version", best.version()}, {"epoch", best.epoch()}, {"validation_loss", best.loss()}};
+  if (best.has_accuracy()) json["validation_accuracy"] = best.accuracy();
   const std::string path = absl::StrCat(options_.plan.output_dir(), "/best.json");
   if (const absl::Status written = WriteFileAtomically(path, json.dump(2) + "\n"); !written.ok()) {
     LogWarning("which version is the best could not be written", {{"reason", written}});

@@ -106,7 +106,8 @@ absl::StatusOr<WorkerId> Coordinator::Attach(const v1::Hello& hello, WorkerConne
 }
 
 void Coordinator::CheckFingerprint(const v1::Hello& hello) {
-  const RunFingerprint now{hello.torch_version(), hello.cpu_capability(), hello.threads()};
+  RunFingerprint now{hello.torch_version(), hello.cpu_capability(), hello.threads()};
+  if (!hello.device().empty()) now.device = hello.device();
   const bool first = !fingerprint_.has_value();
   if (first) fingerprint_ = now;
   const RunFingerprint expected = first ? resumed_fingerprint_.value_or(now) : *fingerprint_;
@@ -122,7 +123,9 @@ void Coordinator::CheckFingerprint(const v1::Hello& hello) {
               {"cpu", now.cpu_capability},
               {"cpu_expected", expected.cpu_capability},
               {"threads", now.threads},
-              {"threads_expected", expected.threads}});
+              {"threads_expected", expected.threads},
+              {"device", now.device},
+              {"device_expected", expected.device}});
 }
 
 void Coordinator::Welcome(WorkerId id, const Session& session) {
@@ -242,11 +245,12 @@ void Coordinator::ReachBoundary(uint64_t version) {
 void Coordinator::CompleteEvaluation(const LedgerActions::CompletedRound& round) {
   const v1::Evaluation evaluation = MakeEvaluation(plan_, round.id, round.sums);
   const bool validation = round.id.kind == v1::Lease::KIND_VALIDATION;
-  LogInfo(validation ? "epoch validated" : "tested", {{"epoch", evaluation.epoch()},
-                                                      {"version", evaluation.version()},
-                                                      {"loss", evaluation.loss()},
-                                                      {"accuracy", evaluation.accuracy()},
-                                                      {"train_loss", progress_.loss()}});
+  LogInfo(validation ? "epoch validated" : "tested",
+          {{"epoch", evaluation.epoch()},
+           {"version", evaluation.version()},
+           {"loss", evaluation.loss()},
+           evaluation.has_accuracy() ? LogField("accuracy", evaluation.accuracy()) : LogField("accuracy", "none"),
+           {"train_loss", progress_.loss()}});
   if (validation) {
     validation_.push_back(evaluation);
     const v1::Evaluation* const best = BestOf(plan_.spec(), validation_);

@@ -39,12 +39,12 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics* metrics)
                                            LatencyBuckets())),
       version_(metrics->Gauge("millrace_training_version", "Steps applied.")),
       epoch_(metrics->Gauge("millrace_training_epoch", "Completed epochs.")),
-      loss_(metrics->Gauge("millrace_training_loss", "Mean cross-entropy of the last 100 steps, nats per sample.")),
+      loss_(metrics->Gauge("millrace_training_loss", "Mean loss of the last 100 steps, per sample.")),
       accuracy_(metrics->Gauge("millrace_training_accuracy", "Accuracy over the last 100 steps.")),
       learning_rate_(metrics->Gauge("millrace_training_learning_rate", "Of the next step.")),
       images_per_second_(metrics->Gauge("millrace_training_images_per_second", "Over the last seconds of training.")),
       images_(metrics->Counter("millrace_training_images_total", "Samples trained on in this run.")),
-      validation_loss_(metrics->Gauge("millrace_training_validation_loss", "Of the last epoch, nats per sample.")),
+      validation_loss_(metrics->Gauge("millrace_training_validation_loss", "Of the last epoch, per sample.")),
       validation_accuracy_(metrics->Gauge("millrace_training_validation_accuracy", "Of the last epoch.")),
       committed_version_(metrics->Gauge("millrace_coordinator_committed_version", "Newest committed checkpoint.")),
       exported_version_(metrics->Gauge("millrace_coordinator_exported_version", "Newest servable version.")),
@@ -69,6 +69,7 @@ void CoordinatorMetrics::Update(const v1::JobStatus& status) {
   exported_version_.Set(static_cast<double>(status.exported_version()));
   if (status.validation().empty()) return;
   validation_loss_.Set(status.validation().rbegin()->loss());
+  if (!status.validation().rbegin()->has_accuracy()) return;
   validation_accuracy_.Set(status.validation().rbegin()->accuracy());
 }
 

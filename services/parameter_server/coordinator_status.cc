@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "common/networks.h"
 #include "services/parameter_server/coordinator.h"
 #include "services/parameter_server/learning_rate.h"
 #include "services/parameter_server/model_selection.h"
@@ -84,7 +85,7 @@ v1::JobStatus Coordinator::StatusLocked() const {
   status.set_weights_sha256(weights_sha256_);
   status.set_optimizer_sha256(optimizer_sha256_);
   status.set_train_loss(progress_.loss());
-  status.set_train_accuracy(progress_.accuracy());
+  if (Classifies(plan_.network())) status.set_train_accuracy(progress_.accuracy());
   status.set_images_per_second(progress_.images_per_second());
   status.set_trained_samples(progress_.samples());
   status.set_training_seconds(progress_.training_seconds());

@@ -11,6 +11,7 @@
 #include "common/limits.h"
 #include "common/model/replica.h"
 #include "common/model_name.h"
+#include "common/networks.h"
 #include "common/status_macros.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
@@ -83,6 +84,32 @@ absl::Status CheckTrainingOptions(const v1::JobSpec& spec) {
   return absl::OkStatus();
 }
 
+// What only a classifier can be told.
+absl::Status CheckLossOptions(const v1::NetworkSpec& network, const v1::JobSpec& spec) {
+  if (Classifies(network)) return absl::OkStatus();
+  if (spec.label_smoothing() > 0) {
+    return absl::InvalidArgumentError("label_smoothing is for a network that classifies; this one is trained by mse");
+  }
+  if (spec.best_by() == v1::BEST_BY_ACCURACY) {
+    return absl::InvalidArgumentError("best_by ACCURACY is for a network that classifies; this one is trained by mse");
+  }
+  return absl::OkStatus();
+}
+
+// A step's samples are spread evenly over its slots, so some slot has just one if there are fewer than two for each.
+absl::Status CheckSlotSamples(const NetworkInfo& network, const v1::JobSpec& spec, const v1::DatasetInfo& dataset) {
+  if (network.slot_samples_min < 2) return absl::OkStatus();
+  const uint64_t last = dataset.train_count() % spec.batch_size();
+  for (const uint64_t samples : {uint64_t{spec.batch_size()}, last}) {
+    if (samples == 0 || samples >= uint64_t{2} * spec.slots()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the network cannot be trained on one sample alone (batch normalisation of vectors?), and ",
+                     samples == last ? "an epoch's last batch has " : "a batch has ", samples, " samples for ",
+                     spec.slots(), " slots; choose another batch_size, fewer slots or another validation_count"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::NetworkSpec> ResolveNetwork(const v1::JobSpec& spec, const v1::DatasetInfo& dataset) {
   v1::NetworkSpec network;
   network.set_architecture(spec.architecture());
@@ -101,6 +128,8 @@ absl::StatusOr<v1::NetworkSpec> ResolveNetwork(const v1::JobSpec& spec, const v1
   }
   network.set_mean(standard ? dataset.mean() : 0);
   network.set_standard_deviation(standard ? dataset.standard_deviation() : 1);
+  network.set_loss(spec.loss());
+  network.set_loss(LossOf(network));
   return network;
 }
 
@@ -129,6 +158,9 @@ absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
   MILLRACE_RETURN_IF_ERROR(CheckRange("slots", spec.slots(), 1, kSlotsMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("epochs", spec.epochs(), 1, kEpochsMax));
   MILLRACE_RETURN_IF_ERROR(CheckRange("evaluation_batch_size", spec.evaluation_batch_size(), 1, kBatchSamplesMax));
+  if (!v1::Loss_IsValid(spec.loss())) {
+    return absl::InvalidArgumentError("loss is unknown; known: CROSS_ENTROPY, MSE");
+  }
   if (spec.normalization() != v1::NORMALIZATION_UNIT && spec.normalization() != v1::NORMALIZATION_STANDARD) {
     return absl::InvalidArgumentError("normalization is missing or unknown; known: UNIT, STANDARD");
   }
@@ -157,10 +189,13 @@ absl::StatusOr<v1::JobPlan> ResolveJobPlan(const v1::JobSpec& spec, const v1::Da
   *plan.mutable_spec() = spec;
   *plan.mutable_dataset() = dataset;
   MILLRACE_ASSIGN_OR_RETURN(*plan.mutable_network(), ResolveNetwork(spec, dataset));
-  MILLRACE_ASSIGN_OR_RETURN(const ParameterTable table, NetworkParameters(plan.network()));
+  MILLRACE_ASSIGN_OR_RETURN(const NetworkInfo info, DescribeNetwork(plan.network()));
   MILLRACE_RETURN_IF_ERROR(
-      CheckRange("the network's number of parameters", table.size(), 1, std::numeric_limits<uint64_t>::max()));
-  plan.set_parameter_count(table.size());
+      CheckRange("the network's number of parameters", info.table.size(), 1, std::numeric_limits<uint64_t>::max()));
+  MILLRACE_RETURN_IF_ERROR(CheckLossOptions(plan.network(), spec));
+  MILLRACE_RETURN_IF_ERROR(CheckSlotSamples(info, spec, dataset));
+  plan.set_parameter_count(info.table.size());
+  plan.set_statistics_count(info.table.statistics_size());
   plan.set_steps_per_epoch(StepsPerEpoch(dataset.train_count(), spec.batch_size()));
   MILLRACE_RETURN_IF_ERROR(CheckRange("steps_per_epoch", plan.steps_per_epoch(), 1, kTotalStepsMax / kEpochsMax));
   plan.set_total_steps(plan.steps_per_epoch() * spec.epochs());

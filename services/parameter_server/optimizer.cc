@@ -73,11 +73,16 @@ struct ShardOptimizer::Impl {
     float* gradient = nullptr;
   };
 
-  Impl(const v1::OptimizerSpec& optimizer_spec, uint64_t element_count, uint64_t chunk_elements)
-      : spec(optimizer_spec), elements(element_count), tensors(OptimizerTensorNames(spec, 1).size()) {
+  Impl(const v1::OptimizerSpec& optimizer_spec, uint64_t element_count, uint64_t chunk_elements,
+       uint64_t trainable_count)
+      : spec(optimizer_spec),
+        elements(element_count),
+        trainable(std::min(trainable_count, elements)),
+        tensors(OptimizerTensorNames(spec, 1).size()) {
     for (auto& tensor : tensors) tensor = AlignedBuffer<float>(elements);
     for (uint64_t begin = 0; begin < elements; begin += kBlockElements) {
       if (begin % chunk_elements == 0) chunks.emplace_back();
+      if (begin >= trainable) continue;
       chunks.back().begins.push_back(begin);
       chunks.back().blocks.push_back(torch::empty({0}));
     }
@@ -89,7 +94,7 @@ struct ShardOptimizer::Impl {
 
   // The part of a flat array that is the block at `begin`.
   at::Tensor View(float* flat, uint64_t begin) const {
-    return torch::from_blob(flat + begin, {static_cast<int64_t>(std::min(kBlockElements, elements - begin))});
+    return torch::from_blob(flat + begin, {static_cast<int64_t>(std::min(kBlockElements, trainable - begin))});
   }
 
   void Bind(Chunk& chunk, float* weights, float* gradient) const {
@@ -148,6 +153,7 @@ struct ShardOptimizer::Impl {
 
   const v1::OptimizerSpec spec;
   const uint64_t elements;
+  const uint64_t trainable;
   std::vector<AlignedBuffer<float>> tensors;  // flat, in the order of OptimizerTensorNames
   std::vector<Chunk> chunks;
 };
@@ -156,14 +162,15 @@ ShardOptimizer::ShardOptimizer(std::unique_ptr<Impl> impl) : impl_(std::move(imp
 ShardOptimizer::~ShardOptimizer() = default;
 
 absl::StatusOr<std::unique_ptr<ShardOptimizer>> ShardOptimizer::Create(const v1::OptimizerSpec& spec, uint64_t elements,
-                                                                       uint64_t chunk_elements) {
+                                                                       uint64_t chunk_elements, uint64_t trainable) {
   MILLRACE_RETURN_IF_ERROR(CheckOptimizerSpec(spec));
   if (chunk_elements == 0 || chunk_elements % kBlockElements != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("chunks of ", chunk_elements, " elements are no multiple of ", kBlockElements));
   }
   try {
-    return std::unique_ptr<ShardOptimizer>(new ShardOptimizer(std::make_unique<Impl>(spec, elements, chunk_elements)));
+    return std::unique_ptr<ShardOptimizer>(
+        new ShardOptimizer(std::make_unique<Impl>(spec, elements, chunk_elements, trainable)));
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("cannot build the optimizer: ", error.what()));
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "common/networks.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -14,7 +15,7 @@ v1::Evaluation MakeEvaluation(const v1::JobPlan& plan, const RoundId& round, con
   evaluation.set_samples(sums.samples);
   const double samples = static_cast<double>(std::max<uint64_t>(1, sums.samples));
   evaluation.set_loss(sums.loss / samples);
-  evaluation.set_accuracy(static_cast<double>(sums.correct) / samples);
+  if (Classifies(plan.network())) evaluation.set_accuracy(static_cast<double>(sums.correct) / samples);
   return evaluation;
 }
 

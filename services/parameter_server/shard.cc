@@ -32,11 +32,20 @@ absl::Status CheckOptions(const v1::JobPlan& plan, ElementRange range, size_t in
     return absl::InvalidArgumentError(
         absl::StrCat(initial_weights, " initial weights for a shard of ", range.size(), " elements"));
   }
+  if (plan.statistics_count() > plan.parameter_count()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the plan has ", plan.statistics_count(), " statistics in a vector of ", plan.parameter_count()));
+  }
   if (plan.steps_per_epoch() == 0 || plan.spec().batch_size() == 0 || plan.spec().slots() == 0 ||
       plan.dataset().train_count() == 0) {
     return absl::InvalidArgumentError("the plan has no steps, samples, batch size or slots");
   }
   return absl::OkStatus();
+}
+
+uint64_t TrainableElements(const v1::JobPlan& plan, ElementRange range) {
+  const uint64_t end = std::clamp(plan.parameter_count() - plan.statistics_count(), range.begin, range.end);
+  return end - range.begin;
 }
 
 // "5-7, 9"
@@ -57,7 +66,8 @@ absl::StatusOr<std::unique_ptr<Shard>> Shard::Create(Options options, std::span<
   const ElementRange range{options.info.begin(), options.info.end()};
   MILLRACE_RETURN_IF_ERROR(CheckOptions(options.plan, range, initial_weights.size()));
   MILLRACE_ASSIGN_OR_RETURN(auto optimizer,
-                            options.make_optimizer(options.plan.spec().optimizer(), range.size(), kChunkElements));
+                            options.make_optimizer(options.plan.spec().optimizer(), range.size(), kChunkElements,
+                                                   TrainableElements(options.plan, range)));
   return std::unique_ptr<Shard>(new Shard(std::move(options), initial_weights, std::move(optimizer)));
 }
 
@@ -157,6 +167,8 @@ absl::StatusOr<WeightsVersion> Shard::ReadWeights(uint64_t version) const {
   read_ = {.version = version, .values = *weights, .owner = weights};
   return read_;
 }
+
+uint64_t Shard::trainable() const { return TrainableElements(plan(), range()); }
 
 absl::Status Shard::CheckFits(const GradientChunkHeader& chunk) const {
   if (chunk.step >= plan().total_steps()) {
@@ -274,12 +286,13 @@ absl::Status Shard::ApplyChunk(const ChunkWork& work) {
   for (float& value : work.gradient.subspan(begin, end - begin)) value *= scale;
   if (!work.stale.values.empty()) {
     const auto compensation = static_cast<float>(plan().spec().asynchrony().compensation());
-    for (uint64_t i = begin; i < end; ++i) {
+    for (uint64_t i = begin; i < std::min(end, trainable()); ++i) {  // statistics have no gradient
       const float gradient = work.gradient[i];
       work.gradient[i] += compensation * gradient * gradient * (work.current[i] - work.stale.values[i]);
     }
   }
   std::copy(work.current.begin() + begin, work.current.begin() + end, work.next.values.begin() + begin);
+  for (uint64_t i = std::max(begin, trainable()); i < end; ++i) work.next.values[i] += work.gradient[i];
   double learning_rate = LearningRateAt(plan(), work.step);
   if (plan().spec().asynchrony().stale_gradients() == v1::STALE_GRADIENTS_SMALLER_STEPS) {
     learning_rate /= 1.0 + static_cast<double>(work.staleness);

@@ -1,5 +1,5 @@
-// One shard of a job: a contiguous range of the flat parameters, its optimizer and the gradient sum of the current
-// step.
+// One shard of a job: a contiguous range of the flat vector, its optimizer and the gradient sum of the current step. To
+// statistics, which are at the flat vector's end, a step adds the mean of what was pushed for them.
 //
 //   auto shard = Shard::Create({.plan = plan, .num_shards = 2, .info = info, .metrics = &metrics}, initial_weights);
 //   if (!plan.checkpoint_dir().empty()) status = (*shard)->LoadCheckpoint(plan.checkpoint_dir());
@@ -65,7 +65,7 @@ class Shard {
     uint32_t num_shards = 1;
     Metrics* metrics = nullptr;  // required
     std::function<absl::StatusOr<std::unique_ptr<ShardOptimizer>>(const v1::OptimizerSpec&, uint64_t elements,
-                                                                  uint64_t chunk_elements)>
+                                                                  uint64_t chunk_elements, uint64_t trainable)>
         make_optimizer = ShardOptimizer::Create;
   };
 
@@ -155,6 +155,8 @@ class Shard {
   std::optional<WeightsVersion> HeldWeights(uint64_t version) const;
   std::optional<WeightsVersion> HeldWeightsLocked(uint64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<WeightsVersion> ReadWeights(uint64_t version) const;
+  // Elements of the range that the optimizer updates; statistics are behind them.
+  uint64_t trainable() const;
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
 
   // One chunk of one step, to be applied by the thread that set applying_.

@@ -22,7 +22,7 @@ class TrainingProgress {
   // The job goes back: what the last steps were says nothing of the next ones.
   void Rewind() { steps_.clear(); }
 
-  // Mean over the last completed steps, at most 100; 0 before the first. Nats per sample.
+  // Mean over the last completed steps, at most 100; 0 before the first. Per sample.
   double loss() const {
     double loss = 0, samples = 0;
     ForLast(kLossSteps, [&](const Step& step) { loss += step.sums.loss, samples += step.sums.samples; });

@@ -5,8 +5,10 @@
 #include "CLI/CLI.hpp"
 #include "common/allocator.h"
 #include "common/command_line.h"
+#include "common/model/device.h"
 #include "common/model/runtime.h"
 #include "common/service_runtime.h"
+#include "common/status_macros.h"
 #include "services/worker/worker.h"
 
 int main(int argc, char** argv) {
@@ -20,6 +22,9 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "Threads of one gradient; other than 1 gives other bits")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
+  std::string device = "auto";
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N; auto is a GPU where there is one")
+      ->capture_default_str();
   app.add_option("--coordinator-timeout-ms", coordinator_timeout_ms, "Exit 1 after the coordinator was absent this long")
       ->check(CLI::Range(1, 86400000))
       ->capture_default_str();
@@ -32,6 +37,8 @@ int main(int argc, char** argv) {
   return millrace::RunService(
       "millrace-worker", flags,
       [&](millrace::ServiceContext& context) -> absl::StatusOr<std::unique_ptr<millrace::Service>> {
+        MILLRACE_ASSIGN_OR_RETURN(options.device, millrace::ResolveDevice(device));
+        millrace::ConfigureDevice(options.device);
         return std::make_unique<millrace::Worker>(options, &context);
       });
 }

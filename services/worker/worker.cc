@@ -72,10 +72,11 @@ std::string Worker::StatusPage() {
     MutexLock lock(&mutex_);
     job = job_;
   }
-  return absl::StrCat("worker       ", options_.name, "\ncoordinator  ", options_.coordinator, "\njob          ",
-                      job.empty() ? "none" : job, "\ndoing        ", activity_.Describe(), "\nleases       ",
-                      metrics_.finished_leases.Value(), " finished, ", metrics_.declined_leases.Value(),
-                      " declined\nsamples      ", metrics_.train_samples.Value(), " trained\n");
+  return absl::StrCat("worker       ", options_.name, "\ncoordinator  ", options_.coordinator, "\ndevice       ",
+                      options_.device, "\njob          ", job.empty() ? "none" : job, "\ndoing        ",
+                      activity_.Describe(), "\nleases       ", metrics_.finished_leases.Value(), " finished, ",
+                      metrics_.declined_leases.Value(), " declined\nsamples      ", metrics_.train_samples.Value(),
+                      " trained\n");
 }
 
 void Worker::Drain(absl::Duration grace) {
@@ -160,7 +161,8 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
                            {"parameters", plan.parameter_count()},
                            {"slots", plan.spec().slots()},
                            {"steps", plan.total_steps()},
-                           {"shards", coordinator->welcome().shards_size()}});
+                           {"shards", coordinator->welcome().shards_size()},
+                           {"device", options_.device}});
   activity_.Doing("building the network");
   MILLRACE_ASSIGN_OR_RETURN(Replica* const replica, ReplicaFor(plan));
   MILLRACE_RETURN_IF_ERROR(CheckPlan(plan, *replica));
@@ -212,6 +214,7 @@ v1::Hello Worker::Hello() const {
   hello.set_torch_version(TorchVersion());
   hello.set_cpu_capability(CpuCapability());
   hello.set_threads(static_cast<uint32_t>(options_.threads));
+  hello.set_device(options_.device);
   return hello;
 }
 
@@ -219,7 +222,7 @@ absl::StatusOr<Replica*> Worker::ReplicaFor(const v1::JobPlan& plan) {
   const bool same =
       replica_ != nullptr && google::protobuf::util::MessageDifferencer::Equals(replica_->network(), plan.network());
   if (!same) {
-    MILLRACE_ASSIGN_OR_RETURN(replica_, Replica::Create(plan.network()));
+    MILLRACE_ASSIGN_OR_RETURN(replica_, Replica::Create(plan.network(), {.device = options_.device}));
   }
   return replica_.get();
 }

@@ -28,6 +28,7 @@ class Worker : public Service {
     std::string name;                                            // unique among live workers
     absl::Duration coordinator_timeout = absl::Seconds(60);      // of absence, before the worker gives up
     int threads = 1;                                             // as ConfigureTorch was told
+    std::string device = "cpu";                                  // as ResolveDevice gave it
   };
 
   // ConfigureTorch must have been called. `context` must outlive the worker.

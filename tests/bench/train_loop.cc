@@ -58,7 +58,7 @@ int main(int argc, char** argv) {
   constexpr int64_t kImages = 8192;
   const torch::Tensor images = torch::randint(0, 256, {kImages, 1, 28, 28}).to(torch::kUInt8);
   const torch::Tensor labels = torch::randint(0, 10, {kImages}, torch::kLong);
-  auto logits = network->module.get_method("logits");
+  auto output_of = network->module.get_method("output");
 
   constexpr int kWarmUpSteps = 20;
   std::chrono::steady_clock::time_point start;
@@ -67,7 +67,7 @@ int main(int argc, char** argv) {
     const int64_t at = step * batch % (kImages - batch);
     // As zero_grad(set_to_none=True) in Python, which the C++ optimizer lacks: the next gradient is stolen, not added.
     for (at::Tensor& parameter : network->parameters) parameter.mutable_grad().reset();
-    torch::Tensor output = logits({images.narrow(0, at, batch)}).toTensor();
+    torch::Tensor output = output_of({images.narrow(0, at, batch)}).toTensor();
     torch::nn::functional::cross_entropy(output, labels.narrow(0, at, batch)).backward();
     optimizer.step();
   }

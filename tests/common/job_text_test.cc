@@ -41,6 +41,25 @@ TEST(FormatProgressTest, SaysWhereTheJobIs) {
   EXPECT_EQ(FormatProgress(status), "failed: no space");
 }
 
+TEST(FormatEvaluationTest, NamesAnAccuracyWhereThereIsOne) {
+  v1::Evaluation evaluation;
+  evaluation.set_epoch(3);
+  evaluation.set_version(1266);
+  evaluation.set_loss(0.0571);
+  EXPECT_EQ(FormatEvaluation(evaluation, 10), "epoch 3/10 done at step 1,266: validation loss 0.0571");
+  v1::JobStatus status = TrainingStatus();
+  status.clear_train_accuracy();
+  *status.add_validation() = evaluation;
+  EXPECT_THAT(FormatJobStatus(status), Not(HasSubstr("accuracy")));
+  evaluation.set_accuracy(0.9832);
+  EXPECT_EQ(FormatEvaluation(evaluation, 10),
+            "epoch 3/10 done at step 1,266: validation loss 0.0571, accuracy 98.32 %");
+  status.set_train_accuracy(0);
+  *status.mutable_validation(0) = evaluation;
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("accuracy 0.00 %"));
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("accuracy 98.32 % of 0 samples"));
+}
+
 TEST(FormatJobStatusTest, SaysWhatEveryPartDoesAndWaitsFor) {
   v1::JobStatus status = TrainingStatus();
   status.set_waiting_for("step 812: slot 5 leased to worker-2, last heard 3.1 s ago");

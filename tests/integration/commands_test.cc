@@ -22,6 +22,7 @@ namespace millrace {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Flags = std::vector<std::string>;
@@ -72,6 +73,13 @@ TEST_F(CommandsTest, BadUsageIsOneLineAndExitCode64) {
     EXPECT_EQ(outcome.exit_code, 64) << testing::PrintToString(arguments);
     EXPECT_EQ(Lines(outcome.errors), 1) << testing::PrintToString(arguments) << outcome.errors;
   }
+}
+
+// Of a number that no machine has, so that it holds with GPUs too.
+TEST_F(CommandsTest, ADeviceThatIsNotThereIsNamedAndExitCode78) {
+  const Outcome outcome = Train({"--device", "cuda:4095", "--no-serving"}, out_);
+  EXPECT_EQ(outcome.exit_code, 78);
+  EXPECT_THAT(outcome.errors, ContainsRegex("millrace: worker-[01]: device cuda:4095 cannot be used: "));
 }
 
 TEST_F(CommandsTest, MissingDataIsOneLineAndLeavesNothingBehind) {

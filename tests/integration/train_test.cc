@@ -175,6 +175,38 @@ TEST_F(TrainTest, AResumedRunGoesOnWithTheRateOfItsStep) {
   EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
 }
 
+// Batch normalisation keeps statistics in training, and dropout draws random numbers. What is served is normalised by
+// the same statistics as what was evaluated.
+TEST_F(TrainTest, ANetworkWithStatisticsAndNoiseIsTheSameBitsToo) {
+  const auto run = [&](const std::string& name, Flags flags) {
+    const Flags job = {"--model", "cnn_deep", "--epochs", "3", "--batch-size", "64", "--seed", "3"};
+    flags.insert(flags.begin(), job.begin(), job.end());
+    return Finish(ClusterProcess(temporary_ / name, data_dir_, flags));
+  };
+  const nlohmann::json reference = run("reference", {"--workers", "1"});
+  EXPECT_GT(reference["test_accuracy"], 0.9);
+  EXPECT_EQ(reference["served"]["accuracy"], reference["test_accuracy"]);
+  int number = 0;
+  for (const Flags& shape :
+       {Flags{"--workers", "2"}, Flags{"--workers", "3"}, Flags{"--workers", "2", "--shards", "2"}}) {
+    Flags flags = shape;
+    flags.push_back("--no-serving");
+    const nlohmann::json result = run("shape-" + std::to_string(number++), flags);
+    EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]) << testing::PrintToString(shape);
+    EXPECT_EQ(result["test_loss"], reference["test_loss"]) << testing::PrintToString(shape);
+  }
+}
+
+TEST_F(TrainTest, AnAutoencoderIsTrainedAndServed) {
+  const nlohmann::json result = Finish(ClusterProcess(
+      temporary_ / "autoencoder", data_dir_, {"--model", "autoencoder", "--epochs", "3", "--batch-size", "64"}));
+  EXPECT_TRUE(result["test_accuracy"].is_null());
+  EXPECT_TRUE(result["served"]["accuracy"].is_null());
+  EXPECT_EQ(result["served"]["requests"], 200);
+  EXPECT_NEAR(result["served"]["error"], result["test_loss"], 1e-6);
+  EXPECT_LT(result["test_loss"], 0.1);
+}
+
 TEST_F(TrainTest, AKilledWorkerIsReplacedAndChangesNoBit) {
   const nlohmann::json reference = Finish(Start("reference", LongJob({"--workers", "2"})));
   ClusterProcess run = Start("killed", LongJob({"--workers", "2"}));

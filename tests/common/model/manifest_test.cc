@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <string>
+#include <tuple>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -46,11 +47,40 @@ TEST(ManifestTest, SurvivesTheRoundTrip) {
   ASSERT_THAT(read, IsOk());
   EXPECT_EQ(ManifestToJson(*read), ManifestToJson(manifest));
   EXPECT_EQ(read->seed, UINT64_MAX);
-  EXPECT_EQ(read->golden.probabilities, manifest.golden.probabilities);  // every bit of a float32
+  EXPECT_EQ(read->golden.values, manifest.golden.values);  // every bit of a float32
   EXPECT_EQ(read->model_sha256(), std::string(64, 'c'));
   ASSERT_TRUE(read->validation.has_value());
   EXPECT_EQ(read->validation->loss(), 0.25);
   EXPECT_FALSE(read->test.has_value());
+}
+
+TEST(ManifestTest, AReconstructionSurvivesTheRoundTrip) {
+  ServableManifest manifest = Example();
+  manifest.height = manifest.width = 2;
+  manifest.output_kind = OutputKind::kReconstruction;
+  manifest.classes = 0;
+  manifest.validation->clear_accuracy();
+  manifest.statistics = {"network.mean", "network.variance"};
+  manifest.golden = {2, std::vector<float>(2 * (4 + 1), 0.25f)};
+  EXPECT_EQ(manifest.values_per_row(), 5u);
+  const absl::StatusOr<ServableManifest> read = ManifestFromJson(ManifestToJson(manifest));
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(ManifestToJson(*read), ManifestToJson(manifest));
+  EXPECT_EQ(read->output_kind, OutputKind::kReconstruction);
+  EXPECT_EQ(read->statistics, manifest.statistics);
+  EXPECT_FALSE(read->validation->has_accuracy());
+  EXPECT_EQ(read->golden.values.size(), 10u);
+  for (const auto& [path, value, why] : std::vector<std::tuple<const char*, nlohmann::json, const char*>>{
+           {"/output_kind", "probabilities", "outputs"},
+           {"/output_kind", "segments", "segments"},
+           {"/outputs/1/name", "error", "OUTPUT__1"},
+           {"/outputs/0/shape", {-1, 1, 2, 3}, "an image like the input's"},
+           {"/statistics/0", 1, "statistics"},
+           {"/golden/reconstruction", {1}, "golden.reconstruction"}}) {
+    auto changed = nlohmann::json::parse(ManifestToJson(manifest));
+    changed[nlohmann::json::json_pointer(path)] = value;
+    EXPECT_THAT(ManifestFromJson(changed.dump()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(why))) << path;
+  }
 }
 
 TEST(ManifestTest, KeepsALossThatDiverged) {
@@ -66,8 +96,10 @@ TEST(ManifestTest, NamesTheFieldThatIsMissing) {
   for (const auto& [field, value] : whole.items()) {
     nlohmann::json without = whole;
     without.erase(field);
-    EXPECT_THAT(ManifestFromJson(without.dump()),
-                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("field " + field)));
+    if (field != "output_kind") {  // has a default: older versions did not say
+      EXPECT_THAT(ManifestFromJson(without.dump()),
+                  StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("field " + field)));
+    }
     nlohmann::json wrong = whole;
     wrong[field] = nlohmann::json::array({1.5});
     EXPECT_THAT(ManifestFromJson(wrong.dump()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(field)));

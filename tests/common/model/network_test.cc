@@ -9,6 +9,7 @@
 #include "common/hashing.h"
 #include "common/model/replica.h"
 #include "common/model/servable.h"
+#include "common/networks.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/common/model/scripts.h"
@@ -37,12 +38,58 @@ TEST(NetworkTest, MlpIsLargerThanGrpcsDefaultMessageLimit) {
 }
 
 TEST(NetworkTest, OtherImageShapes) {
-  for (const auto& spec : {NetworkOf("cnn", 3, 32, 32, 100), NetworkOf("cnn", 1, 5, 9, 2), NetworkOf("mlp", 2, 7, 3, 4)}) {
+  for (const auto& spec :
+       {NetworkOf("cnn", 3, 32, 32, 100), NetworkOf("cnn", 1, 5, 9, 2), NetworkOf("mlp", 2, 7, 3, 4),
+        NetworkOf("lenet5", 3, 32, 32, 100), NetworkOf("lenet5", 1, 12, 13, 2), NetworkOf("cnn_deep", 3, 32, 32, 100),
+        NetworkOf("cnn_deep", 1, 16, 19, 2), NetworkOf("rnn", 3, 32, 32, 100), NetworkOf("rnn", 1, 3, 5, 2),
+        NetworkOf("autoencoder", 3, 32, 32, 100), NetworkOf("autoencoder", 1, 3, 5, 2)}) {
     const absl::StatusOr<std::unique_ptr<Replica>> replica = Replica::Create(spec);
     ASSERT_THAT(replica, IsOk()) << spec.ShortDebugString();
     (*replica)->InitializeParameters(1);
     const Samples samples = RandomSamples(spec, 3, 5);
-    EXPECT_THAT((*replica)->ComputeGradient(samples.images, samples.labels, 0), IsOk()) << spec.ShortDebugString();
+    // One sample too: a slot may have no more.
+    for (const size_t count : {3, 1}) {
+      const size_t bytes = samples.images.size() / 3 * count;
+      EXPECT_THAT((*replica)->ComputeGradient(std::span(samples.images).first(bytes),
+                                              std::span(samples.labels).first(count), 0),
+                  IsOk())
+          << spec.ShortDebugString();
+      for (std::span<const float> piece : (*replica)->gradient()) {
+        for (float value : piece) ASSERT_TRUE(std::isfinite(value)) << spec.ShortDebugString();
+      }
+    }
+    EXPECT_THAT((*replica)->Evaluate(samples.images, samples.labels), IsOk()) << spec.ShortDebugString();
+  }
+}
+
+TEST(NetworkTest, SizesOfTheBuiltInNetworks) {
+  const auto sizes = [](const std::string& name) {
+    const absl::StatusOr<ParameterTable> table = NetworkParameters(NetworkOf(name));
+    EXPECT_THAT(table, IsOk());
+    return std::pair(table->trainable_size(), table->statistics_size());
+  };
+  EXPECT_EQ(sizes("lenet5"), std::pair(uint64_t{61706}, uint64_t{0}));  // LeCun's, but for full connections in conv2
+  EXPECT_EQ(sizes("rnn"), std::pair(uint64_t{4 * 128 * (28 + 128 + 2) + 129 * 10}, uint64_t{0}));
+  EXPECT_EQ(sizes("autoencoder"), std::pair(uint64_t{2 * (784 * 512 + 512 * 32) + 2 * 512 + 32 + 784}, uint64_t{0}));
+  // A mean and a variance for each of the filters.
+  EXPECT_EQ(sizes("cnn_deep"), std::pair(uint64_t{161834}, uint64_t{2 * (32 + 64 + 64 + 128)}));
+}
+
+TEST(NetworkTest, EveryNameIsANetwork) {
+  for (const std::string_view name : kBuiltInNetworks) {
+    EXPECT_THAT(NetworkParameters(NetworkOf(std::string(name))), IsOk()) << name;
+    EXPECT_THAT(std::string(kBuiltInNetworkNames), HasSubstr(std::string(name)));
+  }
+}
+
+TEST(NetworkTest, StatisticsStartAsPyTorchs) {
+  const v1::NetworkSpec spec = NetworkOf("cnn_deep");
+  const ParameterTable table = *NetworkParameters(spec);
+  const std::vector<float> initial = *InitialParameters(spec, 1);
+  for (const ParameterInfo& info : table.parameters()) {
+    if (info.offset < table.trainable_size()) continue;
+    const float expected = info.name.find("variance") == std::string::npos ? 0 : 1;
+    for (uint64_t k = 0; k < info.size; ++k) ASSERT_EQ(initial[info.offset + k], expected) << info.name;
   }
 }
 
@@ -82,6 +129,14 @@ TEST(NetworkTest, RefusesWhatCannotBeBuilt) {
   refused(NetworkOf("cnn", 0), "channels");
   refused(NetworkOf("cnn", 1, 3, 28), "at least 4x4");
   refused(NetworkOf("cnn", 1, 28, 4096), "1024");
+  refused(NetworkOf("lenet5", 1, 28, 11), "at least 12x12");
+  refused(NetworkOf("cnn_deep", 1, 15, 28), "at least 16x16");
+  v1::NetworkSpec loss = NetworkOf("cnn");
+  loss.set_loss(v1::LOSS_MSE);
+  refused(loss, "cnn is made for the loss cross_entropy, not for mse");
+  loss = NetworkOf("autoencoder");
+  loss.set_loss(v1::LOSS_CROSS_ENTROPY);
+  refused(loss, "autoencoder is made for the loss mse, not for cross_entropy");
   refused(NetworkOf("cnn", 1, 28, 28, 1), "classes");
   v1::NetworkSpec flat = NetworkOf("cnn");
   flat.set_standard_deviation(0);
@@ -166,9 +221,75 @@ TEST_F(TorchscriptTest, RefusesWhatIsNoClassifier) {
   EXPECT_THAT(Replica::Create(garbage), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not a TorchScript")));
 }
 
-TEST_F(TorchscriptTest, RefusesRunningStatistics) {
-  EXPECT_THAT(Replica::Create(SpecOf(RunningStatisticsScript(16, 3))),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("changes a buffer")));
+TEST_F(TorchscriptTest, FindsWhatTrainingChangesAndLeavesTheRest) {
+  const ParameterTable plain = *NetworkParameters(SpecOf(LinearScript(16, 3)));  // has a buffer that nobody changes
+  EXPECT_EQ(plain.statistics_size(), 0u);
+  const ParameterTable mean = *NetworkParameters(SpecOf(RunningMeanScript(16, 3)));
+  EXPECT_EQ(mean.statistics_size(), 16u);
+  const v1::NetworkSpec spec = SpecOf(BatchNormScript(1, 16, 3));
+  const ParameterTable norm = *NetworkParameters(spec);
+  EXPECT_EQ(norm.trainable_size(), 16u * 3 + 2);
+  ASSERT_EQ(norm.parameters().size(), 5u) << "the counter is left out";
+  EXPECT_EQ(norm.parameters()[3].name, "running_mean");
+  EXPECT_EQ(norm.parameters()[4].name, "running_var");
+  const std::vector<float> initial = *InitialParameters(spec, 1);
+  EXPECT_EQ(initial[norm.parameters()[3].offset], 0);  // as stored: trying the module has left no trace
+  EXPECT_EQ(initial[norm.parameters()[4].offset], 1);
+}
+
+TEST_F(TorchscriptTest, FindsStatisticsThatStartAtTheFirstBatchsOwn) {
+  torch::jit::Module module = LinearScript(16, 3, "x.flatten(1) + self.mean.mul_(0.9)");  // 0 stays 0
+  EXPECT_EQ(NetworkParameters(SpecOf(module))->statistics_size(), 16u);
+}
+
+TEST_F(TorchscriptTest, CountersMayCountButNotDecide) {
+  EXPECT_THAT(Replica::Create(SpecOf(BatchNormScript(1, 16, 3, false, "0.1", "self.batches = self.batches + 1"))),
+              IsOk());
+  EXPECT_THAT(Replica::Create(SpecOf(BatchNormScript(1, 16, 3, false, "1.0 / float(self.batches.item())"))),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("counted before in batches")));
+}
+
+TEST_F(TorchscriptTest, RefusesStatisticsThatCannotBeKept) {
+  EXPECT_THAT(Replica::Create(SpecOf(ReplacedMeanScript(16, 3))),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("assigns a new tensor")));
+  torch::jit::Module doubles = LinearScript(16, 3, "x.flatten(1) + self.total.add_(1).float()");
+  EXPECT_THAT(Replica::Create(SpecOf(doubles)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("changes total, which is Double")));
+}
+
+TEST_F(TorchscriptTest, KnowsWhoCannotDoWithOneSample) {
+  EXPECT_EQ(DescribeNetwork(SpecOf(LinearScript(16, 3)))->slot_samples_min, 1u);
+  EXPECT_EQ(DescribeNetwork(SpecOf(BatchNormScript(1, 16, 3)))->slot_samples_min, 1u);
+  EXPECT_EQ(DescribeNetwork(SpecOf(BatchNormScript(1, 16, 3, true)))->slot_samples_min, 2u);
+}
+
+TEST_F(TorchscriptTest, TrainsAReconstruction) {
+  v1::NetworkSpec spec = SpecOf(ScaleScript(1, 4, 4));
+  EXPECT_THAT(Replica::Create(spec), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("float logits [2, 3]")));
+  spec.set_loss(v1::LOSS_MSE);
+  spec.set_mean(0.5);  // what the module sees; the target are pixels in [0, 1] whatever that is
+  auto replica = Replica::Create(spec);
+  ASSERT_THAT(replica, IsOk());
+  (*replica)->InitializeParameters(0);
+  const Samples samples = RandomSamples(spec, 2, 3);
+  double expected = 0;
+  for (uint8_t pixel : samples.images) {
+    const double value = pixel / 255.0;
+    expected += std::pow(0.5 * (value - 0.5) - value, 2) / 16;
+  }
+  const auto result = (*replica)->ComputeGradient(samples.images, samples.labels, 0);
+  ASSERT_THAT(result, IsOk());
+  EXPECT_NEAR(result->loss_sum, expected, 1e-5);
+  EXPECT_EQ(result->correct, 0u);
+  const double first = samples.images[0] / 255.0, second = samples.images[16] / 255.0;
+  const auto slope = [](double value) { return 2 * (0.5 * (value - 0.5) - value) * (value - 0.5) / 16; };
+  EXPECT_NEAR((*replica)->gradient()[0][0], slope(first) + slope(second), 1e-6);
+  EXPECT_NEAR((*replica)->Evaluate(samples.images, samples.labels)->loss_sum, expected, 1e-5);
+  // An image is no class, nor the other way round.
+  v1::NetworkSpec classifier = SpecOf(LinearScript(16, 3));
+  classifier.set_loss(v1::LOSS_MSE);
+  EXPECT_THAT(Replica::Create(classifier),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("float images [2, 1, 4, 4]")));
 }
 
 }  // namespace

@@ -105,7 +105,8 @@ TEST_F(ServableTest, ServesWhatWasTrained) {
 
 // One row is computed by other kernels than several.
 TEST_F(ServableTest, ARowAloneGetsTheSameAnswerAsAmongOthers) {
-  for (const v1::NetworkSpec& spec : {NetworkOf("cnn"), NetworkOf("mlp", 3, 9, 7, 4)}) {
+  for (const v1::NetworkSpec& spec : {NetworkOf("cnn"), NetworkOf("mlp", 3, 9, 7, 4), NetworkOf("lenet5"),
+                                      NetworkOf("cnn_deep"), NetworkOf("rnn"), NetworkOf("autoencoder")}) {
     fs::remove_all(directory_ / "models");
     SetNetwork(spec, 3);
     Export();
@@ -113,15 +114,84 @@ TEST_F(ServableTest, ARowAloneGetsTheSameAnswerAsAmongOthers) {
     ASSERT_THAT(model, IsOk());
     const Samples samples = RandomSamples(spec, 9, 4);
     const std::vector<float> together = *(*model)->Predict(samples.images, 9);
-    const size_t image_size = samples.images.size() / 9;
+    const size_t image_size = samples.images.size() / 9, values = together.size() / 9;
     for (size_t row = 0; row < 9; ++row) {
       const auto alone = (*model)->Predict(std::span(samples.images).subspan(row * image_size, image_size), 1);
       ASSERT_THAT(alone, IsOk());
-      for (size_t k = 0; k < spec.classes(); ++k) {
-        EXPECT_NEAR((*alone)[k], together[row * spec.classes() + k], 1e-5);
+      ASSERT_EQ(alone->size(), values);
+      for (size_t k = 0; k < values; ++k) {
+        EXPECT_NEAR((*alone)[k], together[row * values + k], 1e-5) << spec.architecture();
       }
     }
   }
+}
+
+// What evaluation normalises by, serving does too, and the digest covers it.
+TEST_F(ServableTest, StatisticsAreServed) {
+  SetNetwork(NetworkOf("cnn_deep"), 3);
+  const ParameterTable table = *NetworkParameters(options_.network);
+  for (uint64_t i = table.trainable_size(); i < table.size(); ++i) weights_[i] += 0.1f + 0.001f * (i % 7);
+  Export();
+  const auto model = ServableModel::Load(version());
+  ASSERT_THAT(model, IsOk());
+  EXPECT_EQ((*model)->manifest().statistics.size(), 8u);
+  EXPECT_EQ((*model)->manifest().statistics[0], "network.norm1_mean");
+  EXPECT_EQ((*model)->manifest().parameter_count, table.size());
+  auto replica = Replica::Create(options_.network);
+  std::copy(weights_.begin(), weights_.end(), (*replica)->parameters().begin());
+  const Samples samples = RandomSamples(options_.network, 9, 4);
+  const auto evaluated = (*replica)->Evaluate(samples.images, samples.labels);
+  const auto probabilities = (*model)->Predict(samples.images, 9);
+  ASSERT_THAT(probabilities, IsOk());
+  double loss = 0;
+  for (size_t i = 0; i < 9; ++i) loss -= std::log((*probabilities)[i * 10 + samples.labels[i]]);
+  EXPECT_NEAR(loss, evaluated->loss_sum, 1e-3 * loss);
+
+  torch::jit::Module module = torch::jit::load(version() / "model.pt");
+  {
+    torch::NoGradGuard no_grad;
+    module.attr("network").toModule().attr("norm2_mean").toTensor()[3] += 1e-4;
+  }
+  ReplaceModule(module);
+  ExpectRefused(RefusalReason::kDigest, "weights");
+  EditManifest([](nlohmann::json& manifest) { manifest["statistics"][2] = "network.norm9_mean"; });
+  ExpectRefused(RefusalReason::kSignature, "network.norm9_mean");
+}
+
+TEST_F(ServableTest, ServesReconstructionsAndTheirErrors) {
+  const v1::NetworkSpec spec = NetworkOf("autoencoder", 3, 9, 7);
+  SetNetwork(spec, 3);
+  Export();
+  const auto model = ServableModel::Load(version());
+  ASSERT_THAT(model, IsOk());
+  EXPECT_EQ((*model)->manifest().output_kind, OutputKind::kReconstruction);
+  EXPECT_EQ((*model)->manifest().classes, 0u);
+  const Samples samples = RandomSamples(spec, 5, 4);
+  const auto answer = (*model)->Predict(samples.images, 5);
+  ASSERT_THAT(answer, IsOk());
+  const size_t pixels = 3 * 9 * 7;
+  ASSERT_EQ(answer->size(), 5 * (pixels + 1));
+  double total = 0;
+  for (size_t row = 0; row < 5; ++row) {
+    double error = 0;
+    for (size_t i = 0; i < pixels; ++i) {
+      error += std::pow((*answer)[row * (pixels + 1) + i] - samples.images[row * pixels + i] / 255.0, 2) / pixels;
+    }
+    EXPECT_NEAR((*answer)[row * (pixels + 1) + pixels], error, 1e-6);
+    total += error;
+  }
+  auto replica = Replica::Create(spec);
+  (*replica)->InitializeParameters(3);
+  EXPECT_NEAR((*replica)->Evaluate(samples.images, samples.labels)->loss_sum, total, 1e-5);
+  const std::string config = *ReadFile(version() / "config.pbtxt", 4096);
+  EXPECT_THAT(config, HasSubstr("{ name: \"OUTPUT__0\" data_type: TYPE_FP32 dims: [ 3, 9, 7 ] }"));
+  EXPECT_THAT(config, HasSubstr("{ name: \"OUTPUT__1\" data_type: TYPE_FP32 dims: [ 1 ] }"));
+
+  EditManifest([](nlohmann::json& manifest) {
+    auto& pixel = manifest["golden"]["reconstruction"][190 + 2];
+    pixel = pixel.get<double>() + 0.01;
+  });
+  ExpectRefused(RefusalReason::kGolden, "image 1 value 2");
 }
 
 TEST_F(ServableTest, ManifestSaysWhatItIs) {

@@ -19,6 +19,19 @@ TEST(ParameterTableTest, ParametersLieBehindEachOther) {
   EXPECT_EQ(table.parameters()[2].size, 1u);
 }
 
+TEST(ParameterTableTest, StatisticsLieBehindTheParameters) {
+  ParameterTable table;
+  ASSERT_THAT(table.Add("weight", {7}), IsOk());
+  EXPECT_EQ(table.statistics_size(), 0u);
+  ASSERT_THAT(table.AddStatistic("mean", {3}), IsOk());
+  EXPECT_EQ(table.size(), 10u);
+  EXPECT_EQ(table.trainable_size(), 7u);
+  EXPECT_EQ(table.statistics_size(), 3u);
+  EXPECT_EQ(table.parameters()[1].offset, 7u);
+  EXPECT_THAT(table.Add("late", {1}), StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr("late")));
+  EXPECT_EQ(table.size(), 10u);
+}
+
 TEST(ParameterTableTest, RefusesWhatItCannotLayOut) {
   ParameterTable table;
   ASSERT_THAT(table.Add("weight", {3}), IsOk());

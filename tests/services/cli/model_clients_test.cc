@@ -29,6 +29,10 @@ class FakeModelService : public v1::ModelService::Service {
     if (input.empty() || input[0] == 'x') return {grpc::StatusCode::INVALID_ARGUMENT, "no image"};
     response->set_version(kVersion);
     v1::Prediction& prediction = *response->add_predictions();
+    if (reconstructs) {
+      prediction.set_error(static_cast<float>(static_cast<uint8_t>(input[0])) / 100);
+      return grpc::Status::OK;
+    }
     prediction.set_label(static_cast<uint8_t>(input[0]) % 10);
     prediction.mutable_probabilities()->Resize(10, 0.01f);
     prediction.set_probabilities(static_cast<int>(prediction.label()), 0.91f);
@@ -43,7 +47,9 @@ class FakeModelService : public v1::ModelService::Service {
     version.set_reason(refuse ? "weights are not finite" : "");
     return grpc::Status::OK;
   }
-  bool refuse = false;  // set before the first call
+  // Set before the first call.
+  bool refuse = false;
+  bool reconstructs = false;
 };
 
 class ModelClientsTest : public testing::Test {
@@ -86,6 +92,14 @@ TEST_F(ModelClientsTest, PredictGoesOnAfterABadFile) {
   EXPECT_THAT(err, HasSubstr("bad.png: no image\n"));
   EXPECT_THAT(err, HasSubstr("missing.png: "));
   EXPECT_EQ(std::count(err.begin(), err.end(), '\n'), 2);
+}
+
+TEST(FormatPredictionTest, TellsTheErrorOfAReconstruction) {
+  v1::PredictResponse response;
+  response.set_version(4220);
+  response.add_predictions()->set_error(0.005123f);
+  EXPECT_EQ(FormatPrediction("three.png", response, absl::Milliseconds(1.234)),
+            "three.png: reconstruction error 0.00512  version 4220  1.23 ms");
 }
 
 TEST_F(ModelClientsTest, PredictRefusesABadTarget) {
@@ -142,6 +156,16 @@ TEST_F(ModelClientsTest, CheckServingCountsEveryImageOnce) {
   EXPECT_EQ(served->failed, 0u);
   EXPECT_DOUBLE_EQ(served->accuracy, 0.9);
   EXPECT_LE(served->p50_ms, served->p99_ms);
+}
+
+TEST_F(ModelClientsTest, CheckServingAveragesTheErrorsOfReconstructions) {
+  service_.reconstructs = true;
+  std::atomic<uint64_t> done = 0;
+  const auto served = CheckServing(server_->address(), "mnist", kVersion, Images(), {}, done);
+  ASSERT_THAT(served, IsOk());
+  EXPECT_EQ(served->failed, 0u);
+  ASSERT_TRUE(served->error.has_value());
+  EXPECT_NEAR(*served->error, 0.495, 1e-6);  // image i has the error i / 100
 }
 
 TEST_F(ModelClientsTest, CheckServingReportsARefusedVersion) {

@@ -107,6 +107,31 @@ TEST(FormatSummaryTest, TellsHowItWasTrained) {
   EXPECT_THAT(FormatSummary(summary), HasSubstr("10 epochs of 30, stopped early, 4,220 steps"));
 }
 
+TrainSummary Reconstructing() {
+  TrainSummary summary = Finished();
+  summary.status.mutable_test()->clear_accuracy();
+  summary.status.mutable_test()->set_loss(0.00553);
+  summary.status.mutable_plan()->set_statistics_count(62);
+  summary.served->error = 0.00554;
+  return summary;
+}
+
+TEST(SummaryJsonTest, WithoutClassesThereIsAnErrorInsteadOfAnAccuracy) {
+  const auto json = nlohmann::json::parse(SummaryJson(Reconstructing()));
+  EXPECT_TRUE(json["test_accuracy"].is_null());
+  EXPECT_EQ(json["test_loss"], 0.00553);
+  EXPECT_TRUE(json["served"]["accuracy"].is_null());
+  EXPECT_EQ(json["served"]["error"], 0.00554);
+}
+
+TEST(FormatSummaryTest, WithoutClassesThereIsAnErrorInsteadOfAnAccuracy) {
+  const std::string table = FormatSummary(Reconstructing());
+  EXPECT_THAT(table, HasSubstr("test      reconstruction error 0.00553\n"));
+  EXPECT_THAT(table, HasSubstr("served    reconstruction error 0.00554 by version 4220 in 10,000 requests"));
+  EXPECT_THAT(table, HasSubstr("693,900 parameters\n"));  // statistics are not
+  EXPECT_THAT(table, ::testing::Not(HasSubstr("accuracy")));
+}
+
 TEST(FormatSummaryTest, TellsWhatWasTrainedAndServed) {
   const std::string table = FormatSummary(Finished());
   EXPECT_THAT(table, HasSubstr("mnist (54,000 train, 0 validation, 0 test)"));

@@ -129,6 +129,18 @@ TEST(MakeJobSpecTest, ResumingKeepsWhatNoFlagNames) {
   EXPECT_EQ(spec->optimizer().momentum(), 0.9);
 }
 
+TEST(MakeJobSpecTest, TheLossIsTheNetworksOwnUnlessAFileIsToldOtherwise) {
+  EXPECT_EQ(MakeJobSpec(Parse({"--model", "cnn_deep"}).job, nullptr, 60000)->loss(), v1::LOSS_UNSPECIFIED);
+  EXPECT_EQ(MakeJobSpec(Parse({"--model", "autoencoder", "--loss", "mse"}).job, nullptr, 60000)->loss(), v1::LOSS_MSE);
+  const auto file = MakeJobSpec(Parse({"--model", "net.pt", "--loss", "mse"}).job, nullptr, 60000);
+  ASSERT_THAT(file, IsOk());
+  EXPECT_EQ(file->loss(), v1::LOSS_MSE);
+  EXPECT_EQ(MakeJobSpec({}, &*file, 60000)->loss(), v1::LOSS_MSE);
+  EXPECT_EQ(MakeJobSpec(Parse({"--model", "rnn"}).job, &*file, 60000)->loss(), v1::LOSS_UNSPECIFIED);
+  EXPECT_THAT(MakeJobSpec(Parse({"--loss", "mse"}).job, nullptr, 60000),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--loss: the network cnn is made for cross_ent")));
+}
+
 TEST(MakeJobSpecTest, AnotherOptimizerBringsItsOwnDefaults) {
   JobFlags flags;
   flags.optimizer = "adamw";
@@ -166,6 +178,17 @@ TEST(TrainFlagsTest, BadValuesDoNotParse) {
 
 TEST(TrainFlagsTest, TheLastOfRepeatedFlagsCounts) {
   EXPECT_EQ(Parse({"--epochs", "10", "--epochs", "2"}).job.epochs, 2u);
+}
+
+TEST(ValidateTrainOptionsTest, KnowsTheDevices) {
+  for (const char* device : {"auto", "cpu", "cuda", "cuda:3"}) {
+    EXPECT_THAT(ValidateTrainOptions(Parse({"--device", device})), IsOk()) << device;
+  }
+  for (const char* device : {"gpu", "cuda:", "cuda:-1", "cuda3"}) {
+    EXPECT_THAT(ValidateTrainOptions(Parse({"--device", device})),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--device")))
+        << device;
+  }
 }
 
 TEST(ValidateTrainOptionsTest, NamesFlagsThatDoNotGoTogether) {

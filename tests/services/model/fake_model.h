@@ -19,7 +19,8 @@ namespace millrace {
 inline constexpr ImageShape kFakeShape{.channels = 1, .height = 2, .width = 3};
 inline constexpr uint32_t kFakeClasses = 4;
 
-// The most probable class of every row is version % kFakeClasses.
+// The most probable class of every row is version % kFakeClasses. Without classes, the pixels of row r are all r and
+// its error is the version.
 class FakePredictor : public Predictor {
  public:
   explicit FakePredictor(ModelInfo info, std::function<void()> on_predict = nullptr)
@@ -28,6 +29,14 @@ class FakePredictor : public Predictor {
   const ModelInfo& info() const override { return info_; }
   absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t>, size_t rows) const override {
     if (on_predict_) on_predict_();
+    if (info_.classes == 0) {
+      std::vector<float> values;
+      for (size_t row = 0; row < rows; ++row) {
+        values.resize(values.size() + info_.input.bytes(), static_cast<float>(row));
+        values.push_back(static_cast<float>(info_.version));
+      }
+      return values;
+    }
     std::vector<float> probabilities(rows * info_.classes, 0.1f);
     for (size_t row = 0; row < rows; ++row) probabilities[row * info_.classes + info_.version % info_.classes] = 0.7f;
     return probabilities;
@@ -49,7 +58,7 @@ inline ModelInfo FakeInfo(const std::string& model, uint64_t version) {
 }
 
 // "good", "bad" (refused), "away" (an error that says nothing about the version), "misplaced" (another version's
-// manifest).
+// manifest), "autoencoder" (a good one without classes).
 inline LoadVersion FakeLoader(std::function<void()> on_predict = nullptr) {
   return [on_predict](const std::string& directory) -> LoadResult {
     const std::filesystem::path path(directory);
@@ -59,6 +68,7 @@ inline LoadVersion FakeLoader(std::function<void()> on_predict = nullptr) {
     if (word == "bad") return {nullptr, absl::FailedPreconditionError("digest: model.pt differs"), "digest"};
     if (word == "away") return {nullptr, absl::UnavailableError("storage is away"), ""};
     if (word == "misplaced") info.version += 1;
+    if (word == "autoencoder") info.classes = 0;
     return {std::make_unique<FakePredictor>(std::move(info), on_predict), absl::OkStatus(), ""};
   };
 }

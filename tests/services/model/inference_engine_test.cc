@@ -48,7 +48,7 @@ TEST_F(InferenceEngineTest, AnswersAndCounts) {
   const auto result = engine.Infer(version_, Raw(3));
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->rows, 3u);
-  EXPECT_EQ(result->probabilities.size(), 3 * kFakeClasses);
+  EXPECT_EQ(result->values.size(), 3 * kFakeClasses);
   EXPECT_EQ(version_.requests(), 1u);
   EXPECT_THAT(metrics_.Render(),
               HasSubstr("millrace_model_requests_total{code=\"OK\",model=\"mnist\",version=\"6\"} 1"));

@@ -92,6 +92,24 @@ TEST_F(PredictServiceTest, AnswersCarryTheirProvenance) {
   EXPECT_EQ(response.predictions(1).probabilities_size(), static_cast<int>(kFakeClasses));
 }
 
+TEST_F(PredictServiceTest, AnAutoencodersAnswerIsTheImageAndItsError) {
+  PublishAndLoad(7, "autoencoder");
+  v1::PredictResponse response;
+  ASSERT_TRUE(Predict(Raw(2), &response).ok());
+  ASSERT_EQ(response.predictions_size(), 2);
+  const v1::Prediction& second = response.predictions(1);
+  EXPECT_EQ(second.probabilities_size(), 0);
+  ASSERT_EQ(second.reconstruction_size(), static_cast<int>(kFakeShape.bytes()));
+  EXPECT_EQ(second.reconstruction(0), 1);
+  EXPECT_EQ(second.reconstruction(5), 1);
+  EXPECT_TRUE(second.has_error());
+  EXPECT_EQ(second.error(), 7);
+  PublishAndLoad(8);
+  response.Clear();
+  ASSERT_TRUE(Predict(Raw(), &response).ok());
+  EXPECT_FALSE(response.predictions(0).has_error());
+}
+
 TEST_F(PredictServiceTest, RowsAndModelMayBeLeftOutAndImagesSent) {
   PublishAndLoad(7);
   v1::PredictRequest request = Raw();

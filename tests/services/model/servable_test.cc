@@ -134,7 +134,7 @@ TEST_F(ServableTest, ATruncatedManifestIsRefused) {
 TEST_F(ServableTest, AnswersThatDifferFromTheExportersAreRefused) {
   ExpectRefused("golden", [](const fs::path& version) {
     ServableManifest manifest = *ManifestFromJson(Read(version / "manifest.json"));
-    manifest.golden.probabilities[0] += manifest.golden.probabilities[0] < 0.5f ? 0.1f : -0.1f;
+    manifest.golden.values[0] += manifest.golden.values[0] < 0.5f ? 0.1f : -0.1f;
     Write(version / "manifest.json", ManifestToJson(manifest));
   });
 }
@@ -163,11 +163,11 @@ TEST_F(ServableTest, PicturesAndRawPixelsOfTheSameDigitGetTheSameAnswer) {
   request.input = digit;
   const auto raw = engine.Infer(*version, request);
   ASSERT_THAT(raw, IsOk());
-  ASSERT_EQ(raw->probabilities.size(), 10u);
+  ASSERT_EQ(raw->values.size(), 10u);
   const Bytes png = EncodePng(28, 28, PNG_FORMAT_GRAY, digit.data());
   request.kind = InferenceRequest::Kind::kImage;
   request.input = png;
-  EXPECT_EQ(engine.Infer(*version, request)->probabilities, raw->probabilities);
+  EXPECT_EQ(engine.Infer(*version, request)->values, raw->values);
 }
 
 }  // namespace

@@ -113,6 +113,24 @@ TEST(JobPlanTest, StandardNormalizationTakesTheDatasetsStatistics) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("standard deviation")));
 }
 
+TEST(JobPlanTest, StatisticsAreCountedAndTheLossIsResolved) {
+  v1::JobSpec spec = Job();
+  EXPECT_EQ(ResolveJobPlan(spec, Mnist())->statistics_count(), 0u);
+  EXPECT_EQ(ResolveJobPlan(spec, Mnist())->network().loss(), v1::LOSS_CROSS_ENTROPY);
+  spec.set_architecture("cnn_deep");
+  EXPECT_EQ(ResolveJobPlan(spec, Mnist())->statistics_count(), 2u * (32 + 64 + 64 + 128));
+  spec.set_architecture("autoencoder");
+  EXPECT_EQ(ResolveJobPlan(spec, Mnist())->network().loss(), v1::LOSS_MSE);
+  spec.set_label_smoothing(0.1);
+  EXPECT_THAT(ResolveJobPlan(spec, Mnist()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("label_smoothing")));
+  spec.clear_label_smoothing();
+  spec.set_best_by(v1::BEST_BY_ACCURACY);
+  EXPECT_THAT(ResolveJobPlan(spec, Mnist()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("best_by")));
+  spec.clear_best_by();
+  spec.set_loss(v1::LOSS_CROSS_ENTROPY);
+  EXPECT_THAT(ResolveJobPlan(spec, Mnist()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("loss mse")));
+}
+
 TEST(JobPlanTest, WhatCannotBeTrainedIsRefused) {
   v1::JobSpec spec = Job();
   spec.set_architecture("transformer");

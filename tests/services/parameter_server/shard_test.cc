@@ -104,7 +104,7 @@ TEST(ShardTest, AStepThatFailsBreaksTheShardAndSaysSoOnce) {
   v1::ShardInfo info;
   info.set_end(kParameters);
   Shard::Options options{.plan = job.plan, .info = info, .metrics = &job.metrics};
-  options.make_optimizer = [](const v1::OptimizerSpec& spec, uint64_t elements, uint64_t chunk) {
+  options.make_optimizer = [](const v1::OptimizerSpec& spec, uint64_t elements, uint64_t chunk, uint64_t) {
     return ShardOptimizer::Create(spec, elements + kShardAlignment, chunk);  // refuses the shard's updates
   };
   auto shard = Shard::Create(options, initial);
@@ -122,6 +122,56 @@ TEST(ShardTest, AStepThatFailsBreaksTheShardAndSaysSoOnce) {
   ASSERT_EQ(broken.size(), 1u);
   EXPECT_THAT(broken[0], fails);
   EXPECT_EQ((*shard)->version(), 0u);
+}
+
+// Two of three shards have some, and they begin in the middle of a chunk and of an aligned block.
+TEST(ShardTest, StatisticsGetTheMeanOfWhatWasPushedForThem) {
+  constexpr uint64_t kStatistics = kChunkElements + 777;
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  plan.mutable_spec()->mutable_optimizer()->set_weight_decay(0.01);
+  Job plain(1, plan);
+  plan.set_statistics_count(kStatistics);
+  constexpr uint64_t kTrainable = kParameters - kStatistics;
+  const std::vector<float> initial = Initial();
+  Job job(1, plan), three(3, plan);
+  job.Steps(0, 1);
+  plain.Steps(0, 1);
+  const auto sum = NodeGradient(0, {0, kSlots}, kSlots, kParameters);
+  const WeightsVersion weights = job.shards[0]->weights(), all_trained = plain.shards[0]->weights();
+  for (size_t i = 0; i < kParameters; ++i) {
+    const float mean = sum[i] * (1.0f / 16);
+    ASSERT_EQ(weights.values[i], i < kTrainable ? all_trained.values[i] : initial[i] + mean) << i;
+  }
+  job.Steps(1, 6);
+  three.Steps(0, 6);
+  EXPECT_EQ(three.Digest(), job.Digest());
+}
+
+// With checkpoints: the optimizer knows nothing of statistics, whatever the number of shards that go on.
+TEST(ShardTest, StatisticsHaveNoOptimizerStateAndSurviveResharding) {
+  constexpr uint64_t kStatistics = 777;
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  plan.mutable_spec()->mutable_optimizer()->set_weight_decay(0.01);
+  plan.set_statistics_count(kStatistics);
+  Job two(2, plan);
+  two.Steps(0, 2);
+  const TemporaryDirectory directory;
+  for (auto& shard : two.shards) ASSERT_THAT(shard->SaveCheckpoint(2, directory / "2"), IsOk());
+  const auto state = ReadShardCheckpoint(directory / "2", {2, kParameters, plan.spec().optimizer()}, {0, kParameters});
+  ASSERT_THAT(state, IsOk());
+  for (const auto& tensor : state->optimizer.tensors) {
+    for (size_t i = 0; i < kParameters; ++i) {
+      const bool statistic = i >= kParameters - kStatistics;
+      ASSERT_EQ(tensor.values[i] == 0, statistic) << tensor.name << " " << i;
+    }
+  }
+  v1::JobPlan resumed = plan;
+  resumed.set_start_version(2);
+  Job five(5, resumed);
+  for (auto& shard : five.shards) ASSERT_THAT(shard->LoadCheckpoint(directory / "2"), IsOk());
+  five.Steps(2, 4);
+  two.Steps(2, 4);
+  EXPECT_EQ(five.Digest(), two.Digest());
 }
 
 TEST(ShardTest, GradientsAreDividedByTheSamplesOfTheStep) {
