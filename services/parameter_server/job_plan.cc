@@ -66,6 +66,10 @@ absl::Status CheckAsynchrony(const v1::AsynchronySpec& spec) {
 
 absl::Status CheckTrainingOptions(const v1::JobSpec& spec) {
   MILLRACE_RETURN_IF_ERROR(CheckNotNegative("clip_norm", spec.clip_norm()));
+  if (spec.clip_norm() > 0 && spec.asynchrony().unbounded()) {
+    return absl::InvalidArgumentError(
+        "clip_norm does not go with asynchrony.unbounded: each shard applies steps in an order of its own then");
+  }
   if (!(spec.label_smoothing() >= 0 && spec.label_smoothing() < 1)) {
     return absl::InvalidArgumentError(
         absl::StrCat("label_smoothing ", spec.label_smoothing(), " must be at least 0 and below 1"));

@@ -7,6 +7,7 @@
 #include "common/status_macros.h"
 #include "common/tensor/wire.h"
 #include "services/parameter_server/exchange_reactor.h"
+#include "services/parameter_server/norm_client.h"
 #include "services/parameter_server/shard_metrics.h"
 
 namespace millrace {
@@ -79,6 +80,7 @@ void ParameterService::EndRun() {
   std::shared_ptr<Shard> ended;  // freed after the lock
   MutexLock lock(&mutex_);
   ended = std::move(shard_);
+  if (ended != nullptr) ended->CancelNorms();
   for (const auto& [exchange, shard] : exchanges_) {
     exchange->End(absl::FailedPreconditionError("the run is over: join the job again"));
   }
@@ -126,6 +128,7 @@ void ParameterService::CloseExchanges() {
   MutexLock lock(&mutex_);
   closed_ = true;
   for (const auto& [exchange, shard] : exchanges_) exchange->End(Closed());
+  if (shard_ != nullptr) shard_->CancelNorms();
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ParameterService::Exchange(
@@ -149,6 +152,23 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ParameterService::FetchWeights(grpc:
   const absl::StatusOr<FetchReactor*> reactor = fetch();
   if (!reactor.ok()) return new RefusedFetch(reactor.status());
   return *reactor;
+}
+
+grpc::ServerUnaryReactor* ParameterService::SumNorm(grpc::CallbackServerContext* context, const v1::NormPart* request,
+                                                    v1::NormTotal* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::StatusOr<Served> now = ServedRun(request->run_id());
+  const absl::StatusOr<SquaredNorm> part = DecodeNorm(*request);
+  if (!now.ok() || !part.ok()) {
+    reactor->Finish(ToGrpcStatus(now.ok() ? part.status() : now.status()));
+    return reactor;
+  }
+  now->shard->ReceiveNorm(request->shard(), request->step(), *part,
+                          [reactor, response](const absl::StatusOr<SquaredNorm>& total) {
+                            if (total.ok()) *response = EncodeNormTotal(*total);
+                            reactor->Finish(ToGrpcStatus(total.status()));
+                          });
+  return reactor;
 }
 
 grpc::Status ParameterService::SaveCheckpoint(grpc::ServerContext* /*context*/,

@@ -2,9 +2,9 @@
 // the plan its process must be reachable first: until Serve, and between two runs, every call is answered with
 // UNAVAILABLE.
 //
-// Exchange and FetchWeights run on gRPC's callback threads and carry the bulk messages as raw bytes (common/tensor/
-// wire.h): gradients are summed where they were received, weights are sent from the buffer they were computed in. The
-// other calls are synchronous, because SaveCheckpoint waits for the disk.
+// Exchange, FetchWeights and SumNorm run on gRPC's callback threads and carry the bulk messages as raw bytes
+// (common/tensor/ wire.h): gradients are summed where they were received, weights are sent from the buffer they were
+// computed in. The other calls are synchronous, because SaveCheckpoint waits for the disk.
 //
 // An exchange speaks as follows. The first request is `open`; another run's id is FAILED_PRECONDITION, as is the end of
 // the run. Then chunks of
@@ -36,9 +36,9 @@ class ExchangeReactor;
 class Metrics;
 struct ShardMetrics;
 
-class ParameterService final
-    : public v1::ParameterServer::WithRawCallbackMethod_Exchange<
-          v1::ParameterServer::WithRawCallbackMethod_FetchWeights<v1::ParameterServer::Service>> {
+class ParameterService final : public v1::ParameterServer::WithRawCallbackMethod_Exchange<
+                                   v1::ParameterServer::WithRawCallbackMethod_FetchWeights<
+                                       v1::ParameterServer::WithCallbackMethod_SumNorm<v1::ParameterServer::Service>>> {
  public:
   ParameterService();
   ~ParameterService() override;
@@ -49,12 +49,15 @@ class ParameterService final
   void EndRun();
   bool serving() const { return served().shard != nullptr; }
 
-  // Ends every open exchange, and every later one, with UNAVAILABLE: the streams would otherwise hold up a drain.
+  // Ends every open exchange, and every later one, with UNAVAILABLE, and the calls that wait for the norms of other
+  // shards: they would otherwise hold up a drain.
   void CloseExchanges();
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Exchange(grpc::CallbackServerContext* context) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* FetchWeights(grpc::CallbackServerContext* context,
                                                            const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* SumNorm(grpc::CallbackServerContext* context, const v1::NormPart* request,
+                                    v1::NormTotal* response) override;
   grpc::Status SaveCheckpoint(grpc::ServerContext* context, const v1::SaveCheckpointRequest* request,
                               v1::SaveCheckpointResponse* response) override;
   grpc::Status ReleaseSnapshot(grpc::ServerContext* context, const v1::ReleaseSnapshotRequest* request,

@@ -82,7 +82,7 @@ Shard::Shard(Options options, std::span<const float> initial_weights, std::uniqu
   metrics_->version.Set(static_cast<double>(version_));
 }
 
-Shard::~Shard() = default;
+Shard::~Shard() { CancelNorms(); }
 
 absl::Status Shard::LoadCheckpoint(const std::string& directory) {
   const CheckpointIdentity identity{plan().start_version(), plan().parameter_count(), plan().spec().optimizer()};
@@ -225,9 +225,19 @@ absl::Status Shard::Apply() {
     if (applying_) return absl::OkStatus();
     applying_ = true;
   }
-  while (const std::optional<ChunkWork> work = TakeWork()) {
-    MILLRACE_RETURN_IF_ERROR(FinishWork(*work, ApplyChunk(*work)));
-    for (const auto& listener : listeners_) listener({work->next.weights, work->elements.end});
+  while (const std::optional<Work> work = TakeWork()) {
+    switch (work->kind) {
+      case Work::kMeasure:
+        MeasureChunk(*work);
+        break;
+      case Work::kAskNorm:
+        AskNorm(*work);
+        break;
+      case Work::kApply:
+        MILLRACE_RETURN_IF_ERROR(FinishWork(*work, ApplyChunk(*work)));
+        for (const auto& listener : listeners_) listener({work->next.weights, work->elements.end});
+        break;
+    }
   }
   return absl::OkStatus();
 }
@@ -252,8 +262,9 @@ uint64_t Shard::StalenessLocked(uint64_t step) const {
   return versions.empty() ? 0 : version_ - *std::min_element(versions.begin(), versions.end());
 }
 
-std::optional<Shard::ChunkWork> Shard::TakeWork() {
+std::optional<Shard::Work> Shard::TakeWork() {
   MutexLock lock(&mutex_);
+  if (clips() && !clip_scale_.has_value()) return TakeNormWork();
   const std::optional<uint64_t> step = NextStepLocked();
   if (!step.has_value()) {
     applying_ = false;
@@ -264,26 +275,38 @@ std::optional<Shard::ChunkWork> Shard::TakeWork() {
     next_ = weights_.Begin(version_ + 1);
   }
   const uint64_t begin = next_chunk_ * kChunkElements, staleness = StalenessLocked(*step);
-  ChunkWork work{.started = absl::Now(),
-                 .step = *step,
-                 .staleness = staleness,
-                 .chunk = next_chunk_,
-                 .elements = {begin, begin + ChunkSize(range().size(), begin)},
-                 .current = weights_.current().values,
-                 .stale = {},
-                 .next = next_,
-                 .gradient = sums_.Of(*step).sum.total()};
+  Work work{.kind = Work::kApply,
+            .started = absl::Now(),
+            .step = *step,
+            .staleness = staleness,
+            .chunk = next_chunk_,
+            .elements = {begin, begin + ChunkSize(range().size(), begin)},
+            .current = weights_.current().values,
+            .next = next_,
+            .gradient = sums_.Of(*step).sum.total(),
+            .clip_scale = clip_scale_.value_or(1)};
   if (staleness > 0 && plan().spec().asynchrony().stale_gradients() == v1::STALE_GRADIENTS_COMPENSATED) {
     work.stale = HeldWeightsLocked(version_ - staleness).value();  // one of the RetainedVersions
   }
   return work;
 }
 
-absl::Status Shard::ApplyChunk(const ChunkWork& work) {
-  // The loss is the mean over the step's samples; what was pushed are sums.
+// The loss is the mean over the step's samples; what was pushed are sums.
+void Shard::ScaleToMean(const Work& work) const {
   const float scale = 1.0f / static_cast<float>(StepSamples(plan(), work.step));
   const auto [begin, end] = work.elements;
   for (float& value : work.gradient.subspan(begin, end - begin)) value *= scale;
+}
+
+absl::Status Shard::ApplyChunk(const Work& work) {
+  const auto [begin, end] = work.elements;
+  if (!clips()) {
+    ScaleToMean(work);
+  } else if (work.clip_scale < 1) {  // it was scaled when it was measured
+    const float scale = static_cast<float>(work.clip_scale);
+    const uint64_t trained = std::clamp(trainable(), begin, end);
+    for (float& value : work.gradient.subspan(begin, trained - begin)) value *= scale;
+  }
   if (!work.stale.values.empty()) {
     const auto compensation = static_cast<float>(plan().spec().asynchrony().compensation());
     for (uint64_t i = begin; i < std::min(end, trainable()); ++i) {  // statistics have no gradient
@@ -300,7 +323,7 @@ absl::Status Shard::ApplyChunk(const ChunkWork& work) {
   return optimizer_->Step(work.chunk, work.next.values, work.gradient, learning_rate);
 }
 
-absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applied) {
+absl::Status Shard::FinishWork(const Work& work, const absl::Status& applied) {
   absl::Status broken;
   {
     MutexLock lock(&mutex_);
@@ -318,12 +341,16 @@ absl::Status Shard::FinishWork(const ChunkWork& work, const absl::Status& applie
   return broken;
 }
 
-void Shard::EndStepLocked(const ChunkWork& last) {
+void Shard::EndStepLocked(const Work& last) {
   previous_.push_back(weights_.current());
   if (previous_.size() > RetainedVersions(plan())) previous_.pop_front();
   weights_.Publish(last.next);
   next_ = {};
   next_chunk_ = 0;
+  next_measured_ = 0;
+  norm_ = {};
+  norm_asked_ = false;
+  clip_scale_.reset();
   for (const uint64_t weights_version : sums_.Of(last.step).weights_versions) {
     metrics_->staleness.Observe(static_cast<double>(version_ - weights_version));
   }
@@ -396,6 +423,9 @@ std::string Shard::WaitingFor() const {
   MutexLock lock(&mutex_);
   if (!broken_.ok()) return absl::StrCat("nothing: ", broken_.ToString());
   if (version_ >= plan().total_steps()) return "nothing";
+  if (norm_asked_ && !clip_scale_.has_value() && options_.norms != nullptr) {
+    return absl::StrCat("step ", oldest_step_, ": ", options_.norms->WaitingFor());
+  }
   const StepSum* oldest = sums_.Find(oldest_step_);
   std::vector<uint32_t> missing(plan().spec().slots());
   std::iota(missing.begin(), missing.end(), 0);

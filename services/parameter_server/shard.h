@@ -11,7 +11,8 @@
 // Shards do not talk to each other: each applies step t as soon as it holds all slots of t, and what it holds does not
 // depend on who computed or pushed it, so all of them make the same versions (DESIGN D3). A step is applied chunk by
 // chunk, in order: while one chunk's gradient arrives, the chunk before it is in the optimizer and the one before that
-// on its way to the workers.
+// on its way to the workers. If the job clips gradients, the shards add up one number per step (norm_exchange.h), and
+// apply the step when they know the sum.
 //
 // With unbounded staleness the shards apply a step when all of it is there, each in its own order; at a checkpoint
 // boundary, which no step passes, all have applied the same ones.
@@ -40,6 +41,8 @@
 #include "common/tensor/flat_layout.h"
 #include "common/tensor/wire.h"
 #include "millrace/v1/coordinator.pb.h"
+#include "services/parameter_server/gradient_norm.h"
+#include "services/parameter_server/norm_exchange.h"
 #include "services/parameter_server/optimizer.h"
 #include "services/parameter_server/step_sums.h"
 #include "services/parameter_server/weights_buffer.h"
@@ -57,13 +60,16 @@ struct WeightsProgress {
   bool whole() const { return ready == weights.values.size(); }
 };
 
-class Shard {
+// A shard whose norms are exchanged must be owned by a shared_ptr: it may be gone when the answer comes.
+class Shard : public std::enable_shared_from_this<Shard> {
  public:
   struct Options {
     v1::JobPlan plan;
     v1::ShardInfo info;  // which range; `address` is not used
     uint32_t num_shards = 1;
     Metrics* metrics = nullptr;  // required
+    // Of a job that clips gradients; null if there is no other shard.
+    std::shared_ptr<NormExchange> norms = nullptr;
     std::function<absl::StatusOr<std::unique_ptr<ShardOptimizer>>(const v1::OptimizerSpec&, uint64_t elements,
                                                                   uint64_t chunk_elements, uint64_t trainable)>
         make_optimizer = ShardOptimizer::Create;
@@ -146,12 +152,19 @@ class Shard {
   // it.
   void ReleaseSnapshot(uint64_t version, bool committed);
 
+  // The part of another shard has come; NormExchange::Receive says when `answer` is called.
+  void ReceiveNorm(uint32_t shard, uint64_t step, const SquaredNorm& part, NormExchange::Answer answer);
+  // No norm will be known any more, and no step be applied that needs one.
+  void CancelNorms();
+
   // "step 812: slots 5-7", or "nothing" once the job's last version is there.
   std::string WaitingFor() const;
 
  private:
   Shard(Options options, std::span<const float> initial_weights, std::unique_ptr<ShardOptimizer> optimizer);
 
+  // Elements of the range that the optimizer updates; statistics are behind them.
+  uint64_t trainable() const;
   std::optional<WeightsVersion> HeldWeights(uint64_t version) const;
   std::optional<WeightsVersion> HeldWeightsLocked(uint64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<WeightsVersion> ReadWeights(uint64_t version) const;
@@ -159,17 +172,21 @@ class Shard {
   uint64_t trainable() const;
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
 
-  // One chunk of one step, to be applied by the thread that set applying_.
-  struct ChunkWork {
+  // A piece of work on one step, to be done by the thread that set applying_. If gradients are clipped, all chunks are
+  // measured as they come, then the norm is asked for, and when it is known they are applied.
+  struct Work {
+    enum Kind { kMeasure, kAskNorm, kApply } kind = kApply;
     absl::Time started;
-    uint64_t step;
-    uint64_t staleness;
-    uint64_t chunk;
-    ElementRange elements;  // of the chunk
-    std::span<const float> current;
-    WeightsVersion stale;  // what the gradient was computed on, if that matters
-    WeightsDraft next;
-    std::span<float> gradient;  // of the whole range; that of the chunk is complete
+    uint64_t step = 0;
+    uint64_t staleness = 0;
+    uint64_t chunk = 0;
+    ElementRange elements{};  // of the chunk
+    std::span<const float> current{};
+    WeightsVersion stale{};  // what the gradient was computed on, if that matters
+    WeightsDraft next{};
+    std::span<float> gradient{};  // of the whole range; that of the chunk is complete
+    double clip_scale = 1;
+    SquaredNorm norm{};  // of the range, for kAskNorm
   };
   bool unbounded() const { return plan().spec().asynchrony().unbounded(); }
   bool IsAppliedLocked(uint64_t step) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -177,11 +194,19 @@ class Shard {
   std::optional<uint64_t> NextStepLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // How many versions the newest weights are ahead of those that `step` was computed on.
   uint64_t StalenessLocked(uint64_t step) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::optional<ChunkWork> TakeWork();  // nullopt, and applying_ cleared, if there is none
-  absl::Status ApplyChunk(const ChunkWork& work);
-  absl::Status FinishWork(const ChunkWork& work, const absl::Status& applied);
-  void EndStepLocked(const ChunkWork& last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<Work> TakeWork();  // nullopt, and applying_ cleared, if there is none
+  void ScaleToMean(const Work& work) const;
+  absl::Status ApplyChunk(const Work& work);
+  absl::Status FinishWork(const Work& work, const absl::Status& applied);
+  void EndStepLocked(const Work& last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void KeepSnapshotLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // shard_clipping.cc
+  bool clips() const { return plan().spec().clip_norm() > 0; }
+  std::optional<Work> TakeNormWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MeasureChunk(const Work& work);
+  void AskNorm(const Work& work);
+  void NoteNorm(uint64_t step, const SquaredNorm& total);
 
   const Options options_;
   const std::unique_ptr<ShardMetrics> metrics_;
@@ -203,6 +228,11 @@ class Shard {
   uint64_t current_step_ ABSL_GUARDED_BY(mutex_) = 0;  // the step being applied, once next_chunk_ > 0
   uint64_t next_chunk_ ABSL_GUARDED_BY(mutex_) = 0;   // of the current step, to be applied
   WeightsDraft next_ ABSL_GUARDED_BY(mutex_);         // of the current step, once next_chunk_ > 0
+  // Of step oldest_step_, if gradients are clipped:
+  uint64_t next_measured_ ABSL_GUARDED_BY(mutex_) = 0;         // chunk
+  SquaredNorm norm_ ABSL_GUARDED_BY(mutex_);                   // of the chunks before it
+  bool norm_asked_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<double> clip_scale_ ABSL_GUARDED_BY(mutex_);   // once the norm of all shards is known
   absl::Duration step_time_ ABSL_GUARDED_BY(mutex_);  // spent on the current step's chunks
 
   // Held while a checkpoint is read, so that many workers who ask for the same version have it read once.

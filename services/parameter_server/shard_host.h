@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -19,7 +20,9 @@ namespace millrace {
 
 class ShardHost {
  public:
-  ShardHost(uint32_t num_shards, Metrics* metrics) : num_shards_(num_shards), metrics_(metrics) {}
+  // `coordinator`: the address of shard 0, for the others.
+  ShardHost(uint32_t num_shards, std::string coordinator, Metrics* metrics)
+      : num_shards_(num_shards), coordinator_(std::move(coordinator)), metrics_(metrics) {}
 
   // Ends the run that was served, if any. Then the state that the plan starts from: initial weights, those kept in
   // memory since the plan's version was committed, else those of its checkpoint, which takes as long as reading it.
@@ -44,9 +47,11 @@ class ShardHost {
  private:
   absl::StatusOr<std::shared_ptr<Shard>> MakeShard(const v1::JobPlan& plan, const v1::ShardInfo& info,
                                                    std::shared_ptr<const Shard::Snapshot> kept) const;
+  std::shared_ptr<NormExchange> MakeNorms(const v1::JobPlan& plan, const v1::ShardInfo& info) const;
   void NoteBroken(uint64_t run_id, const absl::Status& why);
 
   const uint32_t num_shards_;
+  const std::string coordinator_;
   Metrics* const metrics_;
   mutable Mutex mutex_;
   std::shared_ptr<Shard> shard_ ABSL_GUARDED_BY(mutex_);

@@ -19,6 +19,8 @@ struct ShardMetrics {
   prometheus::Counter& pushes_acknowledged;
   prometheus::Histogram& apply_seconds;  // scaling, optimizer and copying of one step
   prometheus::Histogram& staleness;      // of each applied push, in versions
+  prometheus::Gauge& gradient_norm;  // over all shards, before it was clipped
+  prometheus::Counter& clipped_steps;
   prometheus::Gauge& snapshots;
   prometheus::Counter& snapshots_dropped;     // retained ones that had to make room
   prometheus::Histogram& checkpoint_seconds;  // writing and syncing one file

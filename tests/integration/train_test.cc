@@ -83,10 +83,9 @@ TEST_F(TrainTest, WeightsAreTheSameBitsForEveryShapeOfTheCluster) {
 
 TEST_F(TrainTest, EveryTrainingOptionKeepsTheBitsTheSame) {
   // 5 slots of a batch of 64: one of 12 samples and four of 13.
-  const Flags options = {
-      "--optimizer", "adamw",   "--schedule", "cosine", "--warmup-steps", "10",   "--label-smoothing",         "0.1",
-      "--slots",     "5",       "--epochs",   "4",      "--weight-decay", "0.05", "--early-stopping-patience", "3",
-      "--best-by",   "accuracy"};
+  Flags options = {"--optimizer", "adamw", "--weight-decay", "0.05", "--schedule", "cosine", "--warmup-steps", "10"};
+  options.insert(options.end(), {"--label-smoothing", "0.1", "--clip-norm", "0.5", "--slots", "5", "--epochs", "4"});
+  options.insert(options.end(), {"--early-stopping-patience", "3", "--best-by", "accuracy"});
   const auto with = [&](Flags flags) {
     flags.insert(flags.end(), options.begin(), options.end());
     return flags;
@@ -101,7 +100,7 @@ TEST_F(TrainTest, EveryTrainingOptionKeepsTheBitsTheSame) {
     }
   }
   for (const Flags& without : {Flags{"--label-smoothing", "0"}, Flags{"--schedule", "constant"},
-                               Flags{"--weight-decay", "0"}, Flags{"--warmup-steps", "0"}}) {
+                               Flags{"--weight-decay", "0"}, Flags{"--clip-norm", "0"}, Flags{"--warmup-steps", "0"}}) {
     Flags flags = with({});
     flags.insert(flags.end(), without.begin(), without.end());
     EXPECT_NE(Finish(Start("without" + without[0], flags))["weights_sha256"], reference["weights_sha256"])

@@ -54,6 +54,8 @@ TEST(JobPlanTest, EveryLimitIsNamed) {
   EXPECT_EQ(error([](auto& job) { job.set_evaluation_batch_size(0); }),
             "evaluation_batch_size 0 is under the minimum of 1");
   EXPECT_EQ(error([](auto& job) { job.set_clip_norm(-1); }), "clip_norm -1 must be at least 0 and finite");
+  EXPECT_THAT(error([](auto& job) { job.set_clip_norm(1), job.mutable_asynchrony()->set_unbounded(true); }),
+              HasSubstr("clip_norm does not go with asynchrony.unbounded"));
   EXPECT_EQ(error([](auto& job) { job.set_label_smoothing(1); }), "label_smoothing 1 must be at least 0 and below 1");
   EXPECT_EQ(error([](auto& job) { job.mutable_early_stopping()->set_min_delta(-1); }),
             "early_stopping.min_delta -1 must be at least 0 and finite");

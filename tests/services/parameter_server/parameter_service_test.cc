@@ -15,8 +15,10 @@
 #include "common/hashing.h"
 #include "common/metrics.h"
 #include "gtest/gtest.h"
+#include "services/parameter_server/norm_client.h"
 #include "services/parameter_server/schedule.h"
 #include "tests/services/parameter_server/small_plan.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -192,6 +194,114 @@ TEST_F(ParameterServiceTest, PushesAreAcknowledgedAndWeightsComeToEveryExchange)
   EXPECT_EQ(Sha256Hex(a.weights), ExpectedDigest(6));
   EXPECT_THAT(a.Finish(), IsOk());
   EXPECT_THAT(b.Finish(), IsOk());
+}
+
+// Two shards of a job that clips gradients, each behind a server of its own.
+class NormsOverTheWireTest : public testing::Test {
+ protected:
+  NormsOverTheWireTest() {
+    plan_ = SmallPlan(kParameters, kSlots);
+    plan_.mutable_spec()->set_clip_norm(10);
+    const std::string address = "unix:" + (directory_ / "0").string();
+    Serve(0, rendezvous_);
+    Serve(1,
+          std::make_shared<NormClient>(NormClient::Options{.run_id = plan_.run_id(), .shard = 1, .address = address}));
+    stub_ = v1::ParameterServer::NewStub(MakeChannel(address));
+  }
+  ~NormsOverTheWireTest() override {
+    for (auto& service : services_) service->CloseExchanges();
+    for (auto& server : servers_) server->Drain(absl::Seconds(5));
+  }
+
+  void Serve(uint32_t index, std::shared_ptr<NormExchange> norms) {
+    const ElementRange range = (*ShardRanges(kParameters, 2))[index];
+    v1::ShardInfo info;
+    info.set_shard(index);
+    info.set_begin(range.begin);
+    info.set_end(range.end);
+    shards_.push_back(
+        *Shard::Create({.plan = plan_, .info = info, .num_shards = 2, .metrics = &metrics_, .norms = std::move(norms)},
+                       std::span(initial_).subspan(range.begin, range.size())));
+    services_.push_back(std::make_unique<ParameterService>());
+    services_.back()->Serve(shards_.back(), &metrics_);
+    auto server =
+        GrpcServer::Start({.address = "unix:" + (directory_ / std::to_string(index)).string(), .metrics = &metrics_},
+                          {services_.back().get()});
+    EXPECT_THAT(server, IsOk());
+    servers_.push_back(*std::move(server));
+  }
+
+  void Push(Shard& shard, uint64_t step) {
+    const auto sum = NodeGradient(step, {0, kSlots}, kSlots, kParameters);
+    const ElementRange range = shard.range();
+    for (uint64_t offset = 0; offset < range.size(); offset += kChunkElements) {
+      const auto values = std::span(sum).subspan(range.begin + offset, ChunkSize(range.size(), offset));
+      const ByteRope::Piece piece = std::as_bytes(values);
+      ASSERT_THAT(shard.AddGradient(
+                      {{step, 0, kSlots, StepSamples(plan_, step), offset}, ByteRope({&piece, 1}, 0, piece.size())}),
+                  IsOk());
+    }
+    ASSERT_THAT(shard.Apply(), IsOk());
+  }
+
+  absl::Status Ask(uint64_t run_id, uint32_t shard, uint64_t step) {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(20));
+    v1::NormTotal total;
+    return FromGrpcStatus(stub_->SumNorm(&context, EncodeNormPart(run_id, shard, step, {}), &total));
+  }
+
+  TemporaryDirectory directory_;
+  Metrics metrics_{"norms_over_the_wire_test"};
+  v1::JobPlan plan_;
+  const std::vector<float> initial_ = SlotGradient(99, 99, kParameters);
+  const std::shared_ptr<NormRendezvous> rendezvous_ = std::make_shared<NormRendezvous>(2);
+  std::vector<std::shared_ptr<Shard>> shards_;
+  std::vector<std::unique_ptr<ParameterService>> services_;
+  std::vector<std::unique_ptr<GrpcServer>> servers_;
+  std::unique_ptr<v1::ParameterServer::Stub> stub_;
+};
+
+TEST_F(NormsOverTheWireTest, BothShardsApplyStepsWithTheSameScale) {
+  v1::ShardInfo whole;
+  whole.set_end(kParameters);
+  std::shared_ptr<Shard> reference = *Shard::Create({plan_, whole, 1, &metrics_}, initial_);
+  for (uint64_t step = 0; step < 6; ++step) {
+    Push(*reference, step);
+    for (auto& shard : shards_) Push(*shard, step);
+    for (auto& shard : shards_) {
+      ASSERT_TRUE(Eventually([&] { return shard->version() == step + 1; })) << shard->WaitingFor();
+    }
+  }
+  std::vector<float> weights;
+  for (auto& shard : shards_) {
+    const auto part = shard->weights().values;
+    weights.insert(weights.end(), part.begin(), part.end());
+  }
+  EXPECT_EQ(Digest(weights), Digest(reference->weights().values));
+}
+
+TEST_F(NormsOverTheWireTest, AnotherRunsNormIsRefused) {
+  EXPECT_THAT(Ask(plan_.run_id() + 1, 1, 0), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("not this one")));
+  EXPECT_THAT(Ask(plan_.run_id(), 2, 0), StatusIs(StatusCode::kFailedPrecondition, HasSubstr("no place")));
+  EXPECT_EQ(shards_[0]->version(), 0u);
+}
+
+TEST_F(NormsOverTheWireTest, AnEndingShardAnswersWhoeverWaits) {
+  absl::Status told;
+  std::thread waiting([&] { told = Ask(plan_.run_id(), 1, 0); });
+  EXPECT_TRUE(Eventually([&] { return rendezvous_->WaitingFor() == "the norm of shard 0"; }));
+  services_[0]->CloseExchanges();
+  waiting.join();
+  EXPECT_THAT(told, StatusIs(StatusCode::kCancelled));
+}
+
+TEST_F(ParameterServiceTest, NormsAreForJobsThatClip) {
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(20));
+  v1::NormTotal total;
+  EXPECT_THAT(FromGrpcStatus(stub_->SumNorm(&context, EncodeNormPart(plan_.run_id(), 0, 0, {}), &total)),
+              StatusIs(StatusCode::kFailedPrecondition, HasSubstr("no norms")));
 }
 
 TEST_F(ParameterServiceTest, DuplicatesAreAcknowledged) {

@@ -3,7 +3,9 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "common/files.h"
@@ -12,9 +14,11 @@
 #include "common/tensor/safetensors.h"
 #include "gtest/gtest.h"
 #include "services/parameter_server/learning_rate.h"
+#include "services/parameter_server/norm_exchange.h"
 #include "services/parameter_server/schedule.h"
 #include "services/parameter_server/shard_checkpoint.h"
 #include "tests/services/parameter_server/small_plan.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -30,6 +34,24 @@ constexpr uint32_t kSlots = 3;
 
 std::vector<float> Initial() { return SlotGradient(99, 99, kParameters); }
 
+// What a shard other than the first knows of the norms: how to reach shard 0.
+class NormsOf final : public NormExchange {
+ public:
+  NormsOf(uint32_t shard, std::shared_ptr<NormRendezvous> rendezvous)
+      : shard_(shard), rendezvous_(std::move(rendezvous)) {}
+  void Sum(uint64_t step, const SquaredNorm& part, Done done) override {
+    rendezvous_->Receive(shard_, step, part, [done = std::move(done)](const absl::StatusOr<SquaredNorm>& total) {
+      if (total.ok()) done(*total);
+    });
+  }
+  void Cancel() override {}
+  std::string WaitingFor() const override { return rendezvous_->WaitingFor(); }
+
+ private:
+  const uint32_t shard_;
+  const std::shared_ptr<NormRendezvous> rendezvous_;
+};
+
 // The shards of one job, all in this process.
 struct Job {
   explicit Job(uint32_t num_shards, v1::JobPlan job_plan = SmallPlan(kParameters, kSlots)) : plan(std::move(job_plan)) {
@@ -40,8 +62,10 @@ struct Job {
       info.set_shard(i);
       info.set_begin(ranges[i].begin);
       info.set_end(ranges[i].end);
-      auto shard = Shard::Create({plan, info, num_shards, &metrics},
-                                 std::span(initial).subspan(ranges[i].begin, ranges[i].size()));
+      Shard::Options options{.plan = plan, .info = info, .num_shards = num_shards, .metrics = &metrics};
+      if (num_shards > 1 && i == 0) options.norms = rendezvous = std::make_shared<NormRendezvous>(num_shards);
+      if (num_shards > 1 && i > 0) options.norms = std::make_shared<NormsOf>(i, rendezvous);
+      auto shard = Shard::Create(options, std::span(initial).subspan(ranges[i].begin, ranges[i].size()));
       EXPECT_THAT(shard, IsOk());
       shards.push_back(*std::move(shard));
     }
@@ -71,8 +95,8 @@ struct Job {
       for (auto& shard : shards) {
         for (const SlotNode node : {SlotNode{2, 3}, SlotNode{0, 2}}) ASSERT_THAT(Push(*shard, step, node), IsOk());
         ASSERT_THAT(shard->Apply(), IsOk());
-        ASSERT_EQ(shard->version(), step + 1);
       }
+      for (auto& shard : shards) ASSERT_EQ(shard->version(), step + 1);
     }
   }
 
@@ -84,8 +108,15 @@ struct Job {
 
   Metrics metrics{"shard_test"};
   v1::JobPlan plan;
-  std::vector<std::unique_ptr<Shard>> shards;
+  std::shared_ptr<NormRendezvous> rendezvous;
+  std::vector<std::shared_ptr<Shard>> shards;
 };
+
+v1::JobPlan ClippedPlan(double clip_norm) {
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  plan.mutable_spec()->set_clip_norm(clip_norm);
+  return plan;
+}
 
 TEST(ShardTest, AnyNumberOfShardsMakesTheSameBits) {
   Job one(1), two(2), five(5);
@@ -96,6 +127,89 @@ TEST(ShardTest, AnyNumberOfShardsMakesTheSameBits) {
   EXPECT_EQ(one.Digest(), two.Digest());
   EXPECT_EQ(one.Digest(), five.Digest());
   EXPECT_EQ(one.shards[0]->WaitingFor(), "nothing");
+}
+
+TEST(ShardTest, ClippedStepsHaveTheSameBitsForAnyNumberOfShards) {
+  Job whole(1, ClippedPlan(10));
+  whole.Steps(0, 6);
+  Job unclipped(1);
+  unclipped.Steps(0, 6);
+  EXPECT_NE(whole.Digest(), unclipped.Digest());
+  for (const uint32_t shards : {2u, 3u, 5u}) {
+    Job job(shards, ClippedPlan(10));
+    job.Steps(0, 6);
+    EXPECT_EQ(job.Digest(), whole.Digest()) << shards << " shards";
+  }
+  Job loose(2, ClippedPlan(1e30));
+  loose.Steps(0, 6);
+  EXPECT_EQ(loose.Digest(), unclipped.Digest()) << "a norm that nothing reaches changes nothing";
+}
+
+TEST(ShardTest, AClippedGradientHasTheNormAskedFor) {
+  v1::JobPlan plan = ClippedPlan(10);
+  *plan.mutable_spec()->mutable_optimizer() = Sgd(0);
+  Job job(2, plan);
+  const std::vector<float> initial = Initial();
+  job.Steps(0, 1);
+  const auto sum = NodeGradient(0, {0, kSlots}, kSlots, kParameters);
+  double norm = 0, step = 0;
+  for (const float value : sum) norm += std::pow(static_cast<double>(value) / 16, 2);
+  ASSERT_GT(std::sqrt(norm), 1000) << "the norm to clip";
+  const double scale = 10 / std::sqrt(norm);
+  size_t i = 0;
+  for (auto& shard : job.shards) {
+    for (const float weight : shard->weights().values) {
+      step += std::pow((initial[i] - weight) / 0.1, 2);
+      ASSERT_NEAR(weight, initial[i] - 0.1 * scale * sum[i] / 16, 1e-6 * std::abs(initial[i]) + 1e-6) << i;
+      ++i;
+    }
+  }
+  EXPECT_NEAR(std::sqrt(step), 10, 0.1);
+  EXPECT_THAT(job.metrics.Render(), HasSubstr("millrace_ps_clipped_steps_total{shard=\"1\"} 1"));
+}
+
+TEST(ShardTest, AClippedStepWaitsForTheNormOfEveryShardAndSaysSo) {
+  Job job(3, ClippedPlan(10));
+  for (const uint32_t shard : {0, 2}) {
+    ASSERT_THAT(job.Push(*job.shards[shard], 0, {0, kSlots}), IsOk());
+    ASSERT_THAT(job.shards[shard]->Apply(), IsOk());
+    EXPECT_EQ(job.shards[shard]->WaitingFor(), "step 0: the norm of shard 1");
+  }
+  ASSERT_THAT(job.Push(*job.shards[1], 0, {0, kSlots}), IsOk());
+  EXPECT_EQ(job.shards[0]->version(), 0u);
+  ASSERT_THAT(job.shards[1]->Apply(), IsOk());
+  for (auto& shard : job.shards) EXPECT_EQ(shard->version(), 1u);
+}
+
+TEST(ShardTest, ShardsOnThreadsOfTheirOwnClipAlike) {
+  Job reference(1, ClippedPlan(10));
+  reference.Steps(0, 6);
+  Job job(3, ClippedPlan(10));
+  {
+    std::vector<std::jthread> threads;
+    for (auto& shard : job.shards) {
+      threads.emplace_back([&job, &shard] {
+        for (uint64_t step = 0; step < 6; ++step) {
+          ASSERT_THAT(job.Push(*shard, step, {2, 3}), IsOk());
+          ASSERT_THAT(shard->Apply(), IsOk());
+          ASSERT_THAT(job.Push(*shard, step, {0, 2}), IsOk());
+          ASSERT_THAT(shard->Apply(), IsOk());
+          ASSERT_TRUE(Eventually([&] { return shard->version() == step + 1; })) << shard->WaitingFor();
+        }
+      });
+    }
+  }
+  EXPECT_EQ(job.Digest(), reference.Digest());
+}
+
+TEST(ShardTest, AShardThatIsGoneIsNotCalledBack) {
+  Job job(2, ClippedPlan(10));
+  ASSERT_THAT(job.Push(*job.shards[1], 0, {0, kSlots}), IsOk());
+  ASSERT_THAT(job.shards[1]->Apply(), IsOk());
+  job.shards.pop_back();
+  ASSERT_THAT(job.Push(*job.shards[0], 0, {0, kSlots}), IsOk());
+  ASSERT_THAT(job.shards[0]->Apply(), IsOk());
+  EXPECT_EQ(job.shards[0]->version(), 1u);
 }
 
 TEST(ShardTest, AStepThatFailsBreaksTheShardAndSaysSoOnce) {
