@@ -78,6 +78,7 @@ Shard::Shard(Options options, std::span<const float> initial_weights, std::uniqu
       weights_(version_, initial_weights),
       sums_(initial_weights.size(), kChunkElements, options_.plan.spec().slots()),
       oldest_step_(version_),
+      committed_weights_(options_.plan, range()),
       optimizer_(std::move(optimizer)) {
   metrics_->version.Set(static_cast<double>(version_));
 }
@@ -130,7 +131,7 @@ WeightsVersion Shard::weights() const {
 
 absl::StatusOr<WeightsVersion> Shard::WeightsAt(uint64_t version) const {
   if (std::optional<WeightsVersion> held = HeldWeights(version)) return *std::move(held);
-  return ReadWeights(version);
+  return committed_weights_.Read(version);
 }
 
 std::optional<WeightsVersion> Shard::HeldWeights(uint64_t version) const {
@@ -146,26 +147,6 @@ std::optional<WeightsVersion> Shard::HeldWeightsLocked(uint64_t version) const {
   const auto snapshot = snapshots_.find(version);
   if (snapshot != snapshots_.end()) return snapshot->second->weights;
   return std::nullopt;
-}
-
-absl::StatusOr<WeightsVersion> Shard::ReadWeights(uint64_t version) const {
-  MutexLock lock(&read_mutex_);
-  if (read_.owner != nullptr && read_.version == version) return read_;
-  const std::filesystem::path directory = CheckpointDirectory(plan().output_dir(), version);
-  std::error_code error;
-  if (plan().output_dir().empty() || !std::filesystem::exists(directory / kCheckpointManifest, error)) {
-    return absl::NotFoundError(
-        absl::StrCat("version ", version, " is neither one of the newest, nor a retained snapshot, nor committed"));
-  }
-  const CheckpointIdentity identity{version, plan().parameter_count(), plan().spec().optimizer()};
-  absl::StatusOr<ShardState> state = ReadShardCheckpoint(directory, identity, range());
-  if (!state.ok()) {
-    LogWarning("a checkpoint could not be read", {{"directory", directory.string()}, {"reason", state.status()}});
-    return absl::NotFoundError(absl::StrCat("the checkpoint of version ", version, ": ", state.status().message()));
-  }
-  const auto weights = std::make_shared<const std::vector<float>>(std::move(state->weights));
-  read_ = {.version = version, .values = *weights, .owner = weights};
-  return read_;
 }
 
 uint64_t Shard::trainable() const { return TrainableElements(plan(), range()); }

@@ -41,6 +41,7 @@
 #include "common/tensor/flat_layout.h"
 #include "common/tensor/wire.h"
 #include "millrace/v1/coordinator.pb.h"
+#include "services/parameter_server/committed_weights.h"
 #include "services/parameter_server/gradient_norm.h"
 #include "services/parameter_server/norm_exchange.h"
 #include "services/parameter_server/optimizer.h"
@@ -167,9 +168,6 @@ class Shard : public std::enable_shared_from_this<Shard> {
   uint64_t trainable() const;
   std::optional<WeightsVersion> HeldWeights(uint64_t version) const;
   std::optional<WeightsVersion> HeldWeightsLocked(uint64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<WeightsVersion> ReadWeights(uint64_t version) const;
-  // Elements of the range that the optimizer updates; statistics are behind them.
-  uint64_t trainable() const;
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
 
   // A piece of work on one step, to be done by the thread that set applying_. If gradients are clipped, all chunks are
@@ -235,9 +233,7 @@ class Shard : public std::enable_shared_from_this<Shard> {
   std::optional<double> clip_scale_ ABSL_GUARDED_BY(mutex_);   // once the norm of all shards is known
   absl::Duration step_time_ ABSL_GUARDED_BY(mutex_);  // spent on the current step's chunks
 
-  // Held while a checkpoint is read, so that many workers who ask for the same version have it read once.
-  mutable Mutex read_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
-  mutable WeightsVersion read_ ABSL_GUARDED_BY(read_mutex_);  // the last version that was read
+  mutable CommittedWeights committed_weights_;
   const std::unique_ptr<ShardOptimizer> optimizer_;   // of the thread that set applying_; before it, of LoadCheckpoint
 };
 
