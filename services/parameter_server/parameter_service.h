@@ -2,8 +2,8 @@
 // the plan its process must be reachable first: until Serve, and between two runs, every call is answered with
 // UNAVAILABLE.
 //
-// Exchange, FetchWeights and SumNorm run on gRPC's callback threads and carry the bulk messages as raw bytes
-// (common/tensor/ wire.h): gradients are summed where they were received, weights are sent from the buffer they were
+// Exchange, FetchWeights and SumNorm run on gRPC's callback threads; the first two carry the bulk messages as raw bytes
+// (common/tensor/wire.h): gradients are summed where they were received, weights are sent from the buffer they were
 // computed in. The other calls are synchronous, because SaveCheckpoint waits for the disk.
 //
 // An exchange speaks as follows. The first request is `open`; another run's id is FAILED_PRECONDITION, as is the end of
