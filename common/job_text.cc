@@ -156,9 +156,11 @@ std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs) 
 
 std::string FormatEarlyStop(const v1::JobStatus& status) {
   const v1::EarlyStopping& rule = status.plan().spec().early_stopping();
-  return absl::StrFormat("stopped early: no epoch of the last %d was better than epoch %d (version %s)%s",
-                         rule.patience(), status.best().epoch(), FormatCount(status.best().version()),
-                         rule.min_delta() > 0 ? absl::StrFormat(" by more than %g", rule.min_delta()) : "");
+  const std::string epochs =
+      rule.patience() == 1 ? "the last epoch was" : absl::StrFormat("the last %d epochs were", rule.patience());
+  return absl::StrFormat("stopped early: %s not better than those before%s; the best is epoch %d (version %s)", epochs,
+                         rule.min_delta() > 0 ? absl::StrFormat(" by more than %g", rule.min_delta()) : "",
+                         status.best().epoch(), FormatCount(status.best().version()));
 }
 
 std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards) {

@@ -24,7 +24,7 @@ std::string FormatWait(const v1::JobStatus& status);
 // "epoch 3/10 done at step 1,266: validation loss 0.0571, accuracy 98.32 %"; no accuracy of what does not classify.
 std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs);
 
-// "stopped early: no epoch in the last 3 was better than epoch 4 (version 1,688)"
+// "stopped early: the last 3 epochs were not better than those before; the best is epoch 4 (version 1,688)"
 std::string FormatEarlyStop(const v1::JobStatus& status);
 
 // A table of who takes part, who does what and waits for what, and the last few evaluations. `shards` holds, by shard

@@ -98,10 +98,12 @@ TEST(FormatJobStatusTest, NamesTheBestVersionAndWhyTheJobEnded) {
   status.mutable_best()->set_loss(0.0432);
   status.set_stopped_early(true);
   EXPECT_THAT(FormatJobStatus(status), HasSubstr("  best         validation loss 0.0432, "));
-  EXPECT_THAT(FormatJobStatus(status),
-              HasSubstr("stopped early: no epoch of the last 3 was better than epoch 4 (version 1,688)\n"));
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("stopped early: the last 3 epochs were not better than those before; "
+                                                 "the best is epoch 4 (version 1,688)\n"));
   status.mutable_plan()->mutable_spec()->mutable_early_stopping()->set_min_delta(0.01);
-  EXPECT_THAT(FormatEarlyStop(status), HasSubstr("(version 1,688) by more than 0.01"));
+  status.mutable_plan()->mutable_spec()->mutable_early_stopping()->set_patience(1);
+  EXPECT_THAT(FormatEarlyStop(status),
+              HasSubstr("the last epoch was not better than those before by more than 0.01; the best is epoch 4"));
 }
 
 TEST(FormatJobStatusTest, BeforeThereIsAPlanThereIsNothingOfIt) {
