@@ -210,6 +210,7 @@ TEST_F(CoordinatorTest, RunsAJobToItsEnd) {
   coordinator_->Committed(6, "optimizer-digest");
   coordinator_->Exported(6, "weights-digest");
   coordinator_->Settled(3);
+  connection.TakeLeases();
   EXPECT_FALSE(connection.finish.has_value()) << "if a shard is lost now, work is to be done again";
   coordinator_->Settled(6);
   connection.TakeLeases();
@@ -280,6 +281,7 @@ TEST_F(CoordinatorTest, AJobThatGetsNoBetterEndsInTheUsualWay) {
   EXPECT_EQ(status.test().version(), 9u);
   EXPECT_EQ(status.best_test().version(), 6u);
   EXPECT_LT(status.best_test().loss(), status.test().loss());
+  connection.TakeLeases();
   ASSERT_TRUE(connection.finish.has_value());
   EXPECT_FALSE(connection.finish->failed());
   coordinator_->Detach(worker);
