@@ -97,7 +97,7 @@ TEST(FormatJobStatusTest, NamesTheBestVersionAndWhyTheJobEnded) {
   status.mutable_best()->set_epoch(4);
   status.mutable_best()->set_loss(0.0432);
   status.set_stopped_early(true);
-  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  best         validation loss 0.0432, "));
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  best         validation loss 0.0432 of 0 samples at step 1,688"));
   EXPECT_THAT(FormatJobStatus(status), HasSubstr("stopped early: the last 3 epochs were not better than those before; "
                                                  "the best is epoch 4 (version 1,688)\n"));
   status.mutable_plan()->mutable_spec()->mutable_early_stopping()->set_min_delta(0.01);
