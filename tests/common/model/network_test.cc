@@ -72,7 +72,9 @@ TEST(NetworkTest, SizesOfTheBuiltInNetworks) {
   EXPECT_EQ(sizes("rnn"), std::pair(uint64_t{4 * 128 * (28 + 128 + 2) + 129 * 10}, uint64_t{0}));
   EXPECT_EQ(sizes("autoencoder"), std::pair(uint64_t{2 * (784 * 512 + 512 * 32) + 2 * 512 + 32 + 784}, uint64_t{0}));
   // A mean and a variance for each of the filters.
-  EXPECT_EQ(sizes("cnn_deep"), std::pair(uint64_t{161834}, uint64_t{2 * (32 + 64 + 64 + 128)}));
+  const uint64_t norms = 2 * (32 + 64 + 64 + 128);
+  const uint64_t convolutions = 25 * 32 + 9 * (32 * 64 + 64 * 64 + 64 * 128);
+  EXPECT_EQ(sizes("cnn_deep"), std::pair(convolutions + norms + (128 * 25 + 1) * 10, norms));
 }
 
 TEST(NetworkTest, EveryNameIsANetwork) {

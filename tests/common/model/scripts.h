@@ -9,7 +9,8 @@ namespace millrace {
 
 // A linear layer over all pixels whose parameters count upwards: 0, 0.01, 0.02 ...
 inline torch::jit::Module LinearScript(int64_t inputs, int64_t classes,
-                                       const std::string& hidden = "x.flatten(1)") {
+                                       const std::string& hidden = "x.flatten(1)",
+                                       const std::string& helpers = "") {
   torch::jit::Module module("__torch__.UserNetwork");
   const auto weight = torch::arange(inputs * classes, torch::kFloat32).mul(0.01).reshape({classes, inputs});
   module.register_parameter("weight", weight.set_requires_grad(true), /*is_buffer=*/false);
@@ -17,7 +18,7 @@ inline torch::jit::Module LinearScript(int64_t inputs, int64_t classes,
   module.register_attribute("training", c10::BoolType::get(), true);
   module.register_buffer("mean", torch::zeros({inputs}));
   module.register_buffer("total", torch::zeros({}, torch::kFloat64));
-  module.define("def forward(self, x):\n    x = " + hidden + "\n    return torch.linear(x, self.weight, self.bias)\n");
+  module.define(helpers + "def forward(self, x):\n    x = " + hidden + "\n    return torch.linear(x, self.weight, self.bias)\n");
   return module;
 }
 
@@ -32,9 +33,9 @@ inline torch::jit::Module RunningMeanScript(int64_t inputs, int64_t classes) {
 
 // Puts a new tensor in the place of its running mean.
 inline torch::jit::Module ReplacedMeanScript(int64_t inputs, int64_t classes) {
-  torch::jit::Module module = LinearScript(inputs, classes, "self.average(x.flatten(1))");
-  module.define("def average(self, x):\n    self.mean = self.mean * 0.9 + x.mean(0) * 0.1\n    return x - self.mean\n");
-  return module;
+  return LinearScript(inputs, classes, "self.average(x.flatten(1))",
+                      "def average(self, x):\n    self.mean = self.mean * 0.9 + x.mean(0) * 0.1\n"
+                      "    return x - self.mean\n");
 }
 
 // What torch.jit.script makes of Sequential(BatchNorm2d(channels), Flatten(), Linear(inputs, classes)), or with
