@@ -80,11 +80,12 @@ class WorkLoop::Stopwatch {
 };
 
 WorkLoop::WorkLoop(const v1::JobPlan& plan, const Parts& parts)
-    : plan_(plan), parts_(parts), sum_(parts.replica->table().size()) {}
+    : plan_(plan), parts_(parts), sum_(parts.replica->table().size()), ahead_(plan) {}
 
 absl::StatusOr<WorkLoop::End> WorkLoop::Run() {
   absl::StatusOr<End> end = RunUntilEnd();
   for (const v1::Lease& lease : pending_) parts_.batches->Forget(UnitsOf(lease));
+  parts_.batches->Forget(ahead_.TakeGuesses());
   pending_.clear();
   return end;
 }
@@ -141,7 +142,9 @@ absl::Status WorkLoop::Accept(const v1::Lease& lease) {
                                             ", ", pending_.size(), " pending)"));
   }
   // Asked for now, so that the batches travel while an earlier lease is computed and pushed.
-  parts_.batches->Prefetch(UnitsOf(lease));
+  const EpochAhead::Change change = ahead_.Accept(lease, UnitsOf(lease));
+  if (!change.forget.empty()) parts_.batches->Forget(change.forget);
+  parts_.batches->Prefetch(change.ask);
   const auto place = std::upper_bound(pending_.begin(), pending_.end(), lease, ComesFirst);
   if (place == pending_.begin()) outranked_ = true;
   pending_.insert(place, lease);

@@ -20,6 +20,7 @@
 #include "common/model/replica.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/worker/activity.h"
+#include "services/worker/epoch_ahead.h"
 #include "services/worker/gradient_sum.h"
 #include "services/worker/ports.h"
 #include "services/worker/worker_metrics.h"
@@ -81,6 +82,7 @@ class WorkLoop {
   const v1::JobPlan plan_;
   const Parts parts_;
   GradientSum sum_;
+  EpochAhead ahead_;
   std::vector<v1::Lease> pending_;  // in the order of computation; the front may be in progress
   bool outranked_ = false;          // a lease that must be computed first has arrived
   bool finished_ = false;

@@ -220,6 +220,54 @@ TEST_F(WorkLoopTest, AsksForTheNextBatchesWhileAnEarlierLeaseIsInProgress) {
   EXPECT_THAT(ReportedLeases(), ElementsAre(1, 2));
 }
 
+// No lease of an epoch's first step comes while the evaluation before it is open. Its batches must travel meanwhile.
+TEST_F(WorkLoopTest, AsksForTheNextEpochsFirstBatchesWithTheEvaluationsBatches) {
+  v1::JobPlan plan = TinyJob(kSlots);
+  plan.set_total_steps(20);
+  WorkLoop loop(plan, {replica_.get(), &leases_, &batches_, &parameters_, &activity_, &metrics_});
+  const BatchKey first = {v1::SPLIT_TRAIN, 1, 0, 2}, second = {v1::SPLIT_TRAIN, 1, 0, 3};
+  leases_.Add(Train(1, 9, 2, 4));
+  leases_.Add(NewLease(2, v1::Lease::KIND_VALIDATION, 10, 0, 1));
+  std::vector<std::vector<BatchKey>> asked_when_idle;
+  leases_.when_idle = [&] {
+    asked_when_idle.push_back(batches_.asked);
+    if (asked_when_idle.size() == 1) {
+      EXPECT_THAT(ReportedLeases(), ElementsAre(1, 2));
+      leases_.Add(Train(3, 10, 2, 3));
+    } else if (asked_when_idle.size() == 2) {
+      leases_.Add(Train(4, 11, 0, 1));  // the guess was half wrong: slot 3 is another worker's
+    } else {
+      leases_.Finish();
+    }
+  };
+  EXPECT_EQ(*loop.Run(), WorkLoop::End::kFinished);
+  EXPECT_THAT(asked_when_idle, ElementsAre(ElementsAre(first, second), ElementsAre(second), IsEmpty()));
+  EXPECT_THAT(ReportedLeases(), ElementsAre(1, 2, 3, 4));
+}
+
+TEST_F(WorkLoopTest, AsksForNothingBehindTheLastEpochAndForgetsWhatItGuessed) {
+  leases_.Add(Train(1, 9, 0, 8));
+  leases_.Add(NewLease(2, v1::Lease::KIND_VALIDATION, 10, 0, 1));  // of ten steps
+  leases_.when_idle = [&] {
+    EXPECT_THAT(batches_.asked, IsEmpty());
+    leases_.Finish();
+  };
+  EXPECT_EQ(*loop_.Run(), WorkLoop::End::kFinished);
+
+  v1::JobPlan plan = TinyJob(kSlots);
+  plan.set_total_steps(20);
+  WorkLoop drained(plan, {replica_.get(), &leases_, &batches_, &parameters_, &activity_, &metrics_});
+  parameters_.version = 9;
+  leases_.Add(Train(3, 9, 0, 8));
+  leases_.Add(NewLease(4, v1::Lease::KIND_VALIDATION, 10, 0, 1));
+  leases_.when_idle = [&] {
+    EXPECT_EQ(batches_.asked.size(), 8u);
+    drained.Drain();
+  };
+  EXPECT_EQ(*drained.Run(), WorkLoop::End::kDrained);
+  EXPECT_THAT(batches_.asked, IsEmpty());
+}
+
 TEST_F(WorkLoopTest, DeclinesALeaseWhoseWeightsHaveMovedPast) {
   parameters_.version = 8;
   leases_.Add(Train(1, 7, 0, 1));
