@@ -65,9 +65,10 @@ Supervisor::Part LocalCluster::MakePart(const std::string& name, const std::stri
   return part;
 }
 
-Supervisor::Part LocalCluster::Data(const std::string& data_dir) const {
-  return MakePart(kData, "millrace-data", Supervisor::Replace::kOnceReady,
-                  {"--data-dir", data_dir, "--listen", data_address(), "--http-listen", kAnyLocalPort});
+Supervisor::Part LocalCluster::Data(const std::string& data_dir, const std::vector<std::string>& flags) const {
+  std::vector<std::string> all = {"--data-dir", data_dir, "--listen", data_address(), "--http-listen", kAnyLocalPort};
+  all.insert(all.end(), flags.begin(), flags.end());
+  return MakePart(kData, "millrace-data", Supervisor::Replace::kOnceReady, std::move(all));
 }
 
 Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {

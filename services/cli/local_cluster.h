@@ -34,7 +34,8 @@ class LocalCluster {
   static absl::StatusOr<LocalCluster> Create(const TrainOptions& options, const OutputDirectory& output,
                                              const std::filesystem::path& sockets);
 
-  Supervisor::Part Data(const std::string& data_dir) const;
+  // `flags` are added to those that say where.
+  Supervisor::Part Data(const std::string& data_dir, const std::vector<std::string>& flags) const;
   Supervisor::Part Shard(uint32_t shard, uint32_t shards) const;
   Supervisor::Part Worker(uint32_t worker) const;
   Supervisor::Part Model() const;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -17,8 +18,9 @@ struct ClusterRecord {
   std::string data_dir{};
   uint32_t workers = 0;
   uint32_t shards = 0;
-  std::string coordinator{};  // gRPC address; empty when nothing runs
-  std::string model{};        // gRPC address of the model service; empty when none runs
+  std::string coordinator{};              // gRPC address; empty when nothing runs
+  std::string model{};                    // gRPC address of the model service; empty when none runs
+  std::vector<std::string> data_flags{};  // of the data service, besides its directory and addresses
 };
 
 absl::Status WriteClusterRecord(const std::filesystem::path& out, const ClusterRecord& record);

@@ -99,7 +99,7 @@ class TrainRun {
   }
 
   absl::Status StartCluster() {
-    MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Data(setup_.data_dir)));
+    MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Data(setup_.data_dir, setup_.data_flags)));
     if (!options_.no_serving) MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Model()));
     MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::kData));
     MILLRACE_RETURN_IF_ERROR(WriteJob());
@@ -317,6 +317,7 @@ class TrainRun {
   // A run that was not accepted leaves the settings of the one it wanted to resume.
   absl::Status Record(const std::string& coordinator, const std::string& model) const {
     ClusterRecord record{.data_dir = setup_.data_dir, .workers = setup_.workers, .shards = setup_.shards};
+    record.data_flags = setup_.data_flags;
     if (!accepted_ && setup_.previous.has_value()) record = *setup_.previous;
     record.process_id = getpid();
     record.coordinator = coordinator;

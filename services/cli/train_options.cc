@@ -188,10 +188,19 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   AddTrainingFlags(app, job.training, what);
   AddAsynchronyFlags(app, job.asynchrony, what);
 
-  app.add_option("--data-dir", options.data_dir, "IDX files; default ~/.cache/millrace/<dataset>")->group("Data");
+  app.add_option("--data-dir", options.data_dir,
+                 "IDX files, CIFAR-10's .bin files or synthetic:train=60000,...; default ~/.cache/millrace/<dataset>")
+      ->group("Data");
   app.add_option("--dataset", options.dataset, "mnist, fashion-mnist or the name of a directory of one's own; checked")
       ->group("Data")
       ->default_str("mnist");
+  app.add_option("--clean", options.clean,
+                 "refuse, drop or keep samples with faults, all or e.g. duplicates=drop (millrace-data --help)")
+      ->group("Data")
+      ->default_str("keep,labels=refuse");
+  app.add_option("--transpose", options.transpose, "exchange rows and columns of images: yes, no or auto")
+      ->group("Data")
+      ->default_str("auto");
 
   app.add_option("--workers", options.workers, "worker processes")
       ->group("Cluster")

@@ -45,6 +45,8 @@ struct TrainOptions {
 
   std::optional<std::string> data_dir;
   std::optional<std::string> dataset;
+  std::optional<std::string> clean;      // as millrace-data has it
+  std::optional<std::string> transpose;  // as millrace-data has it
   std::optional<uint32_t> workers;
   std::optional<uint32_t> shards;
   uint32_t threads = 1;  // intra-op threads per worker

@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -35,11 +37,34 @@ std::string DefaultDataDir(const std::string& dataset) {
 absl::Status CheckDataDir(const std::string& data_dir) {
   std::error_code error;
   for (fs::directory_iterator entry(data_dir, error), end; !error && entry != end; entry.increment(error)) {
-    if (absl::StartsWith(entry->path().filename().string(), "train-images")) return absl::OkStatus();
+    const std::string name = entry->path().filename().string();
+    for (const char* const begin : {"train-images", "emnist-", "data_batch_"}) {
+      if (absl::StartsWith(name, begin)) return absl::OkStatus();
+    }
   }
   return absl::NotFoundError(
       absl::StrCat("no dataset in ", data_dir, error ? " (" + error.message() + ")" : "",
-                   ": run deploy/fetch_data.sh, or name a directory of IDX files by --data-dir"));
+                   ": run deploy/fetch_data.sh, or name a directory of IDX or CIFAR-10 files by --data-dir"));
+}
+
+// Names no directory: the data service draws the samples.
+bool IsSynthetic(const std::string& data_dir) {
+  return data_dir == "synthetic" || absl::StartsWith(data_dir, "synthetic:");
+}
+
+// A run that is resumed keeps what it is not told otherwise: other samples would be another dataset.
+std::vector<std::string> DataFlags(const TrainOptions& options, const std::optional<ClusterRecord>& previous) {
+  std::vector<std::string> flags;
+  if (previous.has_value()) flags = previous->data_flags;
+  const auto set = [&flags](const char* name, const std::optional<std::string>& value) {
+    if (!value.has_value()) return;
+    const auto found = std::ranges::find(flags, name);
+    if (found != flags.end()) flags.erase(found, found + 2);
+    flags.insert(flags.end(), {name, *value});
+  };
+  set("--clean", options.clean);
+  set("--transpose", options.transpose);
+  return flags;
 }
 
 absl::Status CheckJsonPath(const std::string& json) {
@@ -92,8 +117,10 @@ absl::StatusOr<TrainSetup> PrepareTrain(const TrainOptions& options) {
   } else {
     data_dir = DefaultDataDir(options.dataset.value_or("mnist"));
   }
-  data_dir = fs::absolute(data_dir).string();
-  MILLRACE_RETURN_IF_ERROR(CheckDataDir(data_dir));
+  if (!IsSynthetic(data_dir)) {
+    data_dir = fs::absolute(data_dir).string();
+    MILLRACE_RETURN_IF_ERROR(CheckDataDir(data_dir));
+  }
   MILLRACE_RETURN_IF_ERROR(CheckJsonPath(options.json));
   MILLRACE_RETURN_IF_ERROR(CheckServingAddresses(options));
   absl::StatusOr<OutputDirectory> output = OutputDirectory::Open(out, options.log_dir, options.resume);
@@ -101,6 +128,7 @@ absl::StatusOr<TrainSetup> PrepareTrain(const TrainOptions& options) {
   const uint32_t workers = options.workers.value_or(previous.has_value() ? previous->workers : kDefaultWorkers);
   const uint32_t shards = options.shards.value_or(previous.has_value() ? previous->shards : kDefaultShards);
   return TrainSetup{.data_dir = std::move(data_dir),
+                    .data_flags = DataFlags(options, previous),
                     .workers = workers,
                     .shards = shards,
                     .previous = std::move(previous),

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "services/cli/output_directory.h"
@@ -12,7 +13,8 @@ namespace millrace {
 
 // Where and on what a run trains, once nothing speaks against it any more.
 struct TrainSetup {
-  std::string data_dir;  // absolute
+  std::string data_dir;                 // absolute, or synthetic:...
+  std::vector<std::string> data_flags;  // of the data service, besides its directory and addresses
   uint32_t workers = 0;
   uint32_t shards = 0;
   std::optional<ClusterRecord> previous;  // of the run that is resumed

@@ -9,18 +9,9 @@
 #include "absl/status/statusor.h"
 #include "common/random.h"
 #include "millrace/v1/data.pb.h"
+#include "services/data/samples.h"
 
 namespace millrace {
-
-// The size of an image whose channels lie one after the other, each in rows.
-struct ImageShape {
-  uint32_t channels = 1;
-  uint32_t height = 0;
-  uint32_t width = 0;
-
-  uint64_t bytes() const { return uint64_t{channels} * height * width; }
-  bool operator==(const ImageShape&) const = default;
-};
 
 // Shifts, turns, scales and bends images at random: a pure function of (strengths, seed, epoch, sample id, image), in
 // whole numbers only, so that every machine, compiler and instruction set makes the same bytes (no libm, no rounding

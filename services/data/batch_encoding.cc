@@ -1,8 +1,8 @@
 #include "services/data/batch_encoding.h"
 
+#include <algorithm>
 #include <array>
 #include <cassert>
-#include <cstring>
 #include <span>
 
 #include "common/hashing.h"
@@ -49,7 +49,7 @@ grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, c
   out = std::copy_n(head.data(), head_bytes, out);
   const std::span images(out, count * image_bytes);
   for (const uint64_t index : samples.indices) {
-    std::memcpy(out, source.image(index).data(), image_bytes);
+    source.CopyImage(index, {out, image_bytes});
     out += image_bytes;
   }
   if (augmenter != nullptr && key.split == v1::SPLIT_TRAIN) {

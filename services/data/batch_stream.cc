@@ -85,9 +85,8 @@ absl::Status BatchStream::AcceptPlan(const v1::BatchPlan& plan) {
       BatchSchedule::Create(plan, dataset_->train().count(), dataset_->test().count(), dataset_->train().image_bytes(),
                             kMessageBytesMax - kBatchOverheadBytes));
   if (HasEffect(plan.augmentation())) {
-    const Samples& train = dataset_->train();
     MILLRACE_ASSIGN_OR_RETURN(Augmenter augmenter,
-                              Augmenter::Create(plan.augmentation(), plan.seed(), {1, train.height(), train.width()}));
+                              Augmenter::Create(plan.augmentation(), plan.seed(), dataset_->train().shape()));
     augmenter_ = std::make_shared<const Augmenter>(std::move(augmenter));
   }
   schedule_ = std::make_shared<const BatchSchedule>(std::move(schedule));

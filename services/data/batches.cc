@@ -10,6 +10,9 @@
 namespace millrace {
 namespace {
 
+// Of images that are drawn when they are asked for: so many say enough.
+constexpr uint64_t kDrawnForStatistics = 4096;
+
 absl::Status CheckLimit(absl::string_view field, uint64_t value, uint64_t limit) {
   if (value >= 1 && value <= limit) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " ", value, " is not in [1, ", limit, "]"));
@@ -23,6 +26,24 @@ absl::Status CheckValidationCount(uint64_t validation_count, uint64_t train_file
 }
 
 uint64_t DivideRoundingUp(uint64_t value, uint64_t divisor) { return (value + divisor - 1) / divisor; }
+
+PixelSums SumTrainSplit(const Dataset& dataset, const TrainValidationSplit& split) {
+  PixelSums sums;
+  std::vector<uint8_t> image(dataset.train().image_bytes());
+  const auto sum_image = [&](uint64_t index) {
+    dataset.train().CopyImage(index, image);
+    return SumPixels(image);
+  };
+  if (dataset.train_sums().has_value()) {
+    // The sums are exact, so subtracting is too.
+    sums = *dataset.train_sums();
+    for (const uint64_t index : split.validation()) sums -= sum_image(index);
+  } else {
+    const uint64_t count = std::min(kDrawnForStatistics, split.train_count());
+    for (uint64_t i = 0; i < count; ++i) sums += sum_image(split.train(i));
+  }
+  return sums;
+}
 
 }  // namespace
 
@@ -119,24 +140,18 @@ absl::StatusOr<v1::DatasetInfo> Describe(const Dataset& dataset, const v1::Descr
   const Samples& train = dataset.train();
   MILLRACE_RETURN_IF_ERROR(CheckValidationCount(request.validation_count(), train.count()));
 
-  // What training will see is everything less the validation samples. The sums are exact, so subtracting is too.
+  // What training will see is everything less the validation samples.
   const TrainValidationSplit split(train.count(), request.seed(), request.validation_count());
-  PixelSums sums = dataset.train_sums();
+  const PixelSums sums = SumTrainSplit(dataset, split);
   std::vector<uint64_t> class_counts = dataset.train_class_counts();
-  for (const uint64_t index : split.validation()) {
-    const PixelSums one = SumPixels(train.image(index));
-    sums.pixels -= one.pixels;
-    sums.sum -= one.sum;
-    sums.sum_of_squares -= one.sum_of_squares;
-    --class_counts[train.label(index)];
-  }
+  for (const uint64_t index : split.validation()) --class_counts[train.label(index)];
 
   v1::DatasetInfo info;
   info.set_name(dataset.name());
   info.set_fingerprint(dataset.fingerprint());
-  info.set_channels(1);
-  info.set_height(train.height());
-  info.set_width(train.width());
+  info.set_channels(train.shape().channels);
+  info.set_height(train.shape().height);
+  info.set_width(train.shape().width);
   info.set_classes(dataset.classes());
   info.set_train_count(split.train_count());
   info.set_validation_count(split.validation().size());

@@ -75,7 +75,7 @@ class BatchSchedule {
   uint32_t slots_;
 };
 
-// What the dataset is when divided like that.
+// What the dataset is when divided like that: counts, and statistics over the train split alone.
 absl::StatusOr<v1::DatasetInfo> Describe(const Dataset& dataset, const v1::DescribeDatasetRequest& request);
 
 }  // namespace millrace

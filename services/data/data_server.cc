@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/log.h"
 #include "common/status_macros.h"
@@ -11,12 +10,16 @@
 namespace millrace {
 
 absl::StatusOr<std::unique_ptr<Service>> DataServer::Create(const Options& options, ServiceContext& context) {
-  MILLRACE_ASSIGN_OR_RETURN(DatasetFiles files, FindDatasetFiles(options.data_dir));
-  return std::unique_ptr<Service>(new DataServer(options, std::move(files), context));
+  MILLRACE_ASSIGN_OR_RETURN(DatasetSource source, FindDataset(options.data_dir));
+  return std::unique_ptr<Service>(new DataServer(options, std::move(source), context));
 }
 
-DataServer::DataServer(const Options& options, DatasetFiles files, ServiceContext& context)
-    : options_(options), files_(std::move(files)), context_(context), metrics_(context.metrics()), service_(metrics_) {}
+DataServer::DataServer(const Options& options, DatasetSource source, ServiceContext& context)
+    : options_(options),
+      source_(std::move(source)),
+      context_(context),
+      metrics_(context.metrics()),
+      service_(metrics_) {}
 
 DataServer::~DataServer() {
   if (loader_.joinable()) loader_.join();
@@ -29,7 +32,7 @@ absl::Status DataServer::Started(const ListenAddresses& /*addresses*/) {
 
 void DataServer::Load() {
   const absl::Time begin = absl::Now();
-  absl::StatusOr<std::shared_ptr<const Dataset>> dataset = Dataset::Load(files_, {.classes = options_.classes});
+  absl::StatusOr<std::shared_ptr<const Dataset>> dataset = Dataset::Load(source_, options_.dataset);
   if (!dataset.ok()) {
     context_.RequestStop(dataset.status());
     return;
@@ -37,42 +40,31 @@ void DataServer::Load() {
   const absl::Duration elapsed = absl::Now() - begin;
   const Samples& train = (*dataset)->train();
   const Samples& test = (*dataset)->test();
-  const uint64_t samples = train.count() + test.count();
   metrics_.load_seconds.Set(absl::ToDoubleSeconds(elapsed));
-  metrics_.dataset_samples.Set(static_cast<double>(samples));
-  metrics_.dataset_bytes.Set(static_cast<double>(samples * (train.image_bytes() + 1)));
+  metrics_.dataset_samples.Set(static_cast<double>(train.count() + test.count()));
+  metrics_.dataset_bytes.Set(static_cast<double>((*dataset)->memory_bytes()));
   LogInfo("dataset loaded", {{"name", (*dataset)->name()},
                              {"fingerprint", (*dataset)->fingerprint()},
                              {"train_samples", train.count()},
                              {"test_samples", test.count()},
-                             {"height", train.height()},
-                             {"width", train.width()},
+                             {"channels", train.shape().channels},
+                             {"height", train.shape().height},
+                             {"width", train.shape().width},
                              {"classes", (*dataset)->classes()},
-                             {"mean", (*dataset)->train_sums().Mean()},
-                             {"standard_deviation", (*dataset)->train_sums().StandardDeviation()},
                              {"took", elapsed}});
+  LogInfo("dataset report", {{"report", (*dataset)->Report()}});
   service_.SetDataset(*std::move(dataset));
 }
 
 absl::Status DataServer::Ready() {
   if (service_.dataset() != nullptr) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("loading the dataset from ", options_.data_dir.string()));
+  return absl::UnavailableError(absl::StrCat("loading the dataset from ", options_.data_dir));
 }
 
 std::string DataServer::StatusPage() {
   const std::shared_ptr<const Dataset> dataset = service_.dataset();
-  std::string text = absl::StrCat("directory: ", options_.data_dir.string(), "\n");
-  if (dataset == nullptr) {
-    absl::StrAppend(&text, "dataset: being loaded\n");
-  } else {
-    absl::StrAppend(&text, "dataset: ", dataset->name(), "\nfingerprint: ", dataset->fingerprint(),
-                    "\ntrain files: ", dataset->train().count(), " samples\ntest files: ", dataset->test().count(),
-                    " samples\nimages: ", dataset->train().height(), " x ", dataset->train().width(),
-                    " pixels\nclasses: ", dataset->classes(),
-                    ", train samples by label: ", absl::StrJoin(dataset->train_class_counts(), " "),
-                    "\npixel / 255: mean ", dataset->train_sums().Mean(), ", standard deviation ",
-                    dataset->train_sums().StandardDeviation(), "\n");
-  }
+  std::string text = absl::StrCat("directory: ", options_.data_dir, "\n");
+  absl::StrAppend(&text, dataset == nullptr ? "dataset: being loaded\n" : dataset->Report());
   return text + service_.StreamsText();
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -20,11 +19,11 @@ namespace millrace {
 class DataServer final : public Service {
  public:
   struct Options {
-    std::filesystem::path data_dir;
-    uint32_t classes = 0;  // Dataset::Options::classes
+    std::string data_dir;  // as FindDataset takes it
+    Dataset::Options dataset = {};
   };
 
-  // Errors of FindDatasetFiles: a missing directory or file is told before anything listens.
+  // Errors of FindDataset: a missing directory or file is told before anything listens.
   static absl::StatusOr<std::unique_ptr<Service>> Create(const Options& options, ServiceContext& context);
   // Waits for the loading thread.
   ~DataServer() override;
@@ -36,12 +35,12 @@ class DataServer final : public Service {
   void Drain(absl::Duration grace) override;
 
  private:
-  DataServer(const Options& options, DatasetFiles files, ServiceContext& context);
+  DataServer(const Options& options, DatasetSource source, ServiceContext& context);
 
   void Load();
 
   const Options options_;
-  const DatasetFiles files_;
+  const DatasetSource source_;
   ServiceContext& context_;
   DataMetrics metrics_;
   DataService service_;

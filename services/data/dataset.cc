@@ -1,15 +1,15 @@
 #include "services/data/dataset.h"
 
-#include <algorithm>
-#include <cmath>
+#include <filesystem>
 #include <future>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "common/hashing.h"
 #include "common/status_macros.h"
+#include "services/data/cifar.h"
 
 namespace millrace {
 namespace {
@@ -34,23 +34,11 @@ std::string NameOf(absl::string_view fingerprint, const fs::path& directory) {
   return name.empty() ? "dataset" : name;
 }
 
-// `content` is "images" or "labels".
-absl::StatusOr<fs::path> FindFile(const fs::path& directory, absl::string_view part, absl::string_view content,
-                                  absl::string_view type) {
-  const std::string stem = absl::StrCat(part, "-", content);
-  for (const absl::string_view separator : {"-", "."}) {
-    for (const absl::string_view suffix : {"", ".gz"}) {
-      fs::path path = directory / absl::StrCat(stem, separator, type, suffix);
-      std::error_code error;
-      if (fs::exists(path, error)) return path;
-      if (error) return absl::ErrnoToStatus(error.value(), path.string());
-    }
-  }
-  return absl::NotFoundError(absl::StrCat(directory.string(), ": has no ", stem, "-", type, " or ", stem, ".", type,
-                                          " (nor either with .gz)"));
-}
+using LoadedSamples = absl::StatusOr<std::unique_ptr<MemorySamples>>;
 
-absl::StatusOr<Samples> LoadSamples(const fs::path& images_path, const fs::path& labels_path, const IdxLimits& limits) {
+LoadedSamples ReadIdxPair(const std::vector<fs::path>& paths, const IdxLimits& limits) {
+  const fs::path& images_path = paths[0];
+  const fs::path& labels_path = paths[1];
   // Labels first: they are small, and a fault in them need not wait for the images.
   MILLRACE_ASSIGN_OR_RETURN(IdxArray labels, ReadIdx(labels_path, 1, limits));
   MILLRACE_ASSIGN_OR_RETURN(IdxArray images, ReadIdx(images_path, 3, limits));
@@ -58,106 +46,144 @@ absl::StatusOr<Samples> LoadSamples(const fs::path& images_path, const fs::path&
     return absl::DataLossError(absl::StrCat(images_path.string(), " has ", images.sizes[0], " images, but ",
                                             labels_path.string(), " has ", labels.sizes[0], " labels"));
   }
-  return Samples(std::move(images), std::move(labels));
+  return std::make_unique<MemorySamples>(ImageShape{1, images.sizes[1], images.sizes[2]}, images.sizes[0],
+                                         std::move(images.values), std::move(labels.values));
 }
 
-std::string Fingerprint(const Samples& train, const Samples& test) {
+LoadedSamples ReadSplit(const DatasetFiles& files, const std::vector<fs::path>& paths,
+                        const Dataset::Options& options) {
+  MILLRACE_ASSIGN_OR_RETURN(std::unique_ptr<MemorySamples> samples, files.format == DatasetFiles::Format::kCifar10
+                                                                        ? ReadCifar10(paths)
+                                                                        : ReadIdxPair(paths, options.limits));
+  if (options.transpose == Transpose::kYes || (options.transpose == Transpose::kAuto && files.transposed)) {
+    samples->Transpose();
+  }
+  return samples;
+}
+
+void AddIdxHeader(std::initializer_list<uint64_t> sizes, Sha256& digest) {
+  std::string header = {0, 0, 0x08, static_cast<char>(sizes.size())};
+  for (const uint64_t size : sizes) {
+    for (const int shift : {24, 16, 8, 0}) header.push_back(static_cast<char>(size >> shift));
+  }
+  digest.Update(header);
+}
+
+std::string Fingerprint(const MemorySamples& train, const MemorySamples& test) {
   Sha256 digest;
-  for (const IdxArray* array : {&train.images(), &train.labels(), &test.images(), &test.labels()}) {
-    digest.Update(std::as_bytes(std::span(array->header)));
-    digest.Update(std::as_bytes(array->span()));
+  for (const MemorySamples* samples : {&train, &test}) {
+    const ImageShape& shape = samples->shape();
+    if (shape.channels == 1) {
+      AddIdxHeader({samples->count(), shape.height, shape.width}, digest);
+      digest.Update(std::as_bytes(samples->all_pixels()));
+      AddIdxHeader({samples->count()}, digest);
+      digest.Update(std::as_bytes(samples->labels()));
+      continue;
+    }
+    for (uint64_t index = 0; index < samples->count(); ++index) {
+      digest.Update(std::as_bytes(samples->labels().subspan(index, 1)));
+      digest.Update(std::as_bytes(samples->pixels(index)));
+    }
   }
   return digest.FinishHex();
 }
 
+std::string PixelsText(const ImageShape& shape) {
+  return absl::StrCat(shape.channels == 1 ? "" : absl::StrCat(shape.channels, "x"), shape.height, "x", shape.width);
+}
+
 }  // namespace
 
-double PixelSums::Mean() const { return static_cast<double>(sum) / (255.0 * static_cast<double>(pixels)); }
-
-double PixelSums::StandardDeviation() const {
-  const double mean = Mean();
-  const double mean_square = static_cast<double>(sum_of_squares) / (255.0 * 255.0 * static_cast<double>(pixels));
-  return std::sqrt(std::max(0.0, mean_square - mean * mean));
-}
-
-PixelSums SumPixels(std::span<const uint8_t> pixels) {
-  PixelSums sums;
-  sums.pixels = pixels.size();
-  // Runs short enough for 32 bits, which compilers vectorise.
-  constexpr size_t kRun = 32768;
-  for (size_t begin = 0; begin < pixels.size(); begin += kRun) {
-    uint32_t sum = 0;
-    uint32_t sum_of_squares = 0;
-    for (const uint8_t pixel : pixels.subspan(begin, std::min(kRun, pixels.size() - begin))) {
-      sum += pixel;
-      sum_of_squares += uint32_t{pixel} * pixel;
-    }
-    sums.sum += sum;
-    sums.sum_of_squares += sum_of_squares;
+absl::StatusOr<DatasetSource> FindDataset(const std::string& data_dir) {
+  if (IsSynthetic(data_dir)) {
+    MILLRACE_ASSIGN_OR_RETURN(SyntheticOptions options, ParseSynthetic(data_dir));
+    return options;
   }
-  return sums;
-}
-
-absl::StatusOr<DatasetFiles> FindDatasetFiles(const fs::path& directory) {
-  std::error_code error;
-  const fs::file_status status = fs::status(directory, error);
-  if (!fs::exists(status)) {
-    return absl::ErrnoToStatus(error.value() != 0 ? error.value() : ENOENT, directory.string());
-  }
-  if (!fs::is_directory(status)) return absl::NotFoundError(absl::StrCat(directory.string(), ": is not a directory"));
-  DatasetFiles files;
-  MILLRACE_ASSIGN_OR_RETURN(files.train_images, FindFile(directory, "train", "images", "idx3-ubyte"));
-  MILLRACE_ASSIGN_OR_RETURN(files.train_labels, FindFile(directory, "train", "labels", "idx1-ubyte"));
-  MILLRACE_ASSIGN_OR_RETURN(files.test_images, FindFile(directory, "t10k", "images", "idx3-ubyte"));
-  MILLRACE_ASSIGN_OR_RETURN(files.test_labels, FindFile(directory, "t10k", "labels", "idx1-ubyte"));
+  MILLRACE_ASSIGN_OR_RETURN(DatasetFiles files, FindDatasetFiles(data_dir));
   return files;
 }
 
-absl::StatusOr<std::shared_ptr<const Dataset>> Dataset::Load(const DatasetFiles& files, const Options& options) {
-  auto test_loading =
-      std::async(std::launch::async, [&] { return LoadSamples(files.test_images, files.test_labels, options.limits); });
-  absl::StatusOr<Samples> train = LoadSamples(files.train_images, files.train_labels, options.limits);
-  absl::StatusOr<Samples> test = test_loading.get();
-  if (!train.ok()) return train.status();
-  if (!test.ok()) return test.status();
-  if (train->height() != test->height() || train->width() != test->width()) {
-    return absl::DataLossError(absl::StrCat(files.test_images.string(), " has images of ", test->height(), "x",
-                                            test->width(), " pixels, but ", files.train_images.string(), " of ",
-                                            train->height(), "x", train->width()));
+absl::StatusOr<Transpose> ParseTranspose(std::string_view text) {
+  if (text == "auto") return Transpose::kAuto;
+  if (text == "yes") return Transpose::kYes;
+  if (text == "no") return Transpose::kNo;
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", absl::string_view(text.data(), text.size()), "' is none of auto, yes, no"));
+}
+
+absl::StatusOr<std::shared_ptr<const Dataset>> Dataset::Load(const DatasetSource& source, const Options& options) {
+  if (const auto* synthetic = std::get_if<SyntheticOptions>(&source)) return Generate(*synthetic);
+  return LoadFiles(std::get<DatasetFiles>(source), options);
+}
+
+absl::StatusOr<std::shared_ptr<const Dataset>> Dataset::LoadFiles(const DatasetFiles& files, const Options& options) {
+  auto test_loading = std::async(std::launch::async, [&] { return ReadSplit(files, files.test, options); });
+  LoadedSamples read_train = ReadSplit(files, files.train, options);
+  LoadedSamples read_test = test_loading.get();
+  MILLRACE_ASSIGN_OR_RETURN(std::unique_ptr<MemorySamples> train, std::move(read_train));
+  MILLRACE_ASSIGN_OR_RETURN(std::unique_ptr<MemorySamples> test, std::move(read_test));
+  if (train->shape() != test->shape()) {
+    return absl::DataLossError(absl::StrCat(files.test.front().string(), " has images of ", PixelsText(test->shape()),
+                                            " pixels, but ", files.train.front().string(), " of ",
+                                            PixelsText(train->shape())));
+  }
+  const uint32_t classes = options.classes != 0 ? options.classes : DeriveClasses(*train, options.clean);
+  if (classes < 2) return absl::DataLossError(absl::StrCat(files.directory.string(), ": every train label is 0"));
+
+  std::shared_ptr<Dataset> dataset(new Dataset());
+  absl::StatusOr<CleaningReport> report = Clean(*train, *test, classes, options.clean);
+  if (!report.ok()) {
+    return absl::Status(report.status().code(),
+                        absl::StrCat(files.directory.string(), ": ", report.status().message(),
+                                     options.classes == 0 ? "; --classes tells how many there are" : ""));
+  }
+  dataset->report_ = *std::move(report);
+  if (dataset->train_class_counts()[0] == 0 && dataset->report_.test_class_counts[0] == 0) {
+    dataset->notes_.emplace_back(
+        "labels count from 1: class 0 has no samples, and one output of a network goes unused");
+  }
+  if (options.transpose == Transpose::kAuto && files.transposed) {
+    dataset->notes_.emplace_back(
+        "EMNIST's names: rows and columns of its images are exchanged (--transpose no: as stored)");
   }
 
-  std::shared_ptr<Dataset> dataset(new Dataset(*std::move(train), *std::move(test)));
-  MILLRACE_RETURN_IF_ERROR(dataset->CheckLabels(files, options.classes));
-  auto summing = std::async(std::launch::async, [&] { return SumPixels(dataset->train_.images().span()); });
-  dataset->fingerprint_ = Fingerprint(dataset->train_, dataset->test_);
+  auto summing = std::async(std::launch::async, [&] { return SumPixels(train->all_pixels()); });
+  dataset->fingerprint_ = Fingerprint(*train, *test);
   dataset->train_sums_ = summing.get();
-  dataset->name_ = NameOf(dataset->fingerprint_, files.train_images.parent_path());
+  dataset->name_ = NameOf(dataset->fingerprint_, files.directory);
+  dataset->memory_bytes_ = (train->count() + test->count()) * (train->image_bytes() + 1);
+  dataset->train_ = std::move(train);
+  dataset->test_ = std::move(test);
   return dataset;
 }
 
-absl::Status Dataset::CheckLabels(const DatasetFiles& files, uint32_t classes) {
-  const bool derived = classes == 0;
-  if (derived) classes = uint32_t{*std::ranges::max_element(train_.labels().span())} + 1;
-  train_class_counts_.assign(classes, 0);
-  for (const Samples* samples : {&train_, &test_}) {
-    const fs::path& path = samples == &train_ ? files.train_labels : files.test_labels;
-    for (uint64_t i = 0; i < samples->count(); ++i) {
-      if (samples->label(i) >= classes) {
-        return absl::DataLossError(absl::StrCat(path.string(), ": label ", samples->label(i), " of sample ", i,
-                                                " is over the largest of ", classes, " classes, ", classes - 1));
-      }
-      if (samples == &train_) ++train_class_counts_[samples->label(i)];
-    }
+std::shared_ptr<const Dataset> Dataset::Generate(const SyntheticOptions& options) {
+  std::shared_ptr<Dataset> dataset(new Dataset());
+  dataset->name_ = "synthetic";
+  dataset->fingerprint_ = SyntheticFingerprint(options);
+  dataset->report_.train_class_counts = SyntheticClassCounts(options.train);
+  dataset->report_.test_class_counts = SyntheticClassCounts(options.test);
+  dataset->notes_.emplace_back(absl::StrCat("drawn as it is asked for: ", FormatSynthetic(options)));
+  dataset->train_ = MakeSyntheticSamples(options, SyntheticSplit::kTrain);
+  dataset->test_ = MakeSyntheticSamples(options, SyntheticSplit::kTest);
+  return dataset;
+}
+
+std::string Dataset::Report() const {
+  std::string text = absl::StrCat(
+      "dataset: ", name_, "\nfingerprint: ", fingerprint_, "\ntrain files: ", train_->count(),
+      " samples\ntest files: ", test_->count(),
+      " samples\nimages: ", train_->shape().channels == 1 ? "" : absl::StrCat(train_->shape().channels, " x "),
+      train_->shape().height, " x ", train_->shape().width, " pixels\nclasses: ", classes(),
+      "\n  train samples by label: ", absl::StrJoin(report_.train_class_counts, " "),
+      "\n  test samples by label: ", absl::StrJoin(report_.test_class_counts, " "), "\n");
+  if (train_sums_.has_value()) {
+    absl::StrAppend(&text, "train files' pixel / 255: mean ", train_sums_->Mean(), ", standard deviation ",
+                    train_sums_->StandardDeviation(), "\n");
   }
-  if (classes < 2) return absl::DataLossError(absl::StrCat(files.train_labels.string(), ": every label is 0"));
-  for (uint32_t label = 1; derived && label < classes; ++label) {
-    if (train_class_counts_[label] == 0) {
-      return absl::DataLossError(absl::StrCat(files.train_labels.string(), ": label ", classes - 1,
-                                              " occurs but label ", label,
-                                              " does not; if that is right, say so with --classes ", classes));
-    }
-  }
-  return absl::OkStatus();
+  absl::StrAppend(&text, "cleaning: ", report_.dropped(), " samples taken out\n", report_.ToString());
+  for (const std::string& note : notes_) absl::StrAppend(&text, "note: ", note, "\n");
+  return text;
 }
 
 }  // namespace millrace

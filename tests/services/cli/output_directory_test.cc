@@ -10,6 +10,7 @@
 namespace millrace {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 TEST(OutputDirectoryTest, MakesANewDirectoryAndRemembersTheJob) {
@@ -86,7 +87,8 @@ TEST(ClusterRecordTest, IsReadAsItWasWritten) {
                                                     .workers = 3,
                                                     .shards = 2,
                                                     .coordinator = "unix:/s",
-                                                    .model = "127.0.0.1:8500"}),
+                                                    .model = "127.0.0.1:8500",
+                                                    .data_flags = {"--clean", "drop"}}),
               IsOk());
   const absl::StatusOr<ClusterRecord> record = ReadClusterRecord(temporary.path());
   ASSERT_THAT(record, IsOk());
@@ -96,6 +98,7 @@ TEST(ClusterRecordTest, IsReadAsItWasWritten) {
   EXPECT_EQ(record->shards, 2u);
   EXPECT_EQ(record->coordinator, "unix:/s");
   EXPECT_EQ(record->model, "127.0.0.1:8500");
+  EXPECT_THAT(record->data_flags, ElementsAre("--clean", "drop"));
 
   std::ofstream(temporary / "cluster.json") << "{\"process_id\": \"seven\"";
   EXPECT_THAT(ReadClusterRecord(temporary.path()), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("damaged")));

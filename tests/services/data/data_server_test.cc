@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 class DataServerTest : public testing::Test {
  protected:
   absl::StatusOr<std::unique_ptr<Service>> Create(const std::filesystem::path& data_dir) {
-    return DataServer::Create({.data_dir = data_dir}, context_);
+    return DataServer::Create({.data_dir = data_dir.string()}, context_);
   }
 
   ShutdownSignals signals_;

@@ -17,6 +17,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
 
@@ -41,8 +42,7 @@ TEST_F(DatasetTest, LoadsAllFourFiles) {
   ASSERT_THAT(dataset, IsOk());
   EXPECT_EQ((*dataset)->train().count(), 100);
   EXPECT_EQ((*dataset)->test().count(), 20);
-  EXPECT_EQ((*dataset)->train().height(), 4);
-  EXPECT_EQ((*dataset)->train().width(), 4);
+  EXPECT_EQ((*dataset)->train().shape(), (ImageShape{1, 4, 4}));
   EXPECT_EQ((*dataset)->classes(), 10);
   EXPECT_THAT((*dataset)->train_class_counts(), Each(10));
   EXPECT_EQ((*dataset)->train().image(37)[0], 37);
@@ -100,8 +100,9 @@ TEST_F(DatasetTest, DamagedTrainLabel) {
   std::string labels = tiny_.Labels(100);
   labels[8 + 50] = 77;
   Replace("train-labels-idx1-ubyte", labels);
-  EXPECT_THAT(LoadFrom(directory_.path()), StatusIs(kDataLoss, HasSubstr("label 77 occurs but label 10 does not")));
-  EXPECT_THAT(LoadFrom(directory_.path(), 10), StatusIs(kDataLoss, HasSubstr("label 77 of sample 50")));
+  EXPECT_THAT(LoadFrom(directory_.path()), StatusIs(kDataLoss, AllOf(HasSubstr("label 77 of train sample 50"),
+                                                                     HasSubstr("over the largest of 10 classes"))));
+  EXPECT_THAT(LoadFrom(directory_.path(), 10), StatusIs(kDataLoss, HasSubstr("label 77 of train sample 50")));
   EXPECT_THAT(LoadFrom(directory_.path(), 78), IsOk());
 }
 
@@ -109,7 +110,7 @@ TEST_F(DatasetTest, TestLabelThatTrainingNeverSees) {
   std::string labels = tiny_.Labels(20);
   labels[8 + 3] = 10;
   Replace("t10k-labels-idx1-ubyte", labels);
-  EXPECT_THAT(LoadFrom(directory_.path()), StatusIs(kDataLoss, HasSubstr("label 10 of sample 3")));
+  EXPECT_THAT(LoadFrom(directory_.path()), StatusIs(kDataLoss, HasSubstr("label 10 of test sample 3")));
 }
 
 TEST_F(DatasetTest, LabelsMayCountFromOne) {
@@ -119,12 +120,73 @@ TEST_F(DatasetTest, LabelsMayCountFromOne) {
   const auto dataset = LoadFrom(directory_.path());
   ASSERT_THAT(dataset, IsOk());
   EXPECT_EQ((*dataset)->classes(), 11);
+  EXPECT_THAT((*dataset)->Report(), Not(HasSubstr("count from 1")));  // the test files have a label 0
+
+  Replace("t10k-labels-idx1-ubyte", IdxBytes({20}, std::string(20, '\5')));
+  EXPECT_THAT((*LoadFrom(directory_.path()))->Report(), HasSubstr("labels count from 1"));
+}
+
+// A fault that the policy takes out must be gone from all: counts, statistics, fingerprint.
+TEST_F(DatasetTest, WhatIsTakenOutIsGoneFromTheFingerprint) {
+  std::string labels = tiny_.Labels(100);
+  labels[8 + 99] = 77;
+  Replace("train-labels-idx1-ubyte", labels);
+  const DatasetFiles files = FindDatasetFiles(directory_.path()).value();
+  const auto dataset = Dataset::Load(files, {.clean = ParseCleanPolicy("labels=drop").value()});
+  ASSERT_THAT(dataset, IsOk());
+  EXPECT_EQ((*dataset)->train().count(), 99);
+  EXPECT_EQ((*dataset)->train_sums()->pixels, 99 * 16);
+  EXPECT_EQ((*dataset)->fingerprint(),
+            Sha256Hex(tiny_.Images(99, 0) + tiny_.Labels(99) + tiny_.Images(20, 1) + tiny_.Labels(20)));
+  EXPECT_THAT((*dataset)->Report(), AllOf(HasSubstr("1 samples taken out"), HasSubstr("label 77 of train sample 99")));
+}
+
+TEST_F(DatasetTest, TransposesOnDemandAndEmnistWithout) {
+  const TinyDataset wide = {.height = 4, .width = 6};
+  wide.Write(directory_.path());
+  const auto plain = LoadFrom(directory_.path());
+  ASSERT_THAT(plain, IsOk());
+  const DatasetFiles files = FindDatasetFiles(directory_.path()).value();
+  const auto turned = Dataset::Load(files, {.transpose = Transpose::kYes});
+  ASSERT_THAT(turned, IsOk());
+  EXPECT_EQ((*turned)->train().shape(), (ImageShape{1, 6, 4}));
+  const auto image = (*plain)->train().image(37), other = (*turned)->train().image(37);
+  for (size_t y = 0; y < 4; ++y) {
+    for (size_t x = 0; x < 6; ++x) EXPECT_EQ(other[x * 4 + y], image[y * 6 + x]);
+  }
+  EXPECT_NE((*turned)->fingerprint(), (*plain)->fingerprint());
+
+  const TemporaryDirectory emnist;
+  WriteBytes(emnist / "emnist-letters-train-images-idx3-ubyte.gz", Gzip(wide.Images(100, 0)));
+  WriteBytes(emnist / "emnist-letters-train-labels-idx1-ubyte", wide.Labels(100));
+  WriteBytes(emnist / "emnist-letters-test-images-idx3-ubyte", wide.Images(20, 1));
+  WriteBytes(emnist / "emnist-letters-test-labels-idx1-ubyte", wide.Labels(20));
+  EXPECT_EQ((*LoadFrom(emnist.path()))->fingerprint(), (*turned)->fingerprint());
+  const DatasetFiles emnist_files = FindDatasetFiles(emnist.path()).value();
+  EXPECT_EQ((*Dataset::Load(emnist_files, {.transpose = Transpose::kNo}))->fingerprint(), (*plain)->fingerprint());
+}
+
+TEST_F(DatasetTest, DirectoryOfTwoDatasets) {
+  WriteBytes(directory_ / "data_batch_1.bin", "");
+  EXPECT_THAT(LoadFrom(directory_.path()),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("more than one dataset")));
+}
+
+// As many classes and as odd a size as EMNIST's largest part has.
+TEST(OtherDatasetsTest, SixtyTwoClasses) {
+  const TemporaryDirectory directory;
+  TinyDataset{.train_count = 124, .test_count = 62, .height = 5, .width = 9, .classes = 62}.Write(directory.path());
+  const auto dataset = LoadFrom(directory.path());
+  ASSERT_THAT(dataset, IsOk());
+  EXPECT_EQ((*dataset)->classes(), 62);
+  EXPECT_THAT((*dataset)->train_class_counts(), Each(2));
+  EXPECT_EQ((*dataset)->train().shape(), (ImageShape{1, 5, 9}));
 }
 
 TEST_F(DatasetTest, OneClassIsNone) {
   Replace("train-labels-idx1-ubyte", IdxBytes({100}, std::string(100, '\0')));
   Replace("t10k-labels-idx1-ubyte", IdxBytes({20}, std::string(20, '\0')));
-  EXPECT_THAT(LoadFrom(directory_.path()), StatusIs(kDataLoss, HasSubstr("every label is 0")));
+  EXPECT_THAT(LoadFrom(directory_.path()), StatusIs(kDataLoss, HasSubstr("every train label is 0")));
 }
 
 TEST(PixelSumsTest, MeanAndDeviation) {
@@ -152,8 +214,8 @@ TEST(RealDatasetTest, MnistIsKnown) {
   EXPECT_EQ((*dataset)->name(), "mnist");
   EXPECT_THAT((*dataset)->train_class_counts(),
               testing::ElementsAre(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949));
-  EXPECT_NEAR((*dataset)->train_sums().Mean(), 0.13066, 1e-5);
-  EXPECT_NEAR((*dataset)->train_sums().StandardDeviation(), 0.30811, 1e-5);
+  EXPECT_NEAR((*dataset)->train_sums()->Mean(), 0.13066, 1e-5);
+  EXPECT_NEAR((*dataset)->train_sums()->StandardDeviation(), 0.30811, 1e-5);
 }
 
 }  // namespace
