@@ -88,7 +88,7 @@ TEST_F(FullDiskTest, WithoutRoomForTheFirstCheckpointTheRunEndsWithNothingSaved)
                                                   HasSubstr((out_ / "checkpoints/12/").string()),
                                                   HasSubstr(disk_.full()), Not(HasSubstr("go on")))));
     EXPECT_FALSE(fs::exists(out_.string() + ".json"));
-    EXPECT_THAT(EntriesOf(out_), ElementsAre(".lock", "checkpoints", "checkpoints/.lock", "cluster.json",
+    EXPECT_THAT(EntriesOf(out_), ElementsAre(".lock", "best.json", "checkpoints", "checkpoints/.lock", "cluster.json",
                                              "job.textproto", "models", "models/mnist"));
   }
   disk_.Free();
