@@ -1,17 +1,15 @@
 #include "common/hashing.h"
 
-#include <fcntl.h>
 #include <openssl/evp.h>
-#include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
-#include <cerrno>
 #include <new>
 #include <vector>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace millrace {
 namespace {
@@ -46,21 +44,15 @@ std::string Sha256Hex(std::span<const std::byte> data) {
 }
 std::string Sha256Hex(std::string_view data) { return Sha256Hex(Bytes(data)); }
 
-absl::StatusOr<std::string> Sha256File(const std::filesystem::path& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path.string()));
+absl::StatusOr<std::string> Sha256File(const std::filesystem::path& path, FileSystem& files) {
+  MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSystem::Reader> file, files.Open(path));
   Sha256 hash;
-  std::vector<std::byte> buffer(256 << 10);
-  ssize_t count;
-  while ((count = read(fd, buffer.data(), buffer.size())) != 0) {
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) break;
-    hash.Update(std::span(buffer.data(), static_cast<size_t>(count)));
+  std::vector<std::byte> buffer(std::clamp<uint64_t>(file->size(), 1, 256 << 10));
+  while (true) {
+    MILLRACE_ASSIGN_OR_RETURN(const size_t count, file->Read(buffer));
+    if (count == 0) return hash.FinishHex();
+    hash.Update(std::span(buffer.data(), count));
   }
-  const int error = errno;
-  close(fd);
-  if (count < 0) return absl::ErrnoToStatus(error, absl::StrCat("cannot read ", path.string()));
-  return hash.FinishHex();
 }
 
 uint64_t Checksum64(std::span<const std::byte> data) { return XXH3_64bits(data.data(), data.size()); }

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "common/file_system.h"
 
 // Opaque states of OpenSSL and xxHash, so that their headers stay out of ours.
 struct evp_md_ctx_st;
@@ -23,7 +24,7 @@ std::string Sha256Hex(std::span<const std::byte> data);
 std::string Sha256Hex(std::string_view data);
 
 // Reads the file in pieces; constant memory. NOT_FOUND, PERMISSION_DENIED and other errors of the file system by code.
-absl::StatusOr<std::string> Sha256File(const std::filesystem::path& path);
+absl::StatusOr<std::string> Sha256File(const std::filesystem::path& path, FileSystem& files = RealFileSystem());
 
 // The digest of data that comes in pieces. Not thread-safe. After FinishHex() the object is spent.
 class Sha256 {

@@ -1,15 +1,10 @@
 #include "common/tensor/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <cstring>
-#include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -32,10 +27,6 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 constexpr uint64_t kHeaderBytesMax = 16 << 20;
 constexpr uint64_t kElementsMax = uint64_t{1} << 40;
 constexpr char kMetadataKey[] = "__metadata__";
-
-absl::Status SystemError(absl::string_view what, const std::string& path) {
-  return absl::ErrnoToStatus(errno, absl::StrCat(what, " ", path));
-}
 
 // Elements of a shape, or nullopt for one that is negative or absurdly large.
 std::optional<uint64_t> ElementCount(const std::vector<int64_t>& shape) {
@@ -79,24 +70,17 @@ absl::StatusOr<std::string> EncodeHeader(const std::vector<TensorView>& tensors,
 // Writes to an open file and keeps count of what was written.
 class DigestingWriter {
  public:
-  DigestingWriter(int fd, const std::string& path) : fd_(fd), path_(path) {}
+  explicit DigestingWriter(FileSystem::Writer* file) : file_(*file) {}
 
   absl::Status Write(std::span<const std::byte> data) {
     sha256_.Update(data);
     bytes_ += data.size();
-    while (!data.empty()) {
-      const ssize_t written = write(fd_, data.data(), data.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return SystemError("cannot write", path_);
-      data = data.subspan(static_cast<size_t>(written));
-    }
-    return absl::OkStatus();
+    return file_.Append(data);
   }
   WrittenFile Finish() { return {bytes_, sha256_.FinishHex()}; }
 
  private:
-  const int fd_;
-  const std::string& path_;
+  FileSystem::Writer& file_;
   Sha256 sha256_;
   uint64_t bytes_ = 0;
 };
@@ -107,14 +91,12 @@ absl::Status Damaged(const std::string& path, absl::string_view fault) {
   return absl::DataLossError(absl::StrCat(path, ": ", fault));
 }
 
-absl::Status ReadFully(int fd, std::byte* out, uint64_t size, const std::string& path) {
+absl::Status ReadFully(FileSystem::Reader& file, std::byte* out, uint64_t size, const std::string& path) {
   while (size > 0) {
-    const ssize_t got = read(fd, out, size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return SystemError("cannot read", path);
+    MILLRACE_ASSIGN_OR_RETURN(const size_t got, file.Read({out, size}));
     if (got == 0) return Damaged(path, "the file became shorter while it was read");
     out += got;
-    size -= static_cast<uint64_t>(got);
+    size -= got;
   }
   return absl::OkStatus();
 }
@@ -201,49 +183,40 @@ absl::StatusOr<Header> ParseHeader(const std::string& text, uint64_t data_bytes,
 }  // namespace
 
 absl::StatusOr<WrittenFile> WriteSafetensors(const std::string& path, const std::vector<TensorView>& tensors,
-                                             const std::map<std::string, std::string>& metadata) {
+                                             const std::map<std::string, std::string>& metadata, FileSystem& files) {
   MILLRACE_ASSIGN_OR_RETURN(const std::string header, EncodeHeader(tensors, metadata));
   const std::string temporary = path + ".tmp";
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return SystemError("cannot create", temporary);
-  absl::Cleanup abandon = [&] { unlink(temporary.c_str()); };
-  DigestingWriter writer(fd, temporary);
-  absl::Status status = writer.Write(std::as_bytes(std::span(header)));
-  for (auto tensor = tensors.begin(); status.ok() && tensor != tensors.end(); ++tensor) {
-    status = writer.Write(std::as_bytes(tensor->values));
-  }
-  if (status.ok() && fsync(fd) != 0) status = SystemError("cannot sync", temporary);
-  if (close(fd) != 0 && status.ok()) status = SystemError("cannot close", temporary);
-  if (!status.ok()) return status;
-  MILLRACE_RETURN_IF_ERROR(RenameDurably(temporary, path));
+  MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSystem::Writer> file, files.Create(temporary));
+  absl::Cleanup abandon = [&] { files.RemoveTree(temporary).IgnoreError(); };
+  DigestingWriter writer(file.get());
+  MILLRACE_RETURN_IF_ERROR(writer.Write(std::as_bytes(std::span(header))));
+  for (const TensorView& tensor : tensors) MILLRACE_RETURN_IF_ERROR(writer.Write(std::as_bytes(tensor.values)));
+  MILLRACE_RETURN_IF_ERROR(file->Sync());
+  MILLRACE_RETURN_IF_ERROR(file->Close());
+  MILLRACE_RETURN_IF_ERROR(RenameDurably(temporary, path, files));
   std::move(abandon).Cancel();
   return writer.Finish();
 }
 
-absl::StatusOr<SafetensorsFile> SafetensorsFile::Read(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return SystemError("cannot open", path);
-  absl::Cleanup close_file = [fd] { close(fd); };
-  struct stat info;
-  if (fstat(fd, &info) != 0) return SystemError("cannot stat", path);
-  if (!S_ISREG(info.st_mode)) return Damaged(path, "not a regular file");
-  const auto file_bytes = static_cast<uint64_t>(info.st_size);
+absl::StatusOr<SafetensorsFile> SafetensorsFile::Read(const std::string& path, FileSystem& files) {
+  MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSystem::Reader> input, files.Open(path));
+  const uint64_t file_bytes = input->size();
 
   uint64_t header_bytes = 0;
   if (file_bytes < sizeof(header_bytes)) return Damaged(path, "too short for a safetensors file");
-  MILLRACE_RETURN_IF_ERROR(ReadFully(fd, reinterpret_cast<std::byte*>(&header_bytes), sizeof(header_bytes), path));
+  MILLRACE_RETURN_IF_ERROR(ReadFully(*input, reinterpret_cast<std::byte*>(&header_bytes), sizeof(header_bytes), path));
   if (header_bytes > kHeaderBytesMax || header_bytes > file_bytes - sizeof(header_bytes)) {
     return Damaged(path, absl::StrCat("a header of ", header_bytes, " bytes is over the limit or the file's end"));
   }
   std::string text(header_bytes, '\0');
-  MILLRACE_RETURN_IF_ERROR(ReadFully(fd, reinterpret_cast<std::byte*>(text.data()), header_bytes, path));
+  MILLRACE_RETURN_IF_ERROR(ReadFully(*input, reinterpret_cast<std::byte*>(text.data()), header_bytes, path));
   const uint64_t data_bytes = file_bytes - sizeof(header_bytes) - header_bytes;
   MILLRACE_ASSIGN_OR_RETURN(Header header, ParseHeader(text, data_bytes, path));
 
   SafetensorsFile file;
   file.metadata_ = std::move(header.metadata);
   file.data_ = AlignedBuffer<float>(data_bytes / sizeof(float));
-  MILLRACE_RETURN_IF_ERROR(ReadFully(fd, reinterpret_cast<std::byte*>(file.data_.data()), data_bytes, path));
+  MILLRACE_RETURN_IF_ERROR(ReadFully(*input, reinterpret_cast<std::byte*>(file.data_.data()), data_bytes, path));
   for (HeaderEntry& entry : header.entries) {
     const auto values = std::as_const(file.data_)
                             .span()

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/aligned_buffer.h"
+#include "common/file_system.h"
 
 namespace millrace {
 
@@ -35,14 +36,15 @@ struct WrittenFile {
 // disk, or it is as it was before. INVALID_ARGUMENT for an empty or repeated name or a shape that does not fit the
 // values; RESOURCE_EXHAUSTED for a full disk; other codes as the system reports, each with the path.
 absl::StatusOr<WrittenFile> WriteSafetensors(const std::string& path, const std::vector<TensorView>& tensors,
-                                             const std::map<std::string, std::string>& metadata);
+                                             const std::map<std::string, std::string>& metadata,
+                                             FileSystem& files = RealFileSystem());
 
 class SafetensorsFile {
  public:
   // NOT_FOUND if there is no file; DATA_LOSS, with path and fault, for anything that is not a well-formed file of
   // float32 tensors: a header that is no JSON or over 16 MiB, tensors that overlap, leave gaps or end before or beyond
   // the file.
-  static absl::StatusOr<SafetensorsFile> Read(const std::string& path);
+  static absl::StatusOr<SafetensorsFile> Read(const std::string& path, FileSystem& files = RealFileSystem());
 
   const std::vector<TensorView>& tensors() const { return tensors_; }  // in file order
   const std::map<std::string, std::string>& metadata() const { return metadata_; }

@@ -8,12 +8,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/file_system.h"
 #include "services/parameter_server/checkpoint_manifest.h"
 
 namespace millrace {
@@ -22,10 +24,10 @@ class CheckpointStore {
  public:
   // Makes the directory, and holds a lock on it as long as the store lives. FAILED_PRECONDITION if another process
   // holds it; PERMISSION_DENIED etc. if the directory cannot be written to.
-  static absl::StatusOr<CheckpointStore> Open(const std::filesystem::path& output);
-  CheckpointStore(CheckpointStore&& other) noexcept;
-  ~CheckpointStore();
+  static absl::StatusOr<CheckpointStore> Open(const std::filesystem::path& output,
+                                              FileSystem& files = RealFileSystem());
 
+  FileSystem& files() const { return *files_; }
   std::filesystem::path Directory(uint64_t version) const { return CheckpointDirectory(output_, version); }
 
   // True if there are checkpoints, or served versions of `model_name`.
@@ -45,14 +47,15 @@ class CheckpointStore {
   absl::StatusOr<std::optional<CheckpointManifest>> FindNewest() const;
 
  private:
-  CheckpointStore(std::filesystem::path output, int lock);
+  CheckpointStore(const std::filesystem::path& output, FileSystem* files, std::unique_ptr<FileSystem::Lock> lock);
 
   std::vector<uint64_t> Committed() const;  // newest first
   absl::StatusOr<CheckpointManifest> Verify(uint64_t version) const;
 
   std::filesystem::path output_;
   std::filesystem::path root_;
-  int lock_;
+  FileSystem* files_;
+  std::unique_ptr<FileSystem::Lock> lock_;
 };
 
 }  // namespace millrace

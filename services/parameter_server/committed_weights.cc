@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <memory>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -12,22 +11,22 @@
 
 namespace millrace {
 
-CommittedWeights::CommittedWeights(const v1::JobPlan& plan, ElementRange range)
+CommittedWeights::CommittedWeights(const v1::JobPlan& plan, ElementRange range, FileSystem* files)
     : output_dir_(plan.output_dir()),
       parameter_count_(plan.parameter_count()),
       optimizer_(plan.spec().optimizer()),
-      range_(range) {}
+      range_(range),
+      files_(*files) {}
 
 absl::StatusOr<WeightsVersion> CommittedWeights::Read(uint64_t version) {
   MutexLock lock(&mutex_);
   if (last_.owner != nullptr && last_.version == version) return last_;
   const std::filesystem::path directory = CheckpointDirectory(output_dir_, version);
-  std::error_code error;
-  if (output_dir_.empty() || !std::filesystem::exists(directory / kCheckpointManifest, error)) {
+  if (output_dir_.empty() || !files_.FileSize(directory / kCheckpointManifest).ok()) {
     return absl::NotFoundError(
         absl::StrCat("version ", version, " is neither one of the newest, nor a retained snapshot, nor committed"));
   }
-  absl::StatusOr<ShardState> state = ReadShardCheckpoint(directory, {version, parameter_count_, optimizer_}, range_);
+  absl::StatusOr<ShardState> state = ReadShardCheckpoint(directory, {version, parameter_count_, optimizer_}, range_, files_);
   if (!state.ok()) {
     LogWarning("a checkpoint could not be read", {{"directory", directory.string()}, {"reason", state.status()}});
     return absl::NotFoundError(absl::StrCat("the checkpoint of version ", version, ": ", state.status().message()));

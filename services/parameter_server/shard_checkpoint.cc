@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -27,21 +26,18 @@ absl::Status Damaged(const std::string& path, absl::string_view fault) {
 }
 
 // The number of shards whose files are in `directory`; all of them must be of one set.
-absl::StatusOr<uint32_t> CountShards(const std::string& directory) {
-  std::error_code error;
+absl::StatusOr<uint32_t> CountShards(const std::string& directory, FileSystem& files) {
+  absl::StatusOr<std::vector<std::string>> names = files.List(directory);
+  if (absl::IsNotFound(names.status())) names.emplace();
+  MILLRACE_RETURN_IF_ERROR(names.status());
   std::optional<uint32_t> num_shards;
-  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
-       entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
+  for (const std::string& name : *names) {
     unsigned shard, of;
     if (std::sscanf(name.c_str(), "shard-%5u-of-%5u", &shard, &of) != 2 || name != ShardFileName(shard, of)) continue;
     if (num_shards.has_value() && *num_shards != of) {
       return Damaged(directory, absl::StrCat("it has files of ", *num_shards, " and of ", of, " shards"));
     }
     num_shards = of;
-  }
-  if (error && error != std::errc::no_such_file_or_directory) {
-    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", directory));
   }
   if (!num_shards.has_value()) return absl::NotFoundError(absl::StrCat("no checkpoint files in ", directory));
   return *num_shards;
@@ -110,7 +106,7 @@ std::string ShardFileName(uint32_t shard, uint32_t num_shards) {
 
 absl::StatusOr<WrittenFile> WriteShardCheckpoint(const std::string& path, const CheckpointIdentity& identity,
                                                  ElementRange range, std::span<const float> weights,
-                                                 const OptimizerState& optimizer) {
+                                                 const OptimizerState& optimizer, FileSystem& files) {
   const std::vector<int64_t> shape = {static_cast<int64_t>(range.size())};
   std::vector<TensorView> tensors = {{kWeights, shape, weights}};
   for (const auto& tensor : optimizer.tensors) tensors.push_back({OptimizerTensor(tensor.name), shape, tensor.values});
@@ -121,18 +117,19 @@ absl::StatusOr<WrittenFile> WriteShardCheckpoint(const std::string& path, const 
                            {"end", absl::StrCat(range.end)},
                            {"parameter_count", absl::StrCat(identity.parameter_count)},
                            {"optimizer", v1::OptimizerKind_Name(identity.optimizer.kind())},
-                           {"optimizer_step", absl::StrCat(optimizer.step)}});
+                           {"optimizer_step", absl::StrCat(optimizer.step)}},
+                         files);
 }
 
 absl::StatusOr<ShardState> ReadShardCheckpoint(const std::string& directory, const CheckpointIdentity& identity,
-                                               ElementRange range) {
-  MILLRACE_ASSIGN_OR_RETURN(const uint32_t num_shards, CountShards(directory));
+                                               ElementRange range, FileSystem& files) {
+  MILLRACE_ASSIGN_OR_RETURN(const uint32_t num_shards, CountShards(directory, files));
   ShardState state;
   state.weights.resize(range.size());
   uint64_t covered = 0;
   for (uint32_t shard = 0; shard < num_shards; ++shard) {
     const std::string path = std::filesystem::path(directory) / ShardFileName(shard, num_shards);
-    absl::StatusOr<SafetensorsFile> file = SafetensorsFile::Read(path);
+    absl::StatusOr<SafetensorsFile> file = SafetensorsFile::Read(path, files);
     if (absl::IsNotFound(file.status())) return Damaged(path, "this part of the checkpoint is missing");
     MILLRACE_RETURN_IF_ERROR(file.status());
     MILLRACE_RETURN_IF_ERROR(CheckIdentity(*file, identity, path));

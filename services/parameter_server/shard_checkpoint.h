@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/file_system.h"
 #include "common/tensor/flat_layout.h"
 #include "common/tensor/safetensors.h"
 #include "millrace/v1/job.pb.h"
@@ -39,7 +40,7 @@ struct CheckpointIdentity {
 // Errors as WriteSafetensors.
 absl::StatusOr<WrittenFile> WriteShardCheckpoint(const std::string& path, const CheckpointIdentity& identity,
                                                  ElementRange range, std::span<const float> weights,
-                                                 const OptimizerState& optimizer);
+                                                 const OptimizerState& optimizer, FileSystem& files = RealFileSystem());
 
 struct ShardState {
   std::vector<float> weights;
@@ -50,6 +51,6 @@ struct ShardState {
 // files; DATA_LOSS if they are damaged, are not all there or do not cover [0, parameter_count) exactly once;
 // FAILED_PRECONDITION if they are well-formed but of another version, parameter count or optimizer.
 absl::StatusOr<ShardState> ReadShardCheckpoint(const std::string& directory, const CheckpointIdentity& identity,
-                                               ElementRange range);
+                                               ElementRange range, FileSystem& files = RealFileSystem());
 
 }  // namespace millrace

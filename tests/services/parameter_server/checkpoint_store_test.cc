@@ -47,6 +47,12 @@ TEST_F(CheckpointStoreTest, AnEmptyDirectoryHasNothing) {
   EXPECT_EQ(Newest(), 0u);
 }
 
+TEST_F(CheckpointStoreTest, ADirectoryThatCannotBeReadIsNotAnEmptyOne) {
+  Write(9);
+  std::filesystem::rename(directory_ / "checkpoints", directory_ / "elsewhere");
+  EXPECT_THAT(store_.FindNewest(), StatusIs(absl::StatusCode::kNotFound, HasSubstr("cannot list")));
+}
+
 TEST_F(CheckpointStoreTest, TheNewestCommittedCheckpointIsFound) {
   Write(9);
   Write(10);
