@@ -1,5 +1,6 @@
 #include "services/parameter_server/exchange_reactor.h"
 
+#include <optional>
 #include <utility>
 #include <variant>
 
@@ -85,40 +86,21 @@ absl::Status ExchangeReactor::Acknowledge(const GradientChunkHeader& push) {
 
 void ExchangeReactor::Offer(const WeightsProgress& progress) {
   MutexLock lock(&mutex_);
-  const auto rank = [](const WeightsProgress& p) { return std::pair(p.weights.version, p.ready); };
-  if (ending_ || rank(progress) <= rank(newest_)) return;
-  newest_ = progress;
+  if (ending_ || !outbox_.Offer(progress)) return;
   WriteNext();
 }
 
 void ExchangeReactor::WriteNext() {
   if (writing_ || ending_) return;
-  const bool begun = !sending_.weights.values.empty() && sending_.weights.version == newest_.weights.version;
-  const bool idle = sending_.weights.owner == nullptr;
-  if (begun) {
-    sending_.ready = newest_.ready;
-  } else if (idle || newest_.whole()) {
-    // Only a whole version supersedes one that is being sent: the peer could be left without any otherwise.
-    sending_ = newest_;
-    next_offset_ = 0;
-  } else {
-    sending_.ready = sending_.weights.values.size();  // a newer one has begun, so this one is whole
-  }
+  outbox_.Advance();
   if (!acks_.empty()) {
     v1::ExchangeResponse response;
     *response.mutable_ack() = std::move(acks_.front());
     acks_.pop_front();
     response_ = EncodeMessage(response);
-  } else if (sending_.weights.owner != nullptr && next_offset_ < sending_.ready) {
-    const std::span<const float> all = sending_.weights.values;
-    const std::span<const float> values = all.subspan(next_offset_, ChunkSize(all.size(), next_offset_));
-    response_ = EncodeWeights({sending_.weights.version, next_offset_}, values, sending_.weights.owner);
-    metrics_->weight_bytes.Increment(static_cast<double>(values.size_bytes()));
-    next_offset_ += values.size();
-    if (next_offset_ == all.size()) {  // let go of the buffer
-      sending_.weights.owner.reset();
-      if (newest_.weights.version == sending_.weights.version) newest_.weights.owner.reset();
-    }
+  } else if (std::optional<WeightsOutbox::Piece> piece = outbox_.Next()) {
+    metrics_->weight_bytes.Increment(static_cast<double>(piece->values.size_bytes()));
+    response_ = EncodeWeights(piece->header, piece->values, std::move(piece->owner));
   } else {
     return;
   }
@@ -145,7 +127,7 @@ void ExchangeReactor::End(const absl::Status& status) {
   if (ending_) return;
   ending_ = true;
   final_status_ = ToGrpcStatus(status);
-  newest_ = sending_ = {};
+  outbox_.Clear();
   acks_.clear();
   if (!writing_) Finish(final_status_);
 }

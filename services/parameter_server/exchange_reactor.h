@@ -16,6 +16,7 @@
 #include "common/tensor/wire.h"
 #include "grpcpp/grpcpp.h"
 #include "services/parameter_server/shard.h"
+#include "services/parameter_server/weights_outbox.h"
 
 namespace millrace {
 
@@ -55,9 +56,7 @@ class ExchangeReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
 
   Mutex mutex_;
   std::deque<v1::PushAck> acks_ ABSL_GUARDED_BY(mutex_);
-  WeightsProgress newest_ ABSL_GUARDED_BY(mutex_);   // that was offered
-  WeightsProgress sending_ ABSL_GUARDED_BY(mutex_);  // owner is null when all of it has been sent
-  uint64_t next_offset_ ABSL_GUARDED_BY(mutex_) = 0;
+  WeightsOutbox outbox_ ABSL_GUARDED_BY(mutex_);
   grpc::ByteBuffer response_ ABSL_GUARDED_BY(mutex_);  // of the write in progress
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;

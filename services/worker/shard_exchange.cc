@@ -66,7 +66,8 @@ ShardExchange::ShardExchange(Options options, std::shared_ptr<grpc::Channel> cha
       stub_(channel),
       fetch_stub_(v1::ParameterServer::NewStub(channel)),
       queue_(queue),
-      metrics_(*metrics) {}
+      metrics_(*metrics),
+      inbox_(options_.parameters) {}
 
 ShardExchange::~ShardExchange() = default;
 
@@ -78,7 +79,7 @@ void ShardExchange::Tick(absl::Time now) {
     if (now >= next_open_) Open(now);
     return;
   }
-  const bool owed = push_.has_value() || incoming_offset_ > 0 || !version_.has_value();
+  const bool owed = push_.has_value() || inbox_.arriving() || !inbox_.version().has_value();
   if (!owed) {
     progress_ = now;
   } else if (now - progress_ > options_.stall_timeout && !call_->broken) {
@@ -89,8 +90,7 @@ void ShardExchange::Tick(absl::Time now) {
 void ShardExchange::Open(absl::Time now) {
   progress_ = now;
   push_offset_ = 0;
-  if (incoming_offset_ > 0) received_ = false;  // the shard may not have made the rest of it yet
-  incoming_offset_ = 0;
+  inbox_.StreamOpened();
   call_ = std::make_unique<Call>(this);
   // The stream lives as long as the job, so it has no deadline: keepalive finds a vanished host, Tick a stalled shard.
   call_->stream = stub_.PrepareCall(&call_->context, kMethod, queue_);
@@ -177,7 +177,10 @@ void ShardExchange::OnMessage(const grpc::ByteBuffer& message) {
     const absl::StatusOr<ExchangeResponseView> response = DecodeExchangeResponse(call_->view);
     status = response.status();
     if (status.ok()) {
-      if (const auto* weights = std::get_if<WeightsChunkView>(&*response)) status = Receive(*weights);
+      if (const auto* weights = std::get_if<WeightsChunkView>(&*response)) {
+        metrics_.received_bytes.Increment(static_cast<double>(weights->values.size()));
+        status = inbox_.Receive(*weights);
+      }
       if (const auto* ack = std::get_if<v1::PushAck>(&*response)) Acknowledge(*ack);
     }
   }
@@ -191,33 +194,6 @@ void ShardExchange::OnMessage(const grpc::ByteBuffer& message) {
   }
 }
 
-absl::Status ShardExchange::Receive(const WeightsChunkView& chunk) {
-  const uint64_t range = options_.parameters.size();
-  const uint64_t offset = chunk.header.offset, count = chunk.values.size() / sizeof(float);
-  const bool begins = offset == 0;
-  const bool goes_on = offset > 0 && offset == incoming_offset_ && chunk.header.version == newest_version_;
-  if (!begins && !goes_on) {
-    return absl::InvalidArgumentError(absl::StrCat("piece at ", offset, " of version ", chunk.header.version, " after ",
-                                                   incoming_offset_, " of version ", newest_version_));
-  }
-  if (count == 0 || count > range - offset) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("piece of ", count, " values at ", offset, " of a range of ", range));
-  }
-  version_.reset();  // the range holds a mixture until the last piece is in
-  if (begins) incoming_spoiled_ = false;
-  newest_version_ = chunk.header.version;
-  received_ = true;
-  CopyFloats(chunk.values, options_.parameters.subspan(offset, count));
-  metrics_.received_bytes.Increment(static_cast<double>(count * sizeof(float)));
-  incoming_offset_ = offset + count;
-  if (incoming_offset_ == range) {
-    if (!incoming_spoiled_) version_ = newest_version_;
-    incoming_offset_ = 0;
-  }
-  return absl::OkStatus();
-}
-
 absl::Status ShardExchange::Fetch(uint64_t version) {
   grpc::ClientContext context;
   SetDeadline(context, kFetchDeadline +
@@ -226,26 +202,25 @@ absl::Status ShardExchange::Fetch(uint64_t version) {
   request.set_run_id(options_.hello.run_id());
   request.set_version(version);
   const auto reader = fetch_stub_->FetchWeights(&context, request);
-  version_.reset();  // the range holds a mixture until the last piece is in
-  incoming_spoiled_ = true;
+  const std::span<float> range = inbox_.BeginFetch();
   v1::WeightsChunk chunk;
   uint64_t received = 0;  // elements
   while (reader->Read(&chunk)) {
     const uint64_t count = chunk.values().size() / sizeof(float);
-    if (chunk.version() != version || chunk.offset() != received || count > options_.parameters.size() - received) {
+    if (chunk.version() != version || chunk.offset() != received || count > range.size() - received) {
       context.TryCancel();
       break;
     }
-    std::memcpy(options_.parameters.data() + received, chunk.values().data(), count * sizeof(float));
+    std::memcpy(range.data() + received, chunk.values().data(), count * sizeof(float));
     received += count;
   }
   MILLRACE_RETURN_IF_ERROR(FromGrpcStatus(reader->Finish()));
-  if (received != options_.parameters.size()) {
+  if (received != range.size()) {
     return absl::InternalError(absl::StrCat("shard ", options_.shard.shard(), " sent ", received, " of ",
                                             options_.parameters.size(), " weights"));
   }
   metrics_.received_bytes.Increment(static_cast<double>(received * sizeof(float)));
-  version_ = version;
+  inbox_.Fetched(version);
   return absl::OkStatus();
 }
 

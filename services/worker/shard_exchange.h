@@ -24,6 +24,7 @@
 #include "millrace/v1/coordinator.pb.h"
 #include "millrace/v1/parameter.grpc.pb.h"
 #include "services/worker/ports.h"
+#include "services/worker/weights_inbox.h"
 #include "services/worker/worker_metrics.h"
 
 namespace millrace {
@@ -59,14 +60,8 @@ class ShardExchange {
   // Why the shard refused; OK as long as it has not. UNAVAILABLE: a new session with the coordinator may help.
   const absl::Status& refusal() const { return refusal_; }
 
-  // The version that the range holds, whole; nullopt before the first and while a newer one is arriving.
-  std::optional<uint64_t> version() const { return version_; }
-  // True if only Fetch can bring `version`: the shard sends or has sent a newer one, or this one came and was
-  // overwritten by a fetch.
-  bool must_fetch(uint64_t version) const {
-    const bool arriving = newest_version_ == version && incoming_offset_ > 0;
-    return version_ != version && received_ && newest_version_ >= version && !arriving;
-  }
+  std::optional<uint64_t> version() const { return inbox_.version(); }
+  bool must_fetch(uint64_t version) const { return inbox_.must_fetch(version); }
   // Reads `version` into the range; blocks for one call, about a second at most, more only for a range of many
   // megabytes. NOT_FOUND if the shard does not have it any more. A newer version that the range held or was getting is
   // fetched when its turn comes.
@@ -85,7 +80,6 @@ class ShardExchange {
   void Open(absl::Time now);
   void OnEvent(Event* event, bool ok);
   void OnMessage(const grpc::ByteBuffer& message);
-  absl::Status Receive(const WeightsChunkView& chunk);
   void Acknowledge(const v1::PushAck& ack);
   void WriteNext();
   void OnEnd(const grpc::Status& status);
@@ -105,11 +99,7 @@ class ShardExchange {
   absl::Status refusal_;
   absl::Status last_error_;
 
-  std::optional<uint64_t> version_;
-  bool received_ = false;  // newest_version_ means something
-  uint64_t newest_version_ = 0;
-  uint64_t incoming_offset_ = 0;   // elements of newest_version_ received; 0 if none is under way
-  bool incoming_spoiled_ = false;  // a fetch has overwritten some of them
+  WeightsInbox inbox_;
 
   std::optional<GradientPush> push_;
   uint64_t push_offset_ = 0;  // elements of the range written on this stream
