@@ -28,18 +28,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/model/trainable_model.h"
 #include "common/tensor/flat_layout.h"
 #include "millrace/v1/job.pb.h"
 
 namespace millrace {
-
-// Sums over the samples of one call.
-struct BatchResult {
-  uint32_t samples = 0;
-  // Of the network's loss: nats, or the mean squared error of a pixel in [0, 1]. Of training, the loss that is minimised.
-  double loss_sum = 0;
-  uint32_t correct = 0;  // samples whose most probable class is the label; 0 if the network does not classify
-};
 
 // What a job needs to know about a network.
 struct NetworkInfo {
@@ -63,7 +56,7 @@ absl::StatusOr<ParameterTable> NetworkParameters(const v1::NetworkSpec& network)
 // generator. torchscript: what is stored in the file, whatever the seed.
 absl::StatusOr<std::vector<float>> InitialParameters(const v1::NetworkSpec& network, uint64_t seed);
 
-class Replica {
+class Replica : public TrainableModel {
  public:
   struct Options {
     std::string device = "cpu";  // as ResolveDevice (device.h) gave it
@@ -74,12 +67,13 @@ class Replica {
   // Errors as DescribeNetwork.
   static absl::StatusOr<std::unique_ptr<Replica>> Create(const v1::NetworkSpec& network);
   static absl::StatusOr<std::unique_ptr<Replica>> Create(const v1::NetworkSpec& network, const Options& options);
-  ~Replica();
+  ~Replica() override;
   Replica(const Replica&) = delete;
   Replica& operator=(const Replica&) = delete;
 
   const v1::NetworkSpec& network() const;
   const ParameterTable& table() const;
+  uint64_t parameter_count() const override { return table().size(); }
 
   // The flat vector, in host memory and 64-byte aligned. Writing to it changes the network; the next call sees it.
   std::span<float> parameters();
@@ -98,15 +92,15 @@ class Replica {
   // reproducible.
   // INVALID_ARGUMENT if the sizes do not match or a label is not below the class count; INTERNAL if LibTorch fails.
   absl::StatusOr<BatchResult> ComputeGradient(std::span<const uint8_t> images, std::span<const uint8_t> labels,
-                                              uint64_t noise_seed);
+                                              uint64_t noise_seed) override;
 
   // Contiguous pieces, one per parameter in table order and one for all statistics: concatenated, they are the flat
   // gradient. Pieces instead of one buffer because autograd makes a tensor per parameter: whoever sums or sends them
   // reads them once, where they are. Valid until the next call of ComputeGradient.
-  std::span<const std::span<const float>> gradient() const;
+  std::span<const std::span<const float>> gradient() const override;
 
   // Forward only, in evaluation mode.
-  absl::StatusOr<BatchResult> Evaluate(std::span<const uint8_t> images, std::span<const uint8_t> labels);
+  absl::StatusOr<BatchResult> Evaluate(std::span<const uint8_t> images, std::span<const uint8_t> labels) override;
 
  private:
   struct State;

@@ -40,10 +40,12 @@ namespace millrace {
 // the finer overlap gains); a shard's last piece may be shorter.
 inline constexpr uint64_t kChunkElements = 262144;
 
-constexpr uint64_t ChunkCount(uint64_t elements) { return (elements + kChunkElements - 1) / kChunkElements; }
+constexpr uint64_t ChunkCount(uint64_t elements, uint64_t chunk_elements = kChunkElements) {
+  return (elements + chunk_elements - 1) / chunk_elements;
+}
 // Elements of the chunk that begins at `offset` of a range of `elements`.
-constexpr uint64_t ChunkSize(uint64_t elements, uint64_t offset) {
-  return elements - offset < kChunkElements ? elements - offset : kChunkElements;
+constexpr uint64_t ChunkSize(uint64_t elements, uint64_t offset, uint64_t chunk_elements = kChunkElements) {
+  return elements - offset < chunk_elements ? elements - offset : chunk_elements;
 }
 
 // --- Sending ---

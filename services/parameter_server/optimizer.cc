@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/aligned_buffer.h"
 #include "common/status_macros.h"
+#include "common/tensor/flat_layout.h"
 #include "services/parameter_server/optimizer_spec.h"
 
 namespace millrace {
@@ -77,10 +78,11 @@ struct ShardOptimizer::Impl {
        uint64_t trainable_count)
       : spec(optimizer_spec),
         elements(element_count),
+        block_elements(std::min(kBlockElements, chunk_elements)),
         trainable(std::min(trainable_count, elements)),
         tensors(OptimizerTensorNames(spec, 1).size()) {
     for (auto& tensor : tensors) tensor = AlignedBuffer<float>(elements);
-    for (uint64_t begin = 0; begin < elements; begin += kBlockElements) {
+    for (uint64_t begin = 0; begin < elements; begin += block_elements) {
       if (begin % chunk_elements == 0) chunks.emplace_back();
       if (begin >= trainable) continue;
       chunks.back().begins.push_back(begin);
@@ -94,7 +96,7 @@ struct ShardOptimizer::Impl {
 
   // The part of a flat array that is the block at `begin`.
   at::Tensor View(float* flat, uint64_t begin) const {
-    return torch::from_blob(flat + begin, {static_cast<int64_t>(std::min(kBlockElements, trainable - begin))});
+    return torch::from_blob(flat + begin, {static_cast<int64_t>(std::min(block_elements, trainable - begin))});
   }
 
   void Bind(Chunk& chunk, float* weights, float* gradient) const {
@@ -153,6 +155,7 @@ struct ShardOptimizer::Impl {
 
   const v1::OptimizerSpec spec;
   const uint64_t elements;
+  const uint64_t block_elements;
   const uint64_t trainable;
   std::vector<AlignedBuffer<float>> tensors;  // flat, in the order of OptimizerTensorNames
   std::vector<Chunk> chunks;
@@ -164,9 +167,9 @@ ShardOptimizer::~ShardOptimizer() = default;
 absl::StatusOr<std::unique_ptr<ShardOptimizer>> ShardOptimizer::Create(const v1::OptimizerSpec& spec, uint64_t elements,
                                                                        uint64_t chunk_elements, uint64_t trainable) {
   MILLRACE_RETURN_IF_ERROR(CheckOptimizerSpec(spec));
-  if (chunk_elements == 0 || chunk_elements % kBlockElements != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("chunks of ", chunk_elements, " elements are no multiple of ", kBlockElements));
+  const uint64_t grid = chunk_elements < kBlockElements ? kShardAlignment : kBlockElements;
+  if (chunk_elements == 0 || chunk_elements % grid != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("chunks of ", chunk_elements, " elements are no multiple of ", grid));
   }
   try {
     return std::unique_ptr<ShardOptimizer>(

@@ -38,9 +38,9 @@ std::vector<std::string> OptimizerTensorNames(const v1::OptimizerSpec& spec, uin
 
 class ShardOptimizer {
  public:
-  // For a range of `elements` in chunks of `chunk_elements`, a multiple of 32768. Only the first `trainable` elements
-  // (all, if there are no more) are updated; the rest is left alone, and its state is zero for ever. INVALID_ARGUMENT
-  // names the field of `spec` that is out of its range.
+  // For a range of `elements` in chunks of `chunk_elements`, a multiple of 32768 or a smaller one of 64. Only the first
+  // `trainable` elements (all, if there are no more) are updated; the rest is left alone, and its state is zero for
+  // ever. INVALID_ARGUMENT names the field of `spec` that is out of its range.
   static absl::StatusOr<std::unique_ptr<ShardOptimizer>> Create(const v1::OptimizerSpec& spec, uint64_t elements,
                                                                 uint64_t chunk_elements,
                                                                 uint64_t trainable = UINT64_MAX);

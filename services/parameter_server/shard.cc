@@ -9,7 +9,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "common/files.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "services/parameter_server/learning_rate.h"
@@ -66,7 +65,7 @@ absl::StatusOr<std::unique_ptr<Shard>> Shard::Create(Options options, std::span<
   const ElementRange range{options.info.begin(), options.info.end()};
   MILLRACE_RETURN_IF_ERROR(CheckOptions(options.plan, range, initial_weights.size()));
   MILLRACE_ASSIGN_OR_RETURN(auto optimizer,
-                            options.make_optimizer(options.plan.spec().optimizer(), range.size(), kChunkElements,
+                            options.make_optimizer(options.plan.spec().optimizer(), range.size(), options.chunk_elements,
                                                    TrainableElements(options.plan, range)));
   return std::unique_ptr<Shard>(new Shard(std::move(options), initial_weights, std::move(optimizer)));
 }
@@ -76,9 +75,9 @@ Shard::Shard(Options options, std::span<const float> initial_weights, std::uniqu
       metrics_(std::make_unique<ShardMetrics>(options_.metrics, options_.info.shard())),
       version_(options_.plan.start_version()),
       weights_(version_, initial_weights),
-      sums_(initial_weights.size(), kChunkElements, options_.plan.spec().slots()),
+      sums_(initial_weights.size(), options_.chunk_elements, options_.plan.spec().slots()),
       oldest_step_(version_),
-      committed_weights_(options_.plan, range()),
+      committed_weights_(options_.plan, range(), options_.files),
       optimizer_(std::move(optimizer)) {
   metrics_->version.Set(static_cast<double>(version_));
 }
@@ -87,7 +86,7 @@ Shard::~Shard() { CancelNorms(); }
 
 absl::Status Shard::LoadCheckpoint(const std::string& directory) {
   const CheckpointIdentity identity{plan().start_version(), plan().parameter_count(), plan().spec().optimizer()};
-  MILLRACE_ASSIGN_OR_RETURN(const ShardState state, ReadShardCheckpoint(directory, identity, range()));
+  MILLRACE_ASSIGN_OR_RETURN(const ShardState state, ReadShardCheckpoint(directory, identity, range(), *options_.files));
   MutexLock lock(&mutex_);
   MILLRACE_RETURN_IF_ERROR(optimizer_->Load(state.optimizer));
   const WeightsDraft loaded = weights_.Begin(version_);
@@ -168,7 +167,7 @@ absl::StatusOr<Shard::AddResult> Shard::AddGradient(const GradientChunkView& chu
   MILLRACE_RETURN_IF_ERROR(CheckFits(header));
   metrics_->gradient_bytes.Increment(static_cast<double>(chunk.values.size()));
   const SlotNode node{header.slot_begin, header.slot_end};
-  const bool last_of_push = header.offset + ChunkSize(range().size(), header.offset) == range().size();
+  const bool last_of_push = header.offset + SizeOfChunk(header.offset) == range().size();
   AddResult result;
   MutexLock lock(&mutex_);
   MILLRACE_RETURN_IF_ERROR(broken_);
@@ -193,7 +192,7 @@ absl::StatusOr<Shard::AddResult> Shard::AddGradient(const GradientChunkView& chu
     if (added) step.weights_versions.push_back(std::min(header.weights_version, version_));
     result.push_complete = true;
   }
-  result.chunk_complete = step.sum.complete(header.offset / kChunkElements);
+  result.chunk_complete = step.sum.complete(header.offset / options_.chunk_elements);
   return result;
 }
 
@@ -255,13 +254,13 @@ std::optional<Shard::Work> Shard::TakeWork() {
     current_step_ = *step;
     next_ = weights_.Begin(version_ + 1);
   }
-  const uint64_t begin = next_chunk_ * kChunkElements, staleness = StalenessLocked(*step);
+  const uint64_t begin = next_chunk_ * options_.chunk_elements, staleness = StalenessLocked(*step);
   Work work{.kind = Work::kApply,
             .started = absl::Now(),
             .step = *step,
             .staleness = staleness,
             .chunk = next_chunk_,
-            .elements = {begin, begin + ChunkSize(range().size(), begin)},
+            .elements = {begin, begin + SizeOfChunk(begin)},
             .current = weights_.current().values,
             .next = next_,
             .gradient = sums_.Of(*step).sum.total(),
@@ -310,7 +309,7 @@ absl::Status Shard::FinishWork(const Work& work, const absl::Status& applied) {
     MutexLock lock(&mutex_);
     step_time_ += absl::Now() - work.started;
     if (applied.ok()) {
-      if (++next_chunk_ == ChunkCount(range().size())) EndStepLocked(work);
+      if (++next_chunk_ == ChunkCount(range().size(), options_.chunk_elements)) EndStepLocked(work);
       return absl::OkStatus();
     }
     applying_ = false;
@@ -375,9 +374,9 @@ absl::StatusOr<Shard::SavedFile> Shard::SaveCheckpoint(uint64_t version, const s
   const CheckpointIdentity identity{version, plan().parameter_count(), plan().spec().optimizer()};
   const std::string file = ShardFileName(index(), options_.num_shards);
   const auto write = [&]() -> absl::StatusOr<WrittenFile> {
-    MILLRACE_RETURN_IF_ERROR(MakeDirectories(directory));
+    MILLRACE_RETURN_IF_ERROR(options_.files->MakeDirectories(directory));
     return WriteShardCheckpoint(std::filesystem::path(directory) / file, identity, range(), snapshot->weights.values,
-                                snapshot->optimizer);
+                                snapshot->optimizer, *options_.files);
   };
   absl::StatusOr<WrittenFile> written = write();
   if (!written.ok()) {

@@ -37,6 +37,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/file_system.h"
 #include "common/mutex.h"
 #include "common/tensor/flat_layout.h"
 #include "common/tensor/wire.h"
@@ -71,6 +72,9 @@ class Shard : public std::enable_shared_from_this<Shard> {
     Metrics* metrics = nullptr;  // required
     // Of a job that clips gradients; null if there is no other shard.
     std::shared_ptr<NormExchange> norms = nullptr;
+    FileSystem* files = &RealFileSystem();
+    // Gradients come, and steps are applied, in pieces of this many elements: all peers must agree.
+    uint64_t chunk_elements = kChunkElements;
     std::function<absl::StatusOr<std::unique_ptr<ShardOptimizer>>(const v1::OptimizerSpec&, uint64_t elements,
                                                                   uint64_t chunk_elements, uint64_t trainable)>
         make_optimizer = ShardOptimizer::Create;
@@ -169,6 +173,7 @@ class Shard : public std::enable_shared_from_this<Shard> {
   std::optional<WeightsVersion> HeldWeights(uint64_t version) const;
   std::optional<WeightsVersion> HeldWeightsLocked(uint64_t version) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckFits(const GradientChunkHeader& chunk) const;
+  uint64_t SizeOfChunk(uint64_t offset) const { return ChunkSize(range().size(), offset, options_.chunk_elements); }
 
   // A piece of work on one step, to be done by the thread that set applying_. If gradients are clipped, all chunks are
   // measured as they come, then the norm is asked for, and when it is known they are applied.

@@ -11,12 +11,12 @@ namespace millrace {
 
 std::optional<Shard::Work> Shard::TakeNormWork() {
   Work work{.started = absl::Now(), .step = oldest_step_, .chunk = next_measured_};
-  const uint64_t chunks = ChunkCount(range().size());
+  const uint64_t chunks = ChunkCount(range().size(), options_.chunk_elements);
   const StepSum* const sum = sums_.Find(oldest_step_);
   if (sum != nullptr && next_measured_ < chunks && sum->sum.complete(next_measured_)) {
-    const uint64_t begin = next_measured_ * kChunkElements;
+    const uint64_t begin = next_measured_ * options_.chunk_elements;
     work.kind = Work::kMeasure;
-    work.elements = {begin, begin + ChunkSize(range().size(), begin)};
+    work.elements = {begin, begin + SizeOfChunk(begin)};
     work.gradient = sums_.Of(oldest_step_).sum.total();
     return work;
   }

@@ -53,15 +53,6 @@ std::string Describe(const v1::Lease& lease) {
   }
 }
 
-// Dropout and its like must depend on what is computed, never on who computes it or when.
-uint64_t NoiseSeed(uint64_t seed, uint64_t step, uint32_t slot) {
-  constexpr uint32_t kNoiseStream = 0x6e6f6973;  // apart from every other use of the job's seed
-  const std::array<uint32_t, 4> bits =
-      Philox4x32({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), slot, kNoiseStream},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  return uint64_t{bits[1]} << 32 | bits[0];
-}
-
 std::span<const uint8_t> Bytes(const std::string& bytes) {
   return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
 }
@@ -79,8 +70,16 @@ class WorkLoop::Stopwatch {
   const std::chrono::steady_clock::time_point begin_;
 };
 
+uint64_t WorkLoop::NoiseSeed(uint64_t seed, uint64_t step, uint32_t slot) {
+  constexpr uint32_t kNoiseStream = 0x6e6f6973;  // apart from every other use of the job's seed
+  const std::array<uint32_t, 4> bits =
+      Philox4x32({static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32), slot, kNoiseStream},
+                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return uint64_t{bits[1]} << 32 | bits[0];
+}
+
 WorkLoop::WorkLoop(const v1::JobPlan& plan, const Parts& parts)
-    : plan_(plan), parts_(parts), sum_(parts.replica->table().size()), ahead_(plan) {}
+    : plan_(plan), parts_(parts), sum_(parts.model->parameter_count()), ahead_(plan) {}
 
 absl::StatusOr<WorkLoop::End> WorkLoop::Run() {
   absl::StatusOr<End> end = RunUntilEnd();
@@ -244,13 +243,13 @@ absl::Status WorkLoop::ComputeUnit(const v1::Lease& lease, const BatchKey& unit,
   BatchResult computed;
   if (lease.kind() == v1::Lease::KIND_TRAIN) {
     step_samples = batch.step_samples();
-    MILLRACE_ASSIGN_OR_RETURN(computed, parts_.replica->ComputeGradient(
+    MILLRACE_ASSIGN_OR_RETURN(computed, parts_.model->ComputeGradient(
                                             Bytes(batch.images()), Bytes(batch.labels()),
                                             NoiseSeed(plan_.spec().seed(), lease.version(), unit.slot)));
     result.set_unit(unit.slot);
-    result.set_checksum(sum_.Add(unit.slot, parts_.replica->gradient()));
+    result.set_checksum(sum_.Add(unit.slot, parts_.model->gradient()));
   } else {
-    MILLRACE_ASSIGN_OR_RETURN(computed, parts_.replica->Evaluate(Bytes(batch.images()), Bytes(batch.labels())));
+    MILLRACE_ASSIGN_OR_RETURN(computed, parts_.model->Evaluate(Bytes(batch.images()), Bytes(batch.labels())));
     result.set_unit(static_cast<uint32_t>(unit.step));
   }
   result.set_samples(computed.samples);

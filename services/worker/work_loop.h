@@ -17,7 +17,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/model/replica.h"
+#include "common/model/trainable_model.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/worker/activity.h"
 #include "services/worker/epoch_ahead.h"
@@ -34,9 +34,9 @@ class WorkLoop {
     kDrained,   // Drain was called; no lease is held
   };
 
-  // Everything pointed to must outlive the loop. The replica's parameters are what the parameter link writes to.
+  // Everything pointed to must outlive the loop. The model's parameters are what the parameter link writes to.
   struct Parts {
-    Replica* replica;
+    TrainableModel* model;
     LeaseLink* leases;
     BatchSource* batches;
     ParameterLink* parameters;
@@ -44,10 +44,14 @@ class WorkLoop {
     const WorkerMetrics* metrics;
   };
 
+  // What a slot's gradient is computed with. Dropout and its like must depend on what is computed, never on who
+  // computes it or when. `seed` is the job's.
+  static uint64_t NoiseSeed(uint64_t seed, uint64_t step, uint32_t slot);
+
   WorkLoop(const v1::JobPlan& plan, const Parts& parts);
 
   // ABORTED if the job failed or the coordinator sent the worker away (message: its reason), UNAVAILABLE if the
-  // link to the coordinator was lost, CANCELLED after Stop, otherwise what a link or the replica returned; leases still
+  // link to the coordinator was lost, CANCELLED after Stop, otherwise what a link or the model returned; leases still
   // held are the coordinator's to grant again then.
   absl::StatusOr<End> Run();
 

@@ -181,7 +181,7 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
                                                                 coordinator->welcome().shards().end()},
                                                      .parameters = replica->parameters()},
                                                     &metrics_));
-  return RunLoop(plan, {.replica = replica,
+  return RunLoop(plan, {.model = replica,
                         .leases = coordinator.get(),
                         .batches = &batches,
                         .parameters = parameters.get(),

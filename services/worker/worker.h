@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/model/replica.h"
 #include "common/mutex.h"
 #include "common/service_runtime.h"
 #include "services/worker/activity.h"

@@ -8,6 +8,7 @@
 
 #include "common/clock.h"
 #include "common/metrics.h"
+#include "common/model/replica.h"
 #include "common/model/runtime.h"
 #include "common/status_macros.h"
 #include "gmock/gmock.h"
