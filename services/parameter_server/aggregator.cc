@@ -4,8 +4,18 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/planted_bug.h"
 
 namespace millrace {
+namespace {
+
+// Whether the sum over `held` is what the sum over `node` is added to next.
+bool Joins(SlotNode held, SlotNode node, uint32_t slots) {
+  if (kPlantedBug == PlantedBug::kArrivalOrderSum) return held.end == node.begin || node.end == held.begin;
+  return held == SlotSibling(node, slots);
+}
+
+}  // namespace
 
 Aggregator::Aggregator(uint64_t elements, uint64_t chunk_elements, uint32_t slots)
     : elements_(elements),
@@ -66,12 +76,11 @@ absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteR
   AlignedBuffer<float> sum;  // of `node`, once the values have been read
   bool read = false;
   while (node != SlotNode{0, slots_}) {
-    const SlotNode sibling = SlotSibling(node, slots_);
-    const auto held =
-        std::find_if(chunk.held.begin(), chunk.held.end(), [&](const Held& other) { return other.node == sibling; });
+    const auto held = std::find_if(chunk.held.begin(), chunk.held.end(),
+                                   [&](const Held& other) { return Joins(other.node, node, slots_); });
     if (held == chunk.held.end()) break;
+    node = {std::min(node.begin, held->node.begin), std::max(node.end, held->node.end)};
     AlignedBuffer<float> other = Detach(chunk, static_cast<size_t>(held - chunk.held.begin()));
-    node = SlotParent(node, slots_);
     const bool is_root = node == SlotNode{0, slots_};
     const std::span<float> out = is_root ? root : other.span().first(size);
     if (!read && is_root) {

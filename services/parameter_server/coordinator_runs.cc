@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/log.h"
+#include "common/planted_bug.h"
 #include "common/random.h"
 #include "common/status_macros.h"
 #include "common/tensor/flat_layout.h"
@@ -76,7 +77,8 @@ absl::StatusOr<v1::RegisterShardResponse> Coordinator::RegisterShard(const v1::R
   MILLRACE_RETURN_IF_ERROR(CheckShard(request));
   const auto [entry, first] = shards_.try_emplace(request.shard());
   Registration& shard = entry->second;
-  const bool restarted = !first && shard.incarnation != request.incarnation();
+  const bool restarted = !first && shard.incarnation != request.incarnation() &&
+                         kPlantedBug != PlantedBug::kStaleIncarnation;
   if (restarted) {
     shard.replaced.push_back(shard.incarnation);
     if (shard.replaced.size() > kReplacedMax) shard.replaced.pop_front();

@@ -9,8 +9,11 @@
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/model/runtime.h"
+#include "common/planted_bug.h"
 #include "common/service_runtime.h"
 #include "services/parameter_server/parameter_server.h"
+
+static_assert(millrace::kPlantedBug == millrace::PlantedBug::kNone, "this program is for the simulator");
 
 int main(int argc, char** argv) {
   millrace::ServiceFlags flags{.listen = "127.0.0.1:7200", .http_listen = "127.0.0.1:7201"};

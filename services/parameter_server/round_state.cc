@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "common/networks.h"
+#include "common/planted_bug.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -59,7 +60,7 @@ uint32_t RoundState::Release(uint64_t lease, UnitRange range) {
 
 RoundState::Verdict RoundState::Accept(const v1::UnitResult& result) {
   Unit& unit = units_[result.unit()];
-  if (unit.done) {
+  if (unit.done && kPlantedBug != PlantedBug::kDoubleCount) {
     // Compared as bits: a loss of NaN equals itself here.
     const bool same = unit.checksum == result.checksum() && unit.samples == result.samples() &&
                       unit.correct == result.correct() &&
