@@ -42,8 +42,10 @@ spdlog::level::level_enum SpdlogLevel(LogLevel level) {
       return spdlog::level::warn;
     case LogLevel::kError:
       return spdlog::level::err;
+    case LogLevel::kNone:
+      break;
   }
-  return spdlog::level::err;
+  return spdlog::level::off;
 }
 
 void Write(LogLevel level, std::string_view message, LogFields fields) {

@@ -24,7 +24,7 @@ namespace millrace {
 // One call writes one line, whole, whatever the strings hold. Any thread, once ConfigureLogging has returned; before
 // it, and in tests, the format is text.
 
-enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class LogLevel { kDebug, kInfo, kWarning, kError, kNone };  // kNone, as the least level: nothing is written
 enum class LogFormat { kText, kJson };
 
 // A name and a value. Numbers stay numbers in JSON; everything else is a string.
