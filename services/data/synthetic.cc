@@ -236,7 +236,7 @@ absl::StatusOr<SyntheticOptions> ParseSynthetic(std::string_view text) {
   if (data_dir.size() <= kName.size() + 1) return options;
   for (const absl::string_view item : absl::StrSplit(data_dir.substr(kName.size() + 1), ',')) {
     const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(item, absl::MaxSplits('=', 1));
-    const auto& [name, digits] = parts;
+    const absl::string_view name = parts.first, digits = parts.second;
     uint64_t value = 0;
     const bool is_number = absl::SimpleAtoi(digits, &value);
     const auto set = [&](auto& field, uint64_t min, uint64_t max) -> absl::Status {
