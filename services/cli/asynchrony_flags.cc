@@ -14,7 +14,7 @@ namespace millrace {
 namespace {
 
 constexpr char kUnbounded[] = "unbounded";
-constexpr double kDefaultCompensation = 0.04;  // of the paper's ImageNet runs
+constexpr double kDefaultCompensation = 0.04;
 
 struct NamedPolicy {
   absl::string_view name;
