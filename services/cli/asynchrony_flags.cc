@@ -6,9 +6,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/string_view.h"
 #include "common/limits.h"
 #include "common/text_format.h"
+#include "services/cli/enum_names.h"
 
 namespace millrace {
 namespace {
@@ -16,11 +16,7 @@ namespace {
 constexpr char kUnbounded[] = "unbounded";
 constexpr double kDefaultCompensation = 0.04;
 
-struct NamedPolicy {
-  absl::string_view name;
-  v1::StaleGradients policy;
-};
-constexpr std::array<NamedPolicy, 3> kPolicies = {{
+constexpr std::array<Named<v1::StaleGradients>, 3> kPolicies = {{
     {"as-they-are", v1::STALE_GRADIENTS_AS_THEY_ARE},
     {"smaller-steps", v1::STALE_GRADIENTS_SMALLER_STEPS},
     {"compensated", v1::STALE_GRADIENTS_COMPENSATED},
@@ -40,17 +36,19 @@ absl::Status ApplyStaleness(const std::string& staleness, v1::AsynchronySpec& sp
 }  // namespace
 
 void AddAsynchronyFlags(CLI::App& app, AsynchronyFlags& flags, const std::string& group) {
-  app.add_option("--staleness", flags.staleness,
-                 "steps that gradients may be behind the weights they change: 0 is synchronous training; up to 16, still "
-                 "the same bits for every cluster; or 'unbounded', which is not reproducible")
+  app.add_option(
+         "--staleness", flags.staleness,
+         "steps that gradients may be behind the weights they change: 0 is synchronous training; up to 16, still "
+         "the same bits for every cluster; or 'unbounded', which is not reproducible")
       ->group(group)
       ->default_str("0");
-  app.add_option("--stale-gradients", flags.stale_gradients,
-                 "taken as-they-are; smaller-steps: the learning rate is divided by 1 + staleness; compensated: corrected "
-                 "for the way the weights have gone since")
+  app.add_option(
+         "--stale-gradients", flags.stale_gradients,
+         "taken as-they-are; smaller-steps: the learning rate is divided by 1 + staleness; compensated: corrected "
+         "for the way the weights have gone since")
       ->group(group)
       ->default_str("as-they-are")
-      ->check(CLI::IsMember({"as-they-are", "smaller-steps", "compensated"}));
+      ->check(CLI::IsMember(NamesOf(kPolicies)));
   app.add_option("--compensation", flags.compensation, "compensated: how strongly")
       ->group(group)
       ->default_str(absl::StrCat(kDefaultCompensation))
@@ -62,8 +60,8 @@ absl::Status ApplyAsynchronyFlags(const AsynchronyFlags& flags, v1::JobSpec& spe
   if (flags.staleness.has_value()) {
     if (absl::Status status = ApplyStaleness(*flags.staleness, asynchrony); !status.ok()) return status;
   }
-  for (const NamedPolicy& named : kPolicies) {
-    if (flags.stale_gradients == named.name) asynchrony.set_stale_gradients(named.policy);
+  if (flags.stale_gradients.has_value()) {
+    asynchrony.set_stale_gradients(ValueOf(kPolicies, *flags.stale_gradients));
   }
   const bool stale = asynchrony.staleness() > 0 || asynchrony.unbounded();
   if (flags.stale_gradients.has_value() && !stale) {
@@ -87,9 +85,9 @@ std::string DescribeAsynchrony(const v1::JobSpec& spec) {
   const v1::AsynchronySpec& asynchrony = spec.asynchrony();
   if (asynchrony.staleness() == 0 && !asynchrony.unbounded()) return "";
   const uint64_t behind = asynchrony.unbounded() ? kUnboundedSteps : asynchrony.staleness();
-  std::string text = absl::StrCat("asynchronous: gradients up to ", behind, behind == 1 ? " step" : " steps",
-                                  " old, so up to ", FormatCount(spec.batch_size() * (behind + 1)),
-                                  " samples under way at once");
+  std::string text =
+      absl::StrCat("asynchronous: gradients up to ", behind, behind == 1 ? " step" : " steps", " old, so up to ",
+                   FormatCount(spec.batch_size() * (behind + 1)), " samples under way at once");
   const double rate = spec.optimizer().learning_rate();
   if (asynchrony.stale_gradients() == v1::STALE_GRADIENTS_SMALLER_STEPS) {
     absl::StrAppendFormat(&text, "; learning rate from %g down to %g", rate, rate / static_cast<double>(behind + 1));

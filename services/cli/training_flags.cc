@@ -7,6 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "common/limits.h"
 #include "common/text_format.h"
+#include "services/cli/enum_names.h"
 
 namespace millrace {
 namespace {
@@ -16,23 +17,16 @@ using Schedule = v1::LearningRateSchedule;
 constexpr uint64_t kStepsMax = uint64_t{1} << 40;
 constexpr double kDefaultGamma = 0.1;  // PyTorch's
 
-struct NamedSchedule {
-  absl::string_view name;
-  Schedule::Kind kind;
-};
-constexpr std::array<NamedSchedule, 4> kSchedules = {{
+constexpr std::array<Named<Schedule::Kind>, 4> kSchedules = {{
     {"constant", Schedule::KIND_CONSTANT},
     {"step", Schedule::KIND_STEP},
     {"cosine", Schedule::KIND_COSINE},
     {"one-cycle", Schedule::KIND_ONE_CYCLE},
 }};
-
-absl::string_view NameOf(const Schedule& schedule) {
-  for (const NamedSchedule& named : kSchedules) {
-    if (named.kind == schedule.kind()) return named.name;
-  }
-  return kSchedules[0].name;
-}
+constexpr std::array<Named<v1::BestBy>, 2> kBestBy = {{
+    {"loss", v1::BEST_BY_LOSS},
+    {"accuracy", v1::BEST_BY_ACCURACY},
+}};
 
 absl::Status OnlyFor(absl::string_view flag, absl::string_view schedules) {
   return absl::InvalidArgumentError(absl::StrCat(flag, " is only for --schedule ", schedules));
@@ -40,11 +34,9 @@ absl::Status OnlyFor(absl::string_view flag, absl::string_view schedules) {
 
 absl::Status ApplySchedule(const TrainingFlags& flags, v1::JobSpec& spec) {
   Schedule& schedule = *spec.mutable_schedule();
-  if (flags.schedule.has_value() && *flags.schedule != NameOf(schedule)) {
+  if (flags.schedule.has_value() && *flags.schedule != NameOf(kSchedules, schedule.kind())) {
     schedule.Clear();
-    for (const NamedSchedule& named : kSchedules) {
-      if (named.name == *flags.schedule) schedule.set_kind(named.kind);
-    }
+    schedule.set_kind(ValueOf(kSchedules, *flags.schedule));
     if (schedule.kind() == Schedule::KIND_STEP) schedule.set_gamma(kDefaultGamma);
   }
   const bool falls = schedule.kind() == Schedule::KIND_COSINE || schedule.kind() == Schedule::KIND_ONE_CYCLE;
@@ -72,9 +64,7 @@ absl::Status ApplySchedule(const TrainingFlags& flags, v1::JobSpec& spec) {
 }
 
 absl::Status ApplySelection(const TrainingFlags& flags, v1::JobSpec& spec) {
-  if (flags.best_by.has_value()) {
-    spec.set_best_by(*flags.best_by == "accuracy" ? v1::BEST_BY_ACCURACY : v1::BEST_BY_LOSS);
-  }
+  if (flags.best_by.has_value()) spec.set_best_by(ValueOf(kBestBy, *flags.best_by));
   if (flags.early_stopping_patience.has_value()) {
     spec.mutable_early_stopping()->set_patience(*flags.early_stopping_patience);
   }
@@ -104,7 +94,7 @@ void AddTrainingFlags(CLI::App& app, TrainingFlags& flags, const std::string& gr
          "by half a cosine; one-cycle: up from a 25th, then down")
       ->group(group)
       ->default_str("constant")
-      ->check(CLI::IsMember({"constant", "step", "cosine", "one-cycle"}));
+      ->check(CLI::IsMember(NamesOf(kSchedules)));
   app.add_option("--warmup-steps", flags.warmup_steps,
                  "steps in which the rate grows to --learning-rate; default 0, for one-cycle three tenths of the job")
       ->group(group)
@@ -133,7 +123,7 @@ void AddTrainingFlags(CLI::App& app, TrainingFlags& flags, const std::string& gr
   app.add_option("--best-by", flags.best_by, "which version is the best in validation: by loss or accuracy")
       ->group(group)
       ->default_str("loss")
-      ->check(CLI::IsMember({"loss", "accuracy"}));
+      ->check(CLI::IsMember(NamesOf(kBestBy)));
   app.add_option("--early-stopping-patience", flags.early_stopping_patience,
                  "stop after so many epochs in a row that are no better than the best")
       ->group(group)
@@ -157,7 +147,7 @@ absl::Status ApplyTrainingFlags(const TrainingFlags& flags, v1::JobSpec& spec) {
 }
 
 std::string DescribeSchedule(const Schedule& schedule) {
-  std::string text(NameOf(schedule));
+  std::string text(NameOf(kSchedules, schedule.kind()));
   if (schedule.warmup_steps() > 0) {
     absl::StrAppend(&text, " after ", FormatCount(schedule.warmup_steps()), " steps of warm-up");
   }
