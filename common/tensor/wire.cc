@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/aligned_buffer.h"
 #include "common/tensor/proto_reader.h"
 #include "google/protobuf/io/coded_stream.h"
 
@@ -43,24 +44,24 @@ class FieldWriter {
   size_t size_ = 0;
 };
 
-grpc::Slice ValuesSlice(std::span<const float> values, std::shared_ptr<const void> owner) {
-  auto* holder = new std::shared_ptr<const void>(std::move(owner));
+grpc::Slice ValuesSlice(WireValues values) {
+  auto* holder = new std::shared_ptr<const void>(std::move(values.owner));
   return grpc::Slice(
-      const_cast<float*>(values.data()), values.size_bytes(),  // gRPC only reads it
+      const_cast<std::byte*>(values.bytes.data()), values.bytes.size(),  // gRPC only reads it
       [](void* held) { delete static_cast<std::shared_ptr<const void>*>(held); }, holder);
 }
 
 // `fields` followed by the values as bytes field `values_field`; wrapped as field `wrapper` of another message unless
 // 0.
-grpc::ByteBuffer Encode(int wrapper, FieldWriter fields, int values_field, std::span<const float> values,
-                        std::shared_ptr<const void> owner) {
-  if (!values.empty()) fields.Bytes(values_field, values.size_bytes());
+grpc::ByteBuffer Encode(int wrapper, FieldWriter fields, int values_field, WireValues values) {
+  const size_t size = values.bytes.size();
+  if (size > 0) fields.Bytes(values_field, size);
   FieldWriter header;
-  if (wrapper != 0) header.Bytes(wrapper, fields.size() + values.size_bytes());
+  if (wrapper != 0) header.Bytes(wrapper, fields.size() + size);
   header.Append(fields);
   const grpc::Slice head(header.data(), header.size());
-  if (values.empty()) return grpc::ByteBuffer(&head, 1);
-  const std::array<grpc::Slice, 2> slices = {head, ValuesSlice(values, std::move(owner))};
+  if (size == 0) return grpc::ByteBuffer(&head, 1);
+  const std::array<grpc::Slice, 2> slices = {head, ValuesSlice(std::move(values))};
   return grpc::ByteBuffer(slices.data(), slices.size());
 }
 
@@ -127,15 +128,16 @@ bool MergeMessage(const ByteRope& bytes, google::protobuf::MessageLite* out) {
   return out->MergeFromString(flat);
 }
 
-absl::Status CheckWhole(const ByteRope& values) {
-  if (values.size() % sizeof(float) == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("values of ", values.size(), " bytes are no whole number of floats"));
-}
-
 }  // namespace
 
-grpc::ByteBuffer EncodeGradient(const GradientChunkHeader& header, std::span<const float> values,
-                                std::shared_ptr<const void> owner) {
+WireValues ToWire(v1::NumberFormat format, std::span<const float> values, std::shared_ptr<const void> owner) {
+  if (!IsNarrow(format)) return {std::as_bytes(values), std::move(owner)};
+  const auto encoded = std::make_shared<AlignedBuffer<std::byte>>(EncodedBytes(format, values.size()));
+  Encode(format, values, encoded->span());
+  return {encoded->span(), encoded};
+}
+
+grpc::ByteBuffer EncodeGradient(const GradientChunkHeader& header, WireValues values) {
   using Chunk = v1::GradientChunk;
   FieldWriter fields;
   fields.Number(Chunk::kStepFieldNumber, header.step);
@@ -144,18 +146,16 @@ grpc::ByteBuffer EncodeGradient(const GradientChunkHeader& header, std::span<con
   fields.Number(Chunk::kSamplesFieldNumber, header.samples);
   fields.Number(Chunk::kOffsetFieldNumber, header.offset);
   fields.Number(Chunk::kWeightsVersionFieldNumber, header.weights_version);
-  return Encode(v1::ExchangeRequest::kGradientFieldNumber, fields, Chunk::kValuesFieldNumber, values, std::move(owner));
+  return Encode(v1::ExchangeRequest::kGradientFieldNumber, fields, Chunk::kValuesFieldNumber, std::move(values));
 }
 
-grpc::ByteBuffer EncodeWeights(const WeightsChunkHeader& header, std::span<const float> values,
-                               std::shared_ptr<const void> owner) {
+grpc::ByteBuffer EncodeWeights(const WeightsChunkHeader& header, WireValues values) {
   return Encode(v1::ExchangeResponse::kWeightsFieldNumber, WeightsFields(header), v1::WeightsChunk::kValuesFieldNumber,
-                values, std::move(owner));
+                std::move(values));
 }
 
-grpc::ByteBuffer EncodeWeightsChunk(const WeightsChunkHeader& header, std::span<const float> values,
-                                    std::shared_ptr<const void> owner) {
-  return Encode(0, WeightsFields(header), v1::WeightsChunk::kValuesFieldNumber, values, std::move(owner));
+grpc::ByteBuffer EncodeWeightsChunk(const WeightsChunkHeader& header, WireValues values) {
+  return Encode(0, WeightsFields(header), v1::WeightsChunk::kValuesFieldNumber, std::move(values));
 }
 
 grpc::ByteBuffer EncodeMessage(const google::protobuf::MessageLite& message) {
@@ -193,9 +193,6 @@ absl::StatusOr<ExchangeRequestView> DecodeExchangeRequest(const MessageView& mes
     }
   }
   if (!reader.ok()) return Malformed("ExchangeRequest");
-  if (const auto* gradient = std::get_if<GradientChunkView>(&request)) {
-    if (auto status = CheckWhole(gradient->values); !status.ok()) return status;
-  }
   return request;
 }
 
@@ -212,9 +209,6 @@ absl::StatusOr<ExchangeResponseView> DecodeExchangeResponse(const MessageView& m
     }
   }
   if (!reader.ok()) return Malformed("ExchangeResponse");
-  if (const auto* weights = std::get_if<WeightsChunkView>(&response)) {
-    if (auto status = CheckWhole(weights->values); !status.ok()) return status;
-  }
   return response;
 }
 

@@ -1,23 +1,22 @@
 // The bulk messages of parameter.proto, encoded and decoded by hand so that no value is copied on the way (DESIGN D8).
 // What goes over the wire is plain protobuf: any client of the .proto can take either side.
 //
-// Sending: a message is one small slice with the encoded fields and one that points at the caller's floats.
-//   grpc::ByteBuffer message = EncodeGradient(header, values, owner);  // an ExchangeRequest
+// Sending: a message is one small slice with the encoded fields and one that points at the caller's numbers, which are
+// in the job's number format (number_format.h).
+//   grpc::ByteBuffer message = EncodeGradient(header, {values, owner});  // an ExchangeRequest
 // gRPC may read `values` until the last reference to the slice is gone, also after the write is reported done. `owner`
 // is kept until then: its deleter (on any thread) tells when the memory may be written again.
 //
 // Receiving: a MessageView holds the message's slices and is decoded in place; the values are summed or copied out of
-// it (byte_rope.h). Let go of it soon: slices pin whole receive buffers.
+// it (number_format.h). Let go of it soon: slices pin whole receive buffers.
 //   MessageView view;                                                  // reused from message to message
 //   if (auto status = view.Reset(message); !status.ok()) ...
 //   auto request = DecodeExchangeRequest(view);                        // StatusOr
 //   if (auto* gradient = std::get_if<GradientChunkView>(&*request)) AddFloats(gradient->values, accumulator);
 //
-// Another number format is another field of bytes beside `values`, found by ProtoReader and read by ForEachBlock.
-//
 // Errors: INVALID_ARGUMENT for bytes that are not a well-formed message; no input crashes. Unknown fields are skipped
-// and repeated ones resolved as protobuf prescribes (the last one wins). Ranges and grids are the receiver's to check.
-// Threads: a view belongs to one thread at a time.
+// and repeated ones resolved as protobuf prescribes (the last one wins). Ranges, grids and sizes are the receiver's to
+// check. Threads: a view belongs to one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +28,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/tensor/byte_rope.h"
+#include "common/tensor/number_format.h"
 #include "google/protobuf/message_lite.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/slice.h"
@@ -50,6 +50,15 @@ constexpr uint64_t ChunkSize(uint64_t elements, uint64_t offset, uint64_t chunk_
 
 // --- Sending ---
 
+// Numbers as they travel, and what keeps them alive and unchanged.
+struct WireValues {
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;
+};
+
+// `values` themselves if they travel as they are, else a copy in the format.
+WireValues ToWire(v1::NumberFormat format, std::span<const float> values, std::shared_ptr<const void> owner);
+
 // The fields of v1.GradientChunk but its values.
 struct GradientChunkHeader {
   uint64_t step = 0;
@@ -67,12 +76,9 @@ struct WeightsChunkHeader {
 };
 
 // An ExchangeRequest, an ExchangeResponse, and a bare WeightsChunk (the FetchWeights stream).
-grpc::ByteBuffer EncodeGradient(const GradientChunkHeader& header, std::span<const float> values,
-                                std::shared_ptr<const void> owner);
-grpc::ByteBuffer EncodeWeights(const WeightsChunkHeader& header, std::span<const float> values,
-                               std::shared_ptr<const void> owner);
-grpc::ByteBuffer EncodeWeightsChunk(const WeightsChunkHeader& header, std::span<const float> values,
-                                    std::shared_ptr<const void> owner);
+grpc::ByteBuffer EncodeGradient(const GradientChunkHeader& header, WireValues values);
+grpc::ByteBuffer EncodeWeights(const WeightsChunkHeader& header, WireValues values);
+grpc::ByteBuffer EncodeWeightsChunk(const WeightsChunkHeader& header, WireValues values);
 
 // A small message (open, ack, a request) by the stock encoder.
 grpc::ByteBuffer EncodeMessage(const google::protobuf::MessageLite& message);
@@ -103,12 +109,12 @@ class MessageView {
 
 struct GradientChunkView {
   GradientChunkHeader header;
-  ByteRope values;  // a multiple of 4 bytes
+  ByteRope values;  // in the job's number format
 };
 
 struct WeightsChunkView {
   WeightsChunkHeader header;
-  ByteRope values;  // a multiple of 4 bytes
+  ByteRope values;  // in the job's number format
 };
 
 // monostate: a valid message of a kind this build does not know.

@@ -17,6 +17,7 @@
 #include "common/model_name.h"
 #include "common/networks.h"
 #include "common/strings.h"
+#include "services/cli/enum_names.h"
 
 namespace millrace {
 namespace {
@@ -37,6 +38,12 @@ constexpr std::array<NamedOptimizer, 3> kOptimizers = {{
     {"sgd", v1::OPTIMIZER_KIND_SGD, 1e-2, 0},
     {"adam", v1::OPTIMIZER_KIND_ADAM, 1e-3, 0},
     {"adamw", v1::OPTIMIZER_KIND_ADAMW, 1e-3, 1e-2},
+}};
+
+constexpr std::array<Named<v1::NumberFormat>, 3> kWires = {{
+    {"fp32", v1::NUMBER_FORMAT_UNSPECIFIED},
+    {"bf16", v1::NUMBER_FORMAT_BFLOAT16},
+    {"fp16", v1::NUMBER_FORMAT_FLOAT16},
 }};
 
 absl::StatusOr<NamedOptimizer> FindOptimizer(absl::string_view name) {
@@ -185,6 +192,12 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
                  "distort train images: shift=PIXELS,rotate=DEGREES,scale=PART,elastic=PIXELS, each or any, or none")
       ->group(what)
       ->default_str("none");
+  app.add_option("--wire", job.wire,
+                 "numbers in which gradients and weights travel; all are the same bits for every cluster, but fp32's are "
+                 "others than bf16's")
+      ->group(what)
+      ->default_str("fp32")
+      ->check(CLI::IsMember(NamesOf(kWires)));
   AddTrainingFlags(app, job.training, what);
   AddAsynchronyFlags(app, job.asynchrony, what);
 
@@ -298,6 +311,7 @@ absl::StatusOr<v1::JobSpec> MakeJobSpec(const JobFlags& flags, const v1::JobSpec
     spec.clear_augmentation();
     if (HasEffect(*augmentation)) *spec.mutable_augmentation() = *augmentation;
   }
+  if (flags.wire.has_value()) spec.set_wire(ValueOf(kWires, *flags.wire));
   if (spec.validation_count() >= train_samples) {
     return absl::InvalidArgumentError(
         absl::StrFormat("--validation-count: %d leaves nothing of the dataset's %d train samples to train on",

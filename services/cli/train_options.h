@@ -35,6 +35,7 @@ struct JobFlags {
   std::optional<uint32_t> evaluation_batch_size;
   std::optional<std::string> normalize;  // unit, standard
   std::optional<std::string> augment;    // as ParseAugmentation takes it
+  std::optional<std::string> wire;       // fp32, bf16, fp16
   TrainingFlags training;
   AsynchronyFlags asynchrony;
 };

@@ -17,11 +17,13 @@ bool Joins(SlotNode held, SlotNode node, uint32_t slots) {
 
 }  // namespace
 
-Aggregator::Aggregator(uint64_t elements, uint64_t chunk_elements, uint32_t slots)
+Aggregator::Aggregator(uint64_t elements, uint64_t chunk_elements, uint32_t slots, v1::NumberFormat wire)
     : elements_(elements),
       chunk_elements_(chunk_elements),
       slots_(slots),
+      wire_(wire),
       total_(elements),
+      decoded_(IsNarrow(wire) ? std::min(chunk_elements, elements) : 0),
       chunks_((elements + chunk_elements - 1) / chunk_elements) {}
 
 void Aggregator::Reset() {
@@ -50,7 +52,7 @@ bool Aggregator::ChunkHolds(const Chunk& chunk, SlotNode node) {
          std::any_of(chunk.held.begin(), chunk.held.end(), [&](const Held& held) { return held.node.Covers(node); });
 }
 
-absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteRope& values) {
+absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteRope& wire_values) {
   if (!IsSlotNode(node, slots_)) {
     return absl::InvalidArgumentError(
         absl::StrCat("slots [", node.begin, ", ", node.end, ") are no node of the tree over ", slots_, " slots"));
@@ -60,15 +62,20 @@ absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteR
         absl::StrCat("offset ", offset, " is off the grid of ", chunk_elements_, " over ", elements_, " elements"));
   }
   const uint64_t size = std::min(chunk_elements_, elements_ - offset);
-  if (values.size() != size * sizeof(float)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the chunk at ", offset, " has ", values.size(), " bytes instead of ", size * sizeof(float)));
+  if (wire_values.size() != EncodedBytes(wire_, size)) {
+    return absl::InvalidArgumentError(absl::StrCat("the chunk at ", offset, " has ", wire_values.size(),
+                                                   " bytes instead of ", EncodedBytes(wire_, size)));
   }
   Chunk& chunk = chunks_[offset / chunk_elements_];
   if (ChunkHolds(chunk, node)) return false;
   for (size_t i = chunk.held.size(); i-- > 0;) {
     if (node.Covers(chunk.held[i].node)) free_.push_back(Detach(chunk, i));
   }
+
+  const std::span<float> decoded = decoded_.span().first(IsNarrow(wire_) ? size : 0);
+  const ByteRope::Piece decoded_bytes = std::as_bytes(decoded);
+  if (IsNarrow(wire_)) Decode(wire_, wire_values, decoded);
+  const ByteRope values = IsNarrow(wire_) ? ByteRope({&decoded_bytes, 1}, 0, decoded_bytes.size()) : wire_values;
 
   // Up the tree, as far as siblings are held. The arriving values are read once, into the first sum they take part in;
   // a sum that is the root's is made in its place in total_.
@@ -91,6 +98,7 @@ absl::StatusOr<bool> Aggregator::Add(SlotNode node, uint64_t offset, const ByteR
       for (size_t i = 0; i < size; ++i) out[i] = other[i] + sum[i];
       free_.push_back(std::move(sum));
     }
+    Round(wire_, out);
     read = true;
     sum = std::move(other);
   }

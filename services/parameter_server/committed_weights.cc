@@ -32,7 +32,7 @@ absl::StatusOr<WeightsVersion> CommittedWeights::Read(uint64_t version) {
     return absl::NotFoundError(absl::StrCat("the checkpoint of version ", version, ": ", state.status().message()));
   }
   const auto weights = std::make_shared<const std::vector<float>>(std::move(state->weights));
-  last_ = {.version = version, .values = *weights, .owner = weights};
+  last_ = {.version = version, .values = *weights, .wire = {}, .owner = weights};
   return last_;
 }
 

@@ -99,8 +99,8 @@ void ExchangeReactor::WriteNext() {
     acks_.pop_front();
     response_ = EncodeMessage(response);
   } else if (std::optional<WeightsOutbox::Piece> piece = outbox_.Next()) {
-    metrics_->weight_bytes.Increment(static_cast<double>(piece->values.size_bytes()));
-    response_ = EncodeWeights(piece->header, piece->values, std::move(piece->owner));
+    metrics_->weight_bytes.Increment(static_cast<double>(piece->values.bytes.size()));
+    response_ = EncodeWeights(piece->header, std::move(piece->values));
   } else {
     return;
   }

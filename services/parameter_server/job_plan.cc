@@ -165,6 +165,9 @@ absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
   if (!v1::Loss_IsValid(spec.loss())) {
     return absl::InvalidArgumentError("loss is unknown; known: CROSS_ENTROPY, MSE");
   }
+  if (!v1::NumberFormat_IsValid(spec.wire())) {
+    return absl::InvalidArgumentError("wire is unknown; known: FLOAT32, BFLOAT16, FLOAT16");
+  }
   if (spec.normalization() != v1::NORMALIZATION_UNIT && spec.normalization() != v1::NORMALIZATION_STANDARD) {
     return absl::InvalidArgumentError("normalization is missing or unknown; known: UNIT, STANDARD");
   }

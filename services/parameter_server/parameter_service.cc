@@ -32,7 +32,8 @@ class RefusedFetch final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 // threads, one after the other.
 class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  FetchReactor(WeightsVersion weights, ShardMetrics* metrics) : metrics_(metrics) {
+  FetchReactor(WeightsVersion weights, v1::NumberFormat format, ShardMetrics* metrics)
+      : format_(format), metrics_(metrics) {
     MutexLock lock(&mutex_);
     weights_ = std::move(weights);
     WriteNext();
@@ -48,14 +49,15 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  private:
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (next_offset_ == weights_.values.size()) return Finish(grpc::Status::OK);
-    const std::span<const float> values =
-        weights_.values.subspan(next_offset_, ChunkSize(weights_.values.size(), next_offset_));
-    response_ = EncodeWeightsChunk({weights_.version, next_offset_}, values, weights_.owner);
-    metrics_->weight_bytes.Increment(static_cast<double>(values.size_bytes()));
-    next_offset_ += values.size();
+    const uint64_t count = ChunkSize(weights_.values.size(), next_offset_);
+    WireValues values = ToWire(format_, weights_.values.subspan(next_offset_, count), weights_.owner);
+    metrics_->weight_bytes.Increment(static_cast<double>(values.bytes.size()));
+    response_ = EncodeWeightsChunk({weights_.version, next_offset_}, std::move(values));
+    next_offset_ += count;
     StartWrite(&response_);
   }
 
+  const v1::NumberFormat format_;
   ShardMetrics* const metrics_;
   Mutex mutex_;
   WeightsVersion weights_ ABSL_GUARDED_BY(mutex_);
@@ -147,7 +149,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ParameterService::FetchWeights(grpc:
     MILLRACE_RETURN_IF_ERROR(DecodeMessage(view, &wanted));
     MILLRACE_ASSIGN_OR_RETURN(const Served now, ServedRun(wanted.run_id()));
     MILLRACE_ASSIGN_OR_RETURN(WeightsVersion weights, now.shard->WeightsAt(wanted.version()));
-    return new FetchReactor(std::move(weights), now.metrics);
+    return new FetchReactor(std::move(weights), wanted.format(), now.metrics);
   };
   const absl::StatusOr<FetchReactor*> reactor = fetch();
   if (!reactor.ok()) return new RefusedFetch(reactor.status());

@@ -74,8 +74,8 @@ Shard::Shard(Options options, std::span<const float> initial_weights, std::uniqu
     : options_(std::move(options)),
       metrics_(std::make_unique<ShardMetrics>(options_.metrics, options_.info.shard())),
       version_(options_.plan.start_version()),
-      weights_(version_, initial_weights),
-      sums_(initial_weights.size(), options_.chunk_elements, options_.plan.spec().slots()),
+      weights_(version_, initial_weights, options_.plan.spec().wire()),
+      sums_(initial_weights.size(), options_.chunk_elements, options_.plan.spec().slots(), options_.plan.spec().wire()),
       oldest_step_(version_),
       committed_weights_(options_.plan, range(), options_.files),
       optimizer_(std::move(optimizer)) {
@@ -90,7 +90,7 @@ absl::Status Shard::LoadCheckpoint(const std::string& directory) {
   MutexLock lock(&mutex_);
   MILLRACE_RETURN_IF_ERROR(optimizer_->Load(state.optimizer));
   const WeightsDraft loaded = weights_.Begin(version_);
-  std::copy(state.weights.begin(), state.weights.end(), loaded.values.begin());
+  loaded.Fill(state.weights);
   weights_.Publish(loaded);
   committed_ = std::make_shared<const Snapshot>(Snapshot{weights_.current(), state.optimizer});
   return absl::OkStatus();
@@ -105,7 +105,7 @@ absl::Status Shard::Restore(std::shared_ptr<const Snapshot> snapshot) {
   }
   MILLRACE_RETURN_IF_ERROR(optimizer_->Load(snapshot->optimizer));
   const WeightsDraft restored = weights_.Begin(version_);
-  std::copy(snapshot->weights.values.begin(), snapshot->weights.values.end(), restored.values.begin());
+  restored.Fill(snapshot->weights.values);
   weights_.Publish(restored);
   committed_ = std::move(snapshot);
   return absl::OkStatus();
@@ -300,7 +300,9 @@ absl::Status Shard::ApplyChunk(const Work& work) {
   if (plan().spec().asynchrony().stale_gradients() == v1::STALE_GRADIENTS_SMALLER_STEPS) {
     learning_rate /= 1.0 + static_cast<double>(work.staleness);
   }
-  return optimizer_->Step(work.chunk, work.next.values, work.gradient, learning_rate);
+  MILLRACE_RETURN_IF_ERROR(optimizer_->Step(work.chunk, work.next.values, work.gradient, learning_rate));
+  work.next.Finish(begin, end);
+  return absl::OkStatus();
 }
 
 absl::Status Shard::FinishWork(const Work& work, const absl::Status& applied) {

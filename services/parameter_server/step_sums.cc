@@ -4,8 +4,8 @@
 
 namespace millrace {
 
-StepSums::StepSums(uint64_t elements, uint64_t chunk_elements, uint32_t slots)
-    : make_([=] { return std::make_unique<StepSum>(Aggregator(elements, chunk_elements, slots)); }) {}
+StepSums::StepSums(uint64_t elements, uint64_t chunk_elements, uint32_t slots, v1::NumberFormat wire)
+    : make_([=] { return std::make_unique<StepSum>(Aggregator(elements, chunk_elements, slots, wire)); }) {}
 
 StepSum& StepSums::Of(uint64_t step) {
   std::unique_ptr<StepSum>& found = steps_[step];

@@ -24,7 +24,7 @@ struct StepSum {
 class StepSums {
  public:
   // As Aggregator's.
-  StepSums(uint64_t elements, uint64_t chunk_elements, uint32_t slots);
+  StepSums(uint64_t elements, uint64_t chunk_elements, uint32_t slots, v1::NumberFormat wire);
 
   // The sum of `step`, empty at first.
   StepSum& Of(uint64_t step);

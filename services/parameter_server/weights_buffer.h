@@ -1,7 +1,7 @@
 // Buffers that hold one version of the weights each: written by the optimizer, then read by whoever sends them.
 //
 //   WeightsDraft next = pool.Begin(8);
-//   ... write next.values, front to back; what is final may be read through next.weights ...
+//   ... write next.values, front to back, and next.Finish(...) what is final: it may be read through next.weights ...
 //   pool.Publish(next);                  // pool.current() is version 8
 //
 // A version never changes once it is published, nor does the one before it while the next is written; a buffer is used
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common/aligned_buffer.h"
+#include "common/tensor/wire.h"
 
 namespace millrace {
 
@@ -22,19 +23,34 @@ namespace millrace {
 struct WeightsVersion {
   uint64_t version = 0;
   std::span<const float> values;
-  std::shared_ptr<const void> owner;  // keeps `values` alive and unchanged
+  // The same as they travel: `values` themselves unless the number format is narrow. Empty if they come from a disk.
+  std::span<const std::byte> wire;
+  std::shared_ptr<const void> owner;  // keeps all of it alive and unchanged
+
+  // Of elements [begin, begin + count).
+  WireValues Travelling(uint64_t begin, uint64_t count) const {
+    const size_t number = wire.size() / values.size();
+    return {wire.subspan(begin * number, count * number), owner};
+  }
 };
 
 // A version that is being made. Others may hold `weights` already; what they may read of it is the writer's to say.
 struct WeightsDraft {
   std::span<float> values;
-  WeightsVersion weights;  // the same memory
+  WeightsVersion weights;     // the same memory
+  v1::NumberFormat format{};  // of the wire
+  std::span<std::byte> wire;  // empty unless the format is narrow
+
+  // Elements [begin, end) of `values` will not change any more: makes them ready to travel.
+  void Finish(uint64_t begin, uint64_t end) const;
+  // All of them are these.
+  void Fill(std::span<const float> all) const;
 };
 
 // Threads: one at a time; the versions it hands out are free-threaded and may outlive it.
 class WeightsPool {
  public:
-  WeightsPool(uint64_t version, std::span<const float> values);
+  WeightsPool(uint64_t version, std::span<const float> values, v1::NumberFormat wire = v1::NUMBER_FORMAT_UNSPECIFIED);
 
   const WeightsVersion& current() const { return current_; }
 
@@ -47,10 +63,12 @@ class WeightsPool {
   // written again: use_count() would give no such ordering.
   struct Buffer {
     AlignedBuffer<float> values;
+    AlignedBuffer<std::byte> wire;
     std::atomic<bool> held{false};
   };
 
   const size_t elements_;
+  const v1::NumberFormat wire_;
   std::vector<std::shared_ptr<Buffer>> buffers_;
   WeightsVersion current_;
 };

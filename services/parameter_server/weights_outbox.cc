@@ -28,11 +28,10 @@ void WeightsOutbox::Advance() {
 std::optional<WeightsOutbox::Piece> WeightsOutbox::Next() {
   Advance();
   if (sending_.weights.owner == nullptr || next_offset_ >= sending_.ready) return std::nullopt;
-  const std::span<const float> all = sending_.weights.values;
-  const std::span<const float> values = all.subspan(next_offset_, ChunkSize(all.size(), next_offset_, chunk_elements_));
-  Piece piece{{sending_.weights.version, next_offset_}, values, sending_.weights.owner};
-  next_offset_ += values.size();
-  if (next_offset_ == all.size()) {  // let go of the buffer
+  const uint64_t all = sending_.weights.values.size(), count = ChunkSize(all, next_offset_, chunk_elements_);
+  Piece piece{{sending_.weights.version, next_offset_}, sending_.weights.Travelling(next_offset_, count)};
+  next_offset_ += count;
+  if (next_offset_ == all) {  // let go of the buffer
     sending_.weights.owner.reset();
     if (newest_.weights.version == sending_.weights.version) newest_.weights.owner.reset();
   }

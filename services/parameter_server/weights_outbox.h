@@ -23,8 +23,7 @@ class WeightsOutbox {
 
   struct Piece {
     WeightsChunkHeader header;
-    std::span<const float> values;
-    std::shared_ptr<const void> owner;
+    WireValues values;
   };
 
   // False, and nothing changed, unless it is newer than what was offered before.

@@ -13,8 +13,10 @@ namespace {
 // Small enough to stay in the second-level cache between the checksum and the copy or addition.
 constexpr size_t kBlockElements = 16384;
 
-void AddInto(float* __restrict out, const float* __restrict in, size_t count) {
+// The parent of two siblings, in the left one's place.
+void AddInto(float* __restrict out, const float* __restrict in, size_t count, v1::NumberFormat wire) {
   for (size_t i = 0; i < count; ++i) out[i] += in[i];
+  Round(wire, {out, count});
 }
 
 }  // namespace
@@ -46,7 +48,10 @@ class GradientSum::Pool : public std::enable_shared_from_this<Pool> {
   std::vector<std::unique_ptr<AlignedBuffer<float>>> free_ ABSL_GUARDED_BY(mutex_);
 };
 
-GradientSum::GradientSum(size_t parameter_count) : pool_(std::make_shared<Pool>(parameter_count)) {}
+GradientSum::GradientSum(size_t parameter_count, v1::NumberFormat wire)
+    : wire_(wire),
+      pool_(std::make_shared<Pool>(parameter_count)),
+      rounded_(IsNarrow(wire) ? std::min(kBlockElements, parameter_count) : 0) {}
 GradientSum::~GradientSum() = default;
 
 void GradientSum::Begin(uint32_t slots) {
@@ -57,8 +62,8 @@ void GradientSum::Begin(uint32_t slots) {
 uint64_t GradientSum::Add(uint32_t slot, std::span<const std::span<const float>> pieces) {
   const SlotNode leaf{slot, slot + 1};
   assert(IsSlotNode(leaf, slots_));
-  const bool right_child = !partials_.empty() && leaf != SlotNode{0, slots_} &&
-                           partials_.back().node == SlotSibling(leaf, slots_);
+  const bool right_child =
+      !partials_.empty() && leaf != SlotNode{0, slots_} && partials_.back().node == SlotSibling(leaf, slots_);
   if (!right_child) partials_.push_back({leaf, pool_->Take()});
 
   float* out = partials_.back().sum->data();
@@ -67,10 +72,15 @@ uint64_t GradientSum::Add(uint32_t slot, std::span<const std::span<const float>>
     for (size_t begin = 0; begin < piece.size(); begin += kBlockElements) {
       const std::span<const float> block = piece.subspan(begin, std::min(kBlockElements, piece.size() - begin));
       checksum_.Update(std::as_bytes(block));
-      if (right_child) {
-        AddInto(out, block.data(), block.size());
-      } else {
+      if (!right_child) {
         std::memcpy(out, block.data(), block.size_bytes());
+        Round(wire_, {out, block.size()});
+      } else if (rounded_.empty()) {
+        AddInto(out, block.data(), block.size(), wire_);
+      } else {
+        std::memcpy(rounded_.data(), block.data(), block.size_bytes());
+        Round(wire_, std::span(rounded_).first(block.size()));
+        AddInto(out, rounded_.data(), block.size(), wire_);
       }
       out += block.size();
     }
@@ -88,7 +98,7 @@ void GradientSum::MergeSiblings() {
     Partial& right = partials_[partials_.size() - 1];
     Partial& left = partials_[partials_.size() - 2];
     if (SlotSibling(right.node, slots_) != left.node) return;
-    AddInto(left.sum->data(), right.sum->data(), left.sum->size());
+    AddInto(left.sum->data(), right.sum->data(), left.sum->size(), wire_);
     left.node = SlotParent(right.node, slots_);
     partials_.pop_back();
   }

@@ -1,5 +1,6 @@
-// Adds the gradients of a lease's slots in the fixed tree (DESIGN D1), touching each value as rarely as possible: a slot
-// that has its left sibling waiting is added straight into it, and its checksum is taken in the same pass.
+// Adds the gradients of a lease's slots in the fixed tree (DESIGN D1), touching each value as rarely as possible: a
+// slot that has its left sibling waiting is added straight into it, and its checksum is taken in the same pass. If the
+// job's gradients travel in a narrow number format, every node is rounded to it, as on the shards (number_format.h).
 //
 //   GradientSum sum(parameter_count);
 //   sum.Begin(plan.spec().slots());
@@ -17,13 +18,14 @@
 
 #include "common/aligned_buffer.h"
 #include "common/hashing.h"
+#include "common/tensor/number_format.h"
 #include "common/tensor/slot_tree.h"
 
 namespace millrace {
 
 class GradientSum {
  public:
-  explicit GradientSum(size_t parameter_count);
+  explicit GradientSum(size_t parameter_count, v1::NumberFormat wire = v1::NUMBER_FORMAT_UNSPECIFIED);
   ~GradientSum();
   GradientSum(const GradientSum&) = delete;
   GradientSum& operator=(const GradientSum&) = delete;
@@ -32,7 +34,7 @@ class GradientSum {
   void Begin(uint32_t slots);
 
   // Adds one slot: `pieces` concatenated are its flat gradient. Slots must come one after the other. Returns the
-  // XXH3-64 of the slot's gradient.
+  // XXH3-64 of the slot's gradient, before any rounding.
   uint64_t Add(uint32_t slot, std::span<const std::span<const float>> pieces);
 
   // The sum. The slots added since Begin must be one node of the tree.
@@ -47,10 +49,12 @@ class GradientSum {
 
   void MergeSiblings();
 
+  const v1::NumberFormat wire_;
   const std::shared_ptr<Pool> pool_;
   uint32_t slots_ = 0;
   std::vector<Partial> partials_;  // nodes from left to right, none the sibling of its neighbour
   Checksum checksum_;
+  std::vector<float> rounded_;  // a block of a leaf
 };
 
 }  // namespace millrace

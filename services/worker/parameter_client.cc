@@ -49,6 +49,7 @@ ParameterClient::ParameterClient(const Options& options, const WorkerMetrics* me
         ShardExchange::Options{.shard = shard,
                                .hello = hello,
                                .parameters = options.parameters.subspan(shard.begin(), shard.end() - shard.begin()),
+                               .wire = options.wire,
                                .stall_timeout = options.stall_timeout},
         MakeChannel(shard.address()), &queue_, metrics));
   }
@@ -106,9 +107,9 @@ absl::StatusOr<uint64_t> ParameterClient::AwaitNewest(uint64_t version, WaitCall
     }
     return nullptr;
   };
-  MILLRACE_RETURN_IF_ERROR(PollUntil(
-      [&] { return lagging() == nullptr; },
-      [&] { return absl::StrCat("weights ", version, " or newer from ", lagging()->Describe()); }, wait));
+  MILLRACE_RETURN_IF_ERROR(
+      PollUntil([&] { return lagging() == nullptr; },
+                [&] { return absl::StrCat("weights ", version, " or newer from ", lagging()->Describe()); }, wait));
   uint64_t oldest = *exchanges_.front()->version();
   for (const auto& exchange : exchanges_) oldest = std::min(oldest, *exchange->version());
   return oldest;
@@ -140,10 +141,9 @@ absl::StatusOr<ParameterLink::Weights> ParameterClient::AwaitVersion(uint64_t ve
     if (absl::IsNotFound(fetched) || absl::IsUnimplemented(fetched)) return Weights::kMovedPast;
     if (fetched.ok()) continue;
     const absl::Time again = absl::Now() + backoff.Next();
-    MILLRACE_RETURN_IF_ERROR(
-        PollUntil([&] { return absl::Now() >= again; },
-                  [&] { return absl::StrCat("weights ", version, " from ", ahead->Describe(), ": ", fetched.message()); },
-                  wait));
+    MILLRACE_RETURN_IF_ERROR(PollUntil(
+        [&] { return absl::Now() >= again; },
+        [&] { return absl::StrCat("weights ", version, " from ", ahead->Describe(), ": ", fetched.message()); }, wait));
   }
 }
 
@@ -155,13 +155,13 @@ absl::Status ParameterClient::Push(const GradientPush& push, WaitCallback wait) 
     }
     return nullptr;
   };
-  absl::Status status = PollUntil([&] { return owing() == nullptr; },
-                                  [&] {
-                                    return absl::StrCat("the acknowledgement of step ", push.step, " slots [",
-                                                        push.slots.begin, ", ", push.slots.end, ") by ",
-                                                        owing()->Describe());
-                                  },
-                                  wait);
+  absl::Status status =
+      PollUntil([&] { return owing() == nullptr; },
+                [&] {
+                  return absl::StrCat("the acknowledgement of step ", push.step, " slots [", push.slots.begin, ", ",
+                                      push.slots.end, ") by ", owing()->Describe());
+                },
+                wait);
   if (!status.ok()) {
     for (auto& exchange : exchanges_) exchange->AbandonPush();
   }

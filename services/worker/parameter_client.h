@@ -30,8 +30,9 @@ class ParameterClient : public ParameterLink {
     uint64_t run_id = 0;
     std::string worker;
     uint64_t incarnation = 0;
-    std::vector<v1::ShardInfo> shards;  // in order, covering the whole vector
-    std::span<float> parameters;        // the flat vector; must outlive the client
+    std::vector<v1::ShardInfo> shards;                      // in order, covering the whole vector
+    std::span<float> parameters;                            // the flat vector; must outlive the client
+    v1::NumberFormat wire = v1::NUMBER_FORMAT_UNSPECIFIED;  // the job's
     absl::Duration stall_timeout = absl::Seconds(30);
   };
 

@@ -67,7 +67,7 @@ ShardExchange::ShardExchange(Options options, std::shared_ptr<grpc::Channel> cha
       fetch_stub_(v1::ParameterServer::NewStub(channel)),
       queue_(queue),
       metrics_(*metrics),
-      inbox_(options_.parameters) {}
+      inbox_(options_.parameters, options_.wire) {}
 
 ShardExchange::~ShardExchange() = default;
 
@@ -201,27 +201,26 @@ absl::Status ShardExchange::Fetch(uint64_t version) {
   v1::FetchWeightsRequest request;
   request.set_run_id(options_.hello.run_id());
   request.set_version(version);
+  request.set_format(options_.wire);
   const auto reader = fetch_stub_->FetchWeights(&context, request);
-  const std::span<float> range = inbox_.BeginFetch();
+  inbox_.BeginFetch();
   v1::WeightsChunk chunk;
-  uint64_t received = 0;  // elements
-  while (reader->Read(&chunk)) {
-    const uint64_t count = chunk.values().size() / sizeof(float);
-    if (chunk.version() != version || chunk.offset() != received || count > range.size() - received) {
-      context.TryCancel();
+  absl::Status received;
+  while (received.ok() && reader->Read(&chunk)) {
+    const ByteRope::Piece values = std::as_bytes(std::span(chunk.values()));
+    metrics_.received_bytes.Increment(static_cast<double>(values.size()));
+    if (chunk.version() != version) {
+      received = absl::InvalidArgumentError(absl::StrCat("version ", chunk.version(), " instead of ", version));
       break;
     }
-    std::memcpy(range.data() + received, chunk.values().data(), count * sizeof(float));
-    received += count;
+    received = inbox_.ReceiveFetched(chunk.offset(), ByteRope({&values, 1}, 0, values.size()));
   }
-  MILLRACE_RETURN_IF_ERROR(FromGrpcStatus(reader->Finish()));
-  if (received != range.size()) {
-    return absl::InternalError(absl::StrCat("shard ", options_.shard.shard(), " sent ", received, " of ",
-                                            options_.parameters.size(), " weights"));
-  }
-  metrics_.received_bytes.Increment(static_cast<double>(received * sizeof(float)));
-  inbox_.Fetched(version);
-  return absl::OkStatus();
+  if (!received.ok()) context.TryCancel();
+  const absl::Status finished = FromGrpcStatus(reader->Finish());
+  if (received.ok()) MILLRACE_RETURN_IF_ERROR(finished);
+  if (received.ok()) received = inbox_.Fetched(version);
+  if (received.ok()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("shard ", options_.shard.shard(), ": ", received.message()));
 }
 
 void ShardExchange::Acknowledge(const v1::PushAck& ack) {
@@ -250,9 +249,10 @@ void ShardExchange::WriteNext() {
                                    .offset = push_offset_,
                                    .weights_version = push_->weights_version};
   push_offset_ += count;
-  metrics_.pushed_bytes.Increment(static_cast<double>(values.size_bytes()));
+  WireValues wire = ToWire(options_.wire, values, push_->gradient);
+  metrics_.pushed_bytes.Increment(static_cast<double>(wire.bytes.size()));
   call_->writing = true;
-  call_->stream->Write(EncodeGradient(header, values, push_->gradient), call_->Tag(Event::kWrite));
+  call_->stream->Write(EncodeGradient(header, std::move(wire)), call_->Tag(Event::kWrite));
 }
 
 std::string ShardExchange::Describe() const {

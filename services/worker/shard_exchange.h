@@ -34,7 +34,8 @@ class ShardExchange {
   struct Options {
     v1::ShardInfo shard;
     v1::OpenExchange hello;
-    std::span<float> parameters;  // the shard's range of the flat vector
+    std::span<float> parameters;                            // the shard's range of the flat vector
+    v1::NumberFormat wire = v1::NUMBER_FORMAT_UNSPECIFIED;  // the job's
     // Without a sign of progress while something is owed, the stream is broken and opened again. The rest of a version
     // counts, though it may only be late: a new stream begins with a whole one.
     absl::Duration stall_timeout;

@@ -1,6 +1,7 @@
 #include "services/worker/weights_inbox.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace millrace {
 
@@ -10,22 +11,17 @@ void WeightsInbox::StreamOpened() {
 }
 
 absl::Status WeightsInbox::Receive(const WeightsChunkView& chunk) {
-  const uint64_t offset = chunk.header.offset, count = chunk.values.size() / sizeof(float);
+  const uint64_t offset = chunk.header.offset;
   const bool begins = offset == 0;
   const bool goes_on = offset > 0 && offset == incoming_offset_ && chunk.header.version == newest_version_;
   if (!begins && !goes_on) {
     return absl::InvalidArgumentError(absl::StrCat("piece at ", offset, " of version ", chunk.header.version, " after ",
                                                    incoming_offset_, " of version ", newest_version_));
   }
-  if (count == 0 || count > range_.size() - offset) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("piece of ", count, " values at ", offset, " of a range of ", range_.size()));
-  }
-  version_.reset();  // the range holds a mixture until the last piece is in
+  MILLRACE_ASSIGN_OR_RETURN(const uint64_t count, Write(offset, chunk.values));
   if (begins) incoming_spoiled_ = false;
   newest_version_ = chunk.header.version;
   received_ = true;
-  CopyFloats(chunk.values, range_.subspan(offset, count));
   incoming_offset_ = offset + count;
   if (incoming_offset_ == range_.size()) {
     if (!incoming_spoiled_) version_ = newest_version_;
@@ -34,10 +30,39 @@ absl::Status WeightsInbox::Receive(const WeightsChunkView& chunk) {
   return absl::OkStatus();
 }
 
-std::span<float> WeightsInbox::BeginFetch() {
+absl::StatusOr<uint64_t> WeightsInbox::Write(uint64_t offset, const ByteRope& values) {
+  const size_t number = NumberBytes(format_);
+  const uint64_t count = values.size() / number;
+  if (count == 0 || values.size() % number != 0 || count > range_.size() - offset) {
+    return absl::InvalidArgumentError(absl::StrCat("piece of ", values.size(), " bytes at ", offset, " of a range of ",
+                                                   range_.size(), " numbers of ", number, " bytes"));
+  }
+  version_.reset();  // the range holds a mixture until the last piece is in
+  Decode(format_, values, range_.subspan(offset, count));
+  return count;
+}
+
+void WeightsInbox::BeginFetch() {
   version_.reset();
   incoming_spoiled_ = true;
-  return range_;
+  fetched_ = 0;
+}
+
+absl::Status WeightsInbox::ReceiveFetched(uint64_t offset, const ByteRope& values) {
+  if (offset != fetched_) {
+    return absl::InvalidArgumentError(absl::StrCat("fetched piece at ", offset, " after ", fetched_));
+  }
+  MILLRACE_ASSIGN_OR_RETURN(const uint64_t count, Write(offset, values));
+  fetched_ += count;
+  return absl::OkStatus();
+}
+
+absl::Status WeightsInbox::Fetched(uint64_t version) {
+  if (fetched_ != range_.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("only ", fetched_, " of ", range_.size(), " weights came"));
+  }
+  version_ = version;
+  return absl::OkStatus();
 }
 
 }  // namespace millrace

@@ -79,7 +79,7 @@ uint64_t WorkLoop::NoiseSeed(uint64_t seed, uint64_t step, uint32_t slot) {
 }
 
 WorkLoop::WorkLoop(const v1::JobPlan& plan, const Parts& parts)
-    : plan_(plan), parts_(parts), sum_(parts.model->parameter_count()), ahead_(plan) {}
+    : plan_(plan), parts_(parts), sum_(parts.model->parameter_count(), plan.spec().wire()), ahead_(plan) {}
 
 absl::StatusOr<WorkLoop::End> WorkLoop::Run() {
   absl::StatusOr<End> end = RunUntilEnd();

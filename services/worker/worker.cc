@@ -179,7 +179,8 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
                                                      .incarnation = incarnation_,
                                                      .shards = {coordinator->welcome().shards().begin(),
                                                                 coordinator->welcome().shards().end()},
-                                                     .parameters = replica->parameters()},
+                                                     .parameters = replica->parameters(),
+                                                     .wire = plan.spec().wire()},
                                                     &metrics_));
   return RunLoop(plan, {.model = replica,
                         .leases = coordinator.get(),

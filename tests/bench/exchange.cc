@@ -75,7 +75,7 @@ absl::StatusOr<double> EchoSeconds(const std::string& address, int rounds) {
     uint64_t offset = 0, chunks_read = 0;
     auto write = [&] {
       const uint64_t count = ChunkSize(kParameters, offset);
-      stream->Write(EncodeGradient({.offset = offset}, values->span().subspan(offset, count), values), &tag_write);
+      stream->Write(EncodeGradient({.offset = offset}, ToWire({}, values->span().subspan(offset, count), values)), &tag_write);
       offset += count;
     };
     write();

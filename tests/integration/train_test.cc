@@ -108,6 +108,23 @@ TEST_F(TrainTest, EveryTrainingOptionKeepsTheBitsTheSame) {
   }
 }
 
+TEST_F(TrainTest, NarrowNumbersOnTheWireToo) {
+  for (const char* wire : {"bf16", "fp16"}) {
+    const auto with = [&](const std::string& name, Flags shape) {
+      const Flags job = {"--epochs", "6", "--wire", wire};
+      shape.insert(shape.begin(), job.begin(), job.end());
+      return Finish(Start(wire + name, shape));
+    };
+    const nlohmann::json reference = with("-one", {"--workers", "1"});
+    EXPECT_GT(reference["test_accuracy"], 0.9) << wire;
+    EXPECT_EQ(with("-three", {"--workers", "3", "--shards", "2"})["weights_sha256"], reference["weights_sha256"])
+        << wire;
+    EXPECT_NE(Finish(Start("fp32-beside-" + std::string(wire), {"--epochs", "6"}))["weights_sha256"],
+              reference["weights_sha256"])
+        << wire << " has no effect";
+  }
+}
+
 TEST_F(TrainTest, SlotsOfUnequalSizeWeighTheirSamplesAlike) {
   // 48 slots of a batch of 64: of one sample or two. What differs from the undivided batch is the order of additions.
   const Flags job = {"--epochs", "1", "--optimizer", "sgd", "--learning-rate", "0.05"};

@@ -17,8 +17,7 @@ constexpr uint32_t kWindow = 3;
 // One message in one piece, or cut anywhere, as the wire may.
 class Pieces {
  public:
-  Pieces(std::span<const float> values, uint32_t cut) {
-    const std::span<const std::byte> bytes = std::as_bytes(values);
+  Pieces(std::span<const std::byte> bytes, uint32_t cut) {
     pieces_ = {bytes.first(cut % bytes.size()), bytes.subspan(cut % bytes.size())};
     size_ = bytes.size();
   }
@@ -61,7 +60,8 @@ void ShardPeer::Exchange::Open(uint64_t run_id) {
 
 void ShardPeer::Exchange::Push(const GradientChunkHeader& header, std::span<const float> values) {
   if (shard_ == nullptr) return;
-  const Pieces pieces(values, peer_.process->world().Random(1 << 20));
+  const WireValues wire = ToWire(shard_->plan().spec().wire(), values, nullptr);
+  const Pieces pieces(wire.bytes, peer_.process->world().Random(1 << 20));
   const absl::StatusOr<Shard::AddResult> added = shard_->AddGradient({header, pieces.rope()});
   if (!added.ok()) return End(added.status());
   if (added->push_complete) {
@@ -93,7 +93,7 @@ void ShardPeer::Exchange::WriteNext() {
     } else if (std::optional<WeightsOutbox::Piece> piece = outbox_.Next()) {
       // The values are read on arrival: until then the shard may not write to them.
       stream_->ToClient([deliver = deliver, piece = *std::move(piece)] {
-        deliver(ArrivedWeights{piece.header, {piece.values.begin(), piece.values.end()}});
+        deliver(ArrivedWeights{piece.header, {piece.values.bytes.begin(), piece.values.bytes.end()}});
       });
     } else {
       return;
@@ -261,12 +261,11 @@ absl::Status ExchangeLink::Fetch(Lane& lane, uint64_t version) {
     return shard->WeightsAt(version);
   };
   const auto call = network_.Start<WeightsVersion>(process_.shared_from_this(), peer ? peer->process : nullptr, serve);
-  const std::span<float> range = lane.inbox.BeginFetch();
+  lane.inbox.BeginFetch();
   MILLRACE_ASSIGN_OR_RETURN(const WeightsVersion fetched,
                             call.Await(process_, process_.world().Now() + kFetchDeadline));
-  std::copy(fetched.values.begin(), fetched.values.end(), range.begin());
-  lane.inbox.Fetched(version);
-  return absl::OkStatus();
+  MILLRACE_RETURN_IF_ERROR(lane.inbox.ReceiveFetched(0, ByteRope({&fetched.wire, 1}, 0, fetched.wire.size())));
+  return lane.inbox.Fetched(version);
 }
 
 absl::Status ExchangeLink::Push(const GradientPush& push, WaitCallback wait) {

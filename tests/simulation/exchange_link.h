@@ -39,7 +39,7 @@ struct ShardPeer {
 
 struct ArrivedWeights {
   WeightsChunkHeader header;
-  std::vector<float> values;
+  std::vector<std::byte> values;  // as they travelled
 };
 using ExchangeMessage = std::variant<v1::PushAck, ArrivedWeights>;
 

@@ -121,12 +121,18 @@ Reference::Reference(const v1::JobPlan& plan) : plan_(plan), current_(ToyInitial
   }
 }
 
-// The fixed tree by its definition: left half plus right half, of a power of two.
+std::vector<float> Reference::Travelled(std::vector<float> values) const {
+  Round(plan_.spec().wire(), values);
+  return values;
+}
+
+// The fixed tree by its definition: left half plus right half, of a power of two; every node could travel.
 std::vector<float> Reference::NodeGradient(uint64_t step, uint32_t begin, uint32_t end, uint32_t width) {
   if (width == 1) {
     const BatchKey key{v1::SPLIT_TRAIN, step / plan_.steps_per_epoch(), step % plan_.steps_per_epoch(), begin};
     const v1::Batch batch = ToyBatch(plan_, key);
-    ToyModel model(weights_[WeightsVersionFor(plan_, step)], [] { return true; });
+    const std::vector<float> weights = Travelled(weights_[WeightsVersionFor(plan_, step)]);
+    ToyModel model(weights, [] { return true; });
     if (!model
              .ComputeGradient(Bytes(batch.images()), Bytes(batch.labels()),
                               WorkLoop::NoiseSeed(plan_.spec().seed(), step, begin))
@@ -136,14 +142,14 @@ std::vector<float> Reference::NodeGradient(uint64_t step, uint32_t begin, uint32
     std::vector<float> gradient;
     for (const std::span<const float> piece : model.gradient())
       gradient.insert(gradient.end(), piece.begin(), piece.end());
-    return gradient;
+    return Travelled(std::move(gradient));
   }
   const uint32_t middle = begin + width / 2;
   std::vector<float> sum = NodeGradient(step, begin, std::min(middle, end), width / 2);
   if (middle >= end) return sum;
   const std::vector<float> right = NodeGradient(step, middle, end, width / 2);
   for (size_t i = 0; i < sum.size(); ++i) sum[i] += right[i];
-  return sum;
+  return Travelled(std::move(sum));
 }
 
 void Reference::Evaluate(uint64_t version, v1::Lease::Kind kind) {
@@ -152,7 +158,8 @@ void Reference::Evaluate(uint64_t version, v1::Lease::Kind kind) {
   for (uint32_t unit = 0; unit < RoundUnits(plan_, round); ++unit) {
     const v1::Split split = kind == v1::Lease::KIND_VALIDATION ? v1::SPLIT_VALIDATION : v1::SPLIT_TEST;
     const v1::Batch batch = ToyBatch(plan_, {split, 0, unit, 0});
-    ToyModel model(current_, [] { return true; });
+    const std::vector<float> weights = Travelled(current_);
+    ToyModel model(weights, [] { return true; });
     const BatchResult result = *model.Evaluate(Bytes(batch.images()), Bytes(batch.labels()));
     sums.samples += result.samples;
     sums.loss += result.loss_sum;

@@ -60,6 +60,8 @@ class Reference {
   const RoundSums& evaluation(const RoundId& round) const { return evaluations_.at({round.kind, round.version}); }
 
  private:
+  // What comes out at the other end of the wire.
+  std::vector<float> Travelled(std::vector<float> values) const;
   std::vector<float> NodeGradient(uint64_t step, uint32_t begin, uint32_t end, uint32_t width);
   void Evaluate(uint64_t version, v1::Lease::Kind kind);
 

@@ -22,9 +22,10 @@ const std::vector<uint64_t> kOffsets = {0, 4, 8};
 // One chunk of a flat gradient as it may arrive, cut into pieces.
 class Arrival {
  public:
-  Arrival(const std::vector<float>& flat, uint64_t offset, std::vector<size_t> cuts = {}) {
-    const auto bytes = std::as_bytes(std::span(flat).subspan(offset, std::min(kChunk, flat.size() - offset)));
-    bytes_.assign(bytes.begin(), bytes.end());
+  Arrival(const std::vector<float>& flat, uint64_t offset, std::vector<size_t> cuts = {}, v1::NumberFormat wire = {}) {
+    const auto values = std::span(flat).subspan(offset, std::min(kChunk, flat.size() - offset));
+    bytes_.resize(EncodedBytes(wire, values.size()));
+    Encode(wire, values, bytes_);
     size_t begin = 0;
     for (size_t cut : cuts) {
       cut = std::min(cut, bytes_.size() - begin);
@@ -58,14 +59,15 @@ std::vector<SlotNode> AllNodes(uint32_t slots) {
 RC_GTEST_PROP(AggregatorTest, AnyArrivalGivesTheBitsOfTheTree, ()) {
   const auto slots = *rc::gen::inRange<uint32_t>(1, 20);
   const std::vector<SlotNode> nodes = AllNodes(slots);
-  Aggregator aggregator(kElements, kChunk, slots);
+  const auto wire = *rc::gen::element(v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16);
+  Aggregator aggregator(kElements, kChunk, slots, wire);
   const auto steps = *rc::gen::inRange<uint64_t>(1, 4);
   for (uint64_t step = 0; step < steps; ++step) {
     std::map<uint64_t, std::vector<bool>> arrived;  // by offset: slots that some arrival has covered
     for (uint64_t offset : kOffsets) arrived[offset].resize(slots);
     bool complete = false;
     auto add = [&](SlotNode node, uint64_t offset, const std::vector<size_t>& cuts) {
-      const Arrival arrival(NodeGradient(step, node, slots, kElements), offset, cuts);
+      const Arrival arrival(NodeGradient(step, node, slots, kElements, wire), offset, cuts, wire);
       auto& held = arrived[offset];
       const bool news = std::find(held.begin() + node.begin, held.begin() + node.end, false) != held.begin() + node.end;
       std::fill(held.begin() + node.begin, held.begin() + node.end, true);
@@ -89,7 +91,7 @@ RC_GTEST_PROP(AggregatorTest, AnyArrivalGivesTheBitsOfTheTree, ()) {
     }
     RC_ASSERT(complete);
     RC_ASSERT(aggregator.MissingSlots().empty());
-    RC_ASSERT(SameBits(aggregator.total(), NodeGradient(step, {0, slots}, slots, kElements)));
+    RC_ASSERT(SameBits(aggregator.total(), NodeGradient(step, {0, slots}, slots, kElements, wire)));
     aggregator.Reset();
     for (uint64_t chunk = 0; chunk < aggregator.chunks(); ++chunk) RC_ASSERT(!aggregator.complete(chunk));
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "common/tensor/number_format.h"
 #include "common/tensor/slot_tree.h"
 #include "common/tensor/wire.h"
 #include "millrace/v1/coordinator.pb.h"
@@ -59,14 +60,20 @@ inline std::vector<float> SlotGradient(uint64_t step, uint32_t slot, uint64_t co
   return gradient;
 }
 
-// The sum over a node, by the definition of the tree.
-inline std::vector<float> NodeGradient(uint64_t step, SlotNode node, uint32_t slots, uint64_t count) {
-  if (node.end - node.begin == 1) return SlotGradient(step, node.begin, count);
-  uint32_t width = 1;
-  while (2 * width < node.end - node.begin) width *= 2;
-  std::vector<float> sum = NodeGradient(step, {node.begin, node.begin + width}, slots, count);
-  const std::vector<float> right = NodeGradient(step, {node.begin + width, node.end}, slots, count);
-  for (size_t i = 0; i < sum.size(); ++i) sum[i] += right[i];
+// The sum over a node, by the definition of the tree; every node is rounded to the wire's number format.
+inline std::vector<float> NodeGradient(uint64_t step, SlotNode node, uint32_t slots, uint64_t count,
+                                       v1::NumberFormat wire = v1::NUMBER_FORMAT_FLOAT32) {
+  std::vector<float> sum;
+  if (node.end - node.begin == 1) {
+    sum = SlotGradient(step, node.begin, count);
+  } else {
+    uint32_t width = 1;
+    while (2 * width < node.end - node.begin) width *= 2;
+    sum = NodeGradient(step, {node.begin, node.begin + width}, slots, count, wire);
+    const std::vector<float> right = NodeGradient(step, {node.begin + width, node.end}, slots, count, wire);
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += right[i];
+  }
+  Round(wire, sum);
   return sum;
 }
 

@@ -19,12 +19,14 @@ std::vector<float> GradientOf(uint32_t slot, size_t size) {
 }
 
 // The tree by its definition: a node of width 2w is its left child plus its right child, if there is one.
-std::vector<float> TreeSum(uint32_t begin, uint32_t width, uint32_t slots, size_t size) {
-  if (width == 1) return GradientOf(begin, size);
-  std::vector<float> sum = TreeSum(begin, width / 2, slots, size);
-  if (begin + width / 2 >= slots) return sum;
-  const std::vector<float> right = TreeSum(begin + width / 2, width / 2, slots, size);
-  for (size_t i = 0; i < size; ++i) sum[i] += right[i];
+// Every node is rounded to the wire's number format.
+std::vector<float> TreeSum(uint32_t begin, uint32_t width, uint32_t slots, size_t size, v1::NumberFormat wire = {}) {
+  std::vector<float> sum = width == 1 ? GradientOf(begin, size) : TreeSum(begin, width / 2, slots, size, wire);
+  if (width > 1 && begin + width / 2 < slots) {
+    const std::vector<float> right = TreeSum(begin + width / 2, width / 2, slots, size, wire);
+    for (size_t i = 0; i < size; ++i) sum[i] += right[i];
+  }
+  Round(wire, sum);
   return sum;
 }
 
@@ -46,15 +48,18 @@ RC_GTEST_PROP(GradientSumTest, AddsInTheFixedTree, ()) {
   const auto width = uint32_t{1} << *rc::gen::inRange(0, 7);
   const auto begin = *rc::gen::inRange<uint32_t>(0, slots) / width * width;
   const SlotNode node{begin, std::min(begin + width, slots)};
+  const auto wire = *rc::gen::element(v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16);
   constexpr size_t kSize = 50;
-  GradientSum sum(kSize);
-  RC_ASSERT(SumOf(sum, node, slots, kSize) == TreeSum(begin, width, slots, kSize));
+  GradientSum sum(kSize, wire);
+  RC_ASSERT(SumOf(sum, node, slots, kSize) == TreeSum(begin, width, slots, kSize, wire));
 }
 
 TEST(GradientSumTest, LargeGradientsGoBlockByBlock) {
   constexpr size_t kSize = 100003;
-  GradientSum sum(kSize);
-  EXPECT_EQ(SumOf(sum, {0, 5}, 5, kSize), TreeSum(0, 8, 5, kSize));
+  for (const v1::NumberFormat wire : {v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16}) {
+    GradientSum sum(kSize, wire);
+    EXPECT_EQ(SumOf(sum, {0, 5}, 5, kSize), TreeSum(0, 8, 5, kSize, wire));
+  }
 }
 
 TEST(GradientSumTest, ASumThatIsStillHeldIsNotWrittenTo) {
