@@ -104,14 +104,18 @@ void ShardPeer::Exchange::WriteNext() {
 
 // --- The worker's end ---
 
-ExchangeLink::ExchangeLink(Process* process, Network* network, FindPeer find, uint64_t run_id,
+ExchangeLink::ExchangeLink(Process* process, Network* network, FindPeer find, const v1::JobPlan& plan,
                            const std::vector<v1::ShardInfo>& shards, std::span<float> parameters)
-    : process_(*process), network_(*network), find_(std::move(find)), run_id_(run_id) {
+    : process_(*process),
+      network_(*network),
+      find_(std::move(find)),
+      run_id_(plan.run_id()),
+      wire_(plan.spec().wire()) {
   for (const v1::ShardInfo& shard : shards) {
     const std::span<float> range = parameters.subspan(shard.begin(), shard.end() - shard.begin());
     const uint64_t seed = process->world().Random(1 << 30);
     lanes_.push_back({.shard = shard,
-                      .inbox = WeightsInbox(range),
+                      .inbox = WeightsInbox(range, wire_),
                       .backoff = Backoff(Backoff::kDefaultInitial, Backoff::kDefaultMax, seed),
                       .stream = {},
                       .mailbox = {},
@@ -264,7 +268,8 @@ absl::Status ExchangeLink::Fetch(Lane& lane, uint64_t version) {
   lane.inbox.BeginFetch();
   MILLRACE_ASSIGN_OR_RETURN(const WeightsVersion fetched,
                             call.Await(process_, process_.world().Now() + kFetchDeadline));
-  MILLRACE_RETURN_IF_ERROR(lane.inbox.ReceiveFetched(0, ByteRope({&fetched.wire, 1}, 0, fetched.wire.size())));
+  const WireValues values = ToWire(wire_, fetched.values, fetched.owner);
+  MILLRACE_RETURN_IF_ERROR(lane.inbox.ReceiveFetched(0, ByteRope({&values.bytes, 1}, 0, values.bytes.size())));
   return lane.inbox.Fetched(version);
 }
 

@@ -75,7 +75,7 @@ class ExchangeLink final : public ParameterLink {
   // Where shard i is now; null if nowhere.
   using FindPeer = std::function<ShardPeer*(uint32_t shard)>;
 
-  ExchangeLink(Process* process, Network* network, FindPeer find, uint64_t run_id,
+  ExchangeLink(Process* process, Network* network, FindPeer find, const v1::JobPlan& plan,
                const std::vector<v1::ShardInfo>& shards, std::span<float> parameters);
   ~ExchangeLink() override;
 
@@ -111,6 +111,7 @@ class ExchangeLink final : public ParameterLink {
   Network& network_;
   const FindPeer find_;
   const uint64_t run_id_;
+  const v1::NumberFormat wire_;
   std::vector<Lane> lanes_;
 };
 

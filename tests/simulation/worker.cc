@@ -118,7 +118,7 @@ absl::StatusOr<WorkLoop::End> SimulatedWorker::RunSession(bool& welcomed) {
   ExchangeLink parameters(
       process_.get(), job_.network,
       [this](uint32_t shard) { return job_.servers[shard] == nullptr ? nullptr : &job_.servers[shard]->shard_peer(); },
-      plan.run_id(), {leases.welcome().shards().begin(), leases.welcome().shards().end()}, parameters_.span());
+      plan, {leases.welcome().shards().begin(), leases.welcome().shards().end()}, parameters_.span());
   WorkLoop loop(plan, {.model = &model,
                        .leases = &leases,
                        .batches = &batches,
