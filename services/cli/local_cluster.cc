@@ -76,7 +76,8 @@ Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
                                     "--listen", Socket(ShardName(shard)), "--http-listen", kAnyLocalPort};
   if (shard == 0) {
     flags.insert(flags.end(), {"--job", output_.proposed_job_file().string(), "--data", data_address(), "--output",
-                               output_.path().string(), "--keep-checkpoints", absl::StrCat(options_.keep_checkpoints)});
+                               output_.path().string(), "--keep-checkpoints", absl::StrCat(options_.keep_checkpoints),
+                               "--backup-workers", absl::StrCat(options_.backup_workers)});
     if (options_.resume) flags.emplace_back("--resume");
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});

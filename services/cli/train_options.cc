@@ -223,6 +223,12 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->group("Cluster")
       ->default_str("1")
       ->check(CLI::Range(1u, kShardsMax));
+  app.add_option("--backup-workers", options.backup_workers,
+                 "how many of the workers compute again what the others compute, so that a slow one holds nobody up; the "
+                 "same bits")
+      ->group("Cluster")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, kWorkersMax - 1));
   app.add_option("--threads", options.threads, "compute threads per worker; other weights come out of another number")
       ->group("Cluster")
       ->capture_default_str()

@@ -62,6 +62,7 @@ struct TrainOptions {
   std::string serve_http_listen = "127.0.0.1:8501";
   std::string json;     // empty: no JSON
   uint32_t keep_checkpoints = 3;
+  uint32_t backup_workers = 0;
   std::string bin_dir;  // empty: where this program lies
   std::string log_level = "info";
 };

@@ -123,9 +123,13 @@ absl::StatusOr<TrainSetup> PrepareTrain(const TrainOptions& options) {
   }
   MILLRACE_RETURN_IF_ERROR(CheckJsonPath(options.json));
   MILLRACE_RETURN_IF_ERROR(CheckServingAddresses(options));
+  const uint32_t workers = options.workers.value_or(previous.has_value() ? previous->workers : kDefaultWorkers);
+  if (options.backup_workers > 0 && options.backup_workers >= workers) {
+    return absl::InvalidArgumentError(absl::StrCat("--backup-workers ", options.backup_workers, " leaves none of ",
+                                                   workers, " workers to compute a share"));
+  }
   absl::StatusOr<OutputDirectory> output = OutputDirectory::Open(out, options.log_dir, options.resume);
   MILLRACE_RETURN_IF_ERROR(AsBadPath(output.status()));
-  const uint32_t workers = options.workers.value_or(previous.has_value() ? previous->workers : kDefaultWorkers);
   const uint32_t shards = options.shards.value_or(previous.has_value() ? previous->shards : kDefaultShards);
   return TrainSetup{.data_dir = std::move(data_dir),
                     .data_flags = DataFlags(options, previous),

@@ -27,7 +27,8 @@ CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSp
       coordinator_({.num_shards = options_.num_shards,
                     .data_address = options_.data_address,
                     .clock = &clock,
-                    .metrics = &context.metrics()}),
+                    .metrics = &context.metrics(),
+                    .limits = {.backup_workers = options.backup_workers}}),
       service_(&coordinator_) {}
 
 CoordinatingServer::~CoordinatingServer() { JoinThread(); }

@@ -1,7 +1,6 @@
 #include "services/parameter_server/ledger.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,14 +12,6 @@ namespace {
 
 // Late reports of rounds older than this many are not compared any more.
 constexpr size_t kPastRounds = 8;
-// An evaluation is cut into about this many leases per worker, so that all end at about the same time.
-constexpr uint32_t kEvaluationLeasesPerWorker = 4;
-constexpr uint32_t kEvaluationLeaseMax = 16;  // units
-// How many of its last leases tell a worker's speed: the middle one does, so that one hiccup says nothing.
-constexpr size_t kSlotTimes = 3;
-
-// The largest power of two that is at most `units`, at least 1.
-uint32_t WidthOf(uint32_t units) { return std::bit_floor(std::max(1u, units)); }
 
 std::string Describe(const RoundId& round, UnitRange range) {
   return absl::StrCat(UnitsName(round, range.begin, range.end), " of ", RoundName(round));
@@ -92,8 +83,8 @@ LedgerActions Ledger::Reported(WorkerId worker, const v1::Report& report, absl::
   const auto held = leases_.find(report.lease_id());
   if (held == leases_.end() || held->second.worker != worker) {
     ++counters_.stale_reports;
-    actions.warnings.push_back(
-        absl::StrCat("ignored a report of ", found->second.name, " for lease ", report.lease_id(), ", which it does not hold"));
+    actions.warnings.push_back(absl::StrCat("ignored a report of ", found->second.name, " for lease ",
+                                            report.lease_id(), ", which it does not hold"));
     return actions;
   }
   const Lease lease = held->second;
@@ -200,14 +191,6 @@ void Ledger::NoteTime(const Lease& lease, Worker& worker, absl::Time now) {
   if (worker.slot_times.size() > kSlotTimes) worker.slot_times.pop_front();
 }
 
-double Ledger::ShareOf(const Worker& worker) const {
-  if (worker.slot_times.size() < kSlotTimes) return 1;
-  std::vector<absl::Duration> sorted(worker.slot_times.begin(), worker.slot_times.end());
-  std::sort(sorted.begin(), sorted.end());
-  const double times = absl::FDivDuration(sorted[kSlotTimes / 2], train_times_.median());
-  return times > limits_.slow_factor ? 1 / times : 1;
-}
-
 void Ledger::StartNextLease(const Worker& worker, absl::Time now) {
   if (open_.empty()) return;
   Lease* next = nullptr;
@@ -259,7 +242,8 @@ void Ledger::AcceptResults(const Lease& lease, const v1::Report& report, Worker&
     ++counters_.checksum_mismatches;
     actions.corruptions.push_back(absl::StrCat(
         UnitsName(lease.round(), result.unit(), result.unit() + 1), " of ", RoundName(lease.round()), " computed by ",
-        worker.name, " differs from the result accepted before (checksum ", absl::Hex(result.checksum(), absl::kZeroPad16),
+        worker.name, " differs from the result accepted before (checksum ",
+        absl::Hex(result.checksum(), absl::kZeroPad16),
         "): one of the two workers computed it wrongly, or with another LibTorch, instruction set or thread count"));
   }
 }
@@ -313,128 +297,6 @@ void Ledger::AbandonRound(LedgerActions& actions) {
   actions.warnings.push_back(absl::StrCat(RoundName(round), " is given up: there is no checkpoint of it to be had"));
 }
 
-// --- Scheduling ---
-
-bool Ledger::IsComputable(const RoundId& round) const {
-  if (round == open_.front().state.id()) return true;
-  return round.is_train() && WeightsVersionFor(plan_, round.version) <= version_;
-}
-
-// Workers would go back and forth between the newest version and the best one if both were tested at once.
-bool Ledger::MayOpen(const RoundId& round) const {
-  if (IsOlderTest(round)) return open_.empty();
-  if (!round.is_train()) return true;
-  // If an evaluation and the step after it were open together, the step could be complete first, and the weights the
-  // evaluation needs be gone.
-  const auto evaluates = [](const OpenRound& open) { return !open.state.id().is_train(); };
-  if (std::any_of(open_.begin(), open_.end(), evaluates)) return false;
-  size_t boundaries = unsettled_.size();
-  for (uint64_t version = version_ + 1; version <= round.version; ++version) {
-    if (IsCheckpointBoundary(plan_, version)) ++boundaries;
-  }
-  return boundaries <= 1;
-}
-
-void Ledger::OpenRounds() {
-  // What can be computed, and one more to prefetch for.
-  while (open_.size() < 2 + StepsAhead(plan_) && next_.has_value() && MayOpen(*next_)) {
-    open_.push_back({RoundState(*next_, RoundUnits(plan_, *next_)), {}});
-    newest_ = *next_;
-    next_ = NextRound(plan_, newest_, validation_);
-  }
-}
-
-bool Ledger::IsCandidate(const Worker& worker, absl::Time now) const {
-  return !worker.leaving && !worker.late && !IsSilent(worker, now) && now >= worker.paused_until;
-}
-
-bool Ledger::AnyoneIdle(const RoundId& round, absl::Time now) const {
-  return std::any_of(workers_.begin(), workers_.end(), [&](const auto& entry) {
-    const Worker& worker = entry.second;
-    return IsCandidate(worker, now) && worker.leases.size() < limits_.leases_per_worker && LeasesOf(worker, round) == 0;
-  });
-}
-
-void Ledger::Schedule(absl::Time now, LedgerActions& actions) {
-  OpenRounds();
-  std::vector<WorkerId> candidates;
-  uint32_t live = 0;
-  for (const auto& [id, worker] : workers_) {
-    if (worker.leaving || worker.late || IsSilent(worker, now)) continue;
-    ++live;
-    if (IsCandidate(worker, now)) candidates.push_back(id);
-  }
-  // One lease for everyone before a second one for anyone.
-  for (uint32_t held = 0; held < limits_.leases_per_worker; ++held) {
-    for (const WorkerId id : candidates) {
-      Worker& worker = workers_.at(id);
-      if (worker.leases.size() > held) continue;
-      for (size_t i = 0; i < open_.size(); ++i) {
-        if (TryGrant(id, worker, i, live, now, actions)) break;
-      }
-    }
-  }
-}
-
-// How many units of an open round this worker may take now; 0 for none.
-uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const {
-  const OpenRound& round = open_[open_index];
-  const uint32_t units = round.state.units(), free = round.state.free_units();
-  if (free == 0) return 0;
-  const uint32_t held = LeasesOf(worker, round.state.id());
-  for (size_t earlier = 0; earlier < open_index; ++earlier) {
-    // Nobody waits for the next weights while there is work on these.
-    if (open_[earlier].state.free_units() > 0) return 0;
-  }
-  // And leases that wait for weights must leave room for work that brings them: another worker's part of that may come
-  // back at any time.
-  const auto waits = [&](uint64_t id) { return !IsComputable(leases_.at(id).round()); };
-  const auto waiting = std::count_if(worker.leases.begin(), worker.leases.end(), waits);
-  if (!IsComputable(round.state.id()) && waiting + 1 >= limits_.leases_per_worker) return 0;
-  if (!round.state.id().is_train()) {
-    return std::min(kEvaluationLeaseMax, WidthOf(units / (kEvaluationLeasesPerWorker * workers)));
-  }
-  if (IsAsynchronous()) return workers == 1 ? std::bit_ceil(units) : WidthOf(units / workers);
-  // Everyone's share is kept for them, however busy they still are with the step before...
-  if (!round.served.contains(id)) {
-    return workers == 1 ? std::bit_ceil(units) : WidthOf(static_cast<uint32_t>(units * ShareOf(worker) / workers));
-  }
-  // ... and what nobody's share covers goes to whoever has nothing left to do for the oldest step.
-  if (open_index > 0 || held > 0) return 0;
-  return WidthOf(free / workers);
-}
-
-bool Ledger::TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t workers, absl::Time now,
-                      LedgerActions& actions) {
-  const uint32_t width = LeaseWidth(id, worker, open_index, workers);
-  if (width == 0) return false;
-  OpenRound& round = open_[open_index];
-  std::vector<UnitRange> own;  // a late lease of its own is no work to give it again
-  for (const uint64_t held : worker.leases) {
-    if (leases_.at(held).round() == round.state.id()) own.push_back(leases_.at(held).range());
-  }
-  const std::optional<UnitRange> range = round.state.Take(next_lease_, width, own);
-  if (!range.has_value()) return false;
-  Lease lease{.message = {}, .worker = id};
-  lease.message.set_id(next_lease_++);
-  lease.message.set_kind(round.state.id().kind);
-  lease.message.set_version(round.state.id().version);
-  lease.message.set_begin(range->begin);
-  lease.message.set_end(range->end);
-  if (round.state.id().is_train()) {
-    const uint64_t step = round.state.id().version;
-    lease.message.set_staleness(static_cast<uint32_t>(step - WeightsVersionFor(plan_, step)));
-    lease.message.set_newest(plan_.spec().asynchrony().unbounded());
-  }
-  actions.grants.push_back({id, lease.message});
-  round.served.insert(id);
-  worker.leases.insert(lease.message.id());
-  leases_.emplace(lease.message.id(), std::move(lease));
-  if (open_index == 0) current_since_ = std::min(current_since_, now);
-  StartNextLease(worker, now);
-  return true;
-}
-
 // --- Questions ---
 
 std::optional<RoundId> Ledger::current() const {
@@ -460,7 +322,8 @@ std::vector<Ledger::WorkerView> Ledger::Workers() const {
 std::string Ledger::WaitingFor(absl::Time now) const {
   if (finished()) return "";
   if (open_.empty()) {
-    return absl::StrCat(RoundName(*next_), ": the checkpoint of version ", *unsettled_.begin(), " is not committed yet");
+    return absl::StrCat(RoundName(*next_), ": the checkpoint of version ", *unsettled_.begin(),
+                        " is not committed yet");
   }
   const RoundState& round = open_.front().state;
   const uint32_t unit = round.FirstMissing();
@@ -472,7 +335,8 @@ std::string Ledger::WaitingFor(absl::Time now) const {
   }
   if (holder != nullptr) {
     const Worker& worker = workers_.at(holder->worker);
-    const std::string reason = worker.waiting_for.empty() ? "" : absl::StrCat(" (waiting for ", worker.waiting_for, ")");
+    const std::string reason =
+        worker.waiting_for.empty() ? "" : absl::StrCat(" (waiting for ", worker.waiting_for, ")");
     return absl::StrCat(what, " leased to ", worker.name, reason, holder->late ? ", late, " : ", ",
                         LastHeard(worker.last_heard, now));
   }

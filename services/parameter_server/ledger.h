@@ -18,6 +18,12 @@
 // - Training does not pass one boundary (a checkpoint version) before the boundary before it is settled, so a shard
 //   keeps at most two snapshots.
 //
+// With backup workers, so many workers more than are needed may have nothing of the steps that are open: they compute
+// again, at once, what others are computing, the oldest lease first. The first result counts and the second is compared
+// with it, so a slow worker costs no more than a fast one's time. This is what the backup workers of Chen et al.
+// (Revisiting Distributed Synchronous SGD, 2016, arXiv:1604.00981) are for; theirs compute other samples and the
+// slowest results are dropped, which makes the weights depend on who was slow. Here they are the same bits as without.
+//
 // A worker may get a lease of an older version after one of a newer version (when another worker is lost): it computes
 // the older one first, since the newer weights depend on it.
 //
@@ -64,28 +70,30 @@ struct LedgerActions {
 
   std::vector<Grant> grants;
   std::vector<CompletedRound> completed;
-  std::vector<uint64_t> boundaries;     // versions reached at which a checkpoint is due
-  std::vector<Expulsion> expelled;      // workers that broke the protocol
-  std::vector<std::string> warnings;    // one line each
-  std::vector<std::string> corruptions; // one line each: the same unit gave two different results
+  std::vector<uint64_t> boundaries;      // versions reached at which a checkpoint is due
+  std::vector<Expulsion> expelled;       // workers that broke the protocol
+  std::vector<std::string> warnings;     // one line each
+  std::vector<std::string> corruptions;  // one line each: the same unit gave two different results
 };
 
 class Ledger {
  public:
   struct Limits {
-    uint32_t leases_per_worker = 2;  // one to compute, one to prefetch for
+    uint32_t leases_per_worker = 2;                           // one to compute, one to prefetch for
     absl::Duration lease_shortest = absl::Milliseconds(200);  // below it is noise
-    absl::Duration lease_first = absl::Seconds(30);  // until the first report shows how long a unit takes
-    double lease_factor = 3;                         // times the median
-    double slow_factor = 2;                          // of the median: a slower worker gets a smaller share
-    absl::Duration silence = absl::Seconds(3);       // without a word from a worker: its leases are late
-    absl::Duration decline_pause = absl::Milliseconds(100);  // before a worker that declined is granted more
+    absl::Duration lease_first = absl::Seconds(30);           // until the first report shows how long a unit takes
+    double lease_factor = 3;                                  // times the median
+    double slow_factor = 2;                                   // of the median: a slower worker gets a smaller share
+    absl::Duration silence = absl::Seconds(3);                // without a word from a worker: its leases are late
+    absl::Duration decline_pause = absl::Milliseconds(100);   // before a worker that declined is granted more
+    uint32_t backup_workers = 0;                              // how many may compute what others are computing
   };
   struct Counters {
     uint64_t regranted_leases = 0;  // taken back from a late or lost worker, or declined, before they were done
     uint64_t duplicate_results = 0;
     uint64_t checksum_mismatches = 0;
     uint64_t stale_reports = 0;  // of leases the worker does not hold
+    uint64_t backup_leases = 0;
   };
   struct WorkerView {
     WorkerId id;
@@ -127,6 +135,7 @@ class Ledger {
     WorkerId worker;
     absl::Time started = absl::InfiniteFuture();  // when its turn came
     bool late = false;
+    uint64_t backs_up = 0;  // the lease whose range this one computes again; 0 for none
 
     RoundId round() const { return {message.kind(), message.version()}; }
     UnitRange range() const { return {message.begin(), message.end()}; }
@@ -161,10 +170,16 @@ class Ledger {
   // What part of an equal share the worker gets, at most 1.
   double ShareOf(const Worker& worker) const;
   void MarkLate(Worker& worker, const std::string& why, LedgerActions& actions);
+
+  // ledger_schedule.cc
   void Schedule(absl::Time now, LedgerActions& actions);
+  void ScheduleBackups(absl::Time now, LedgerActions& actions);
+  // The lease of the oldest round that has been worked at the longest, by another worker and not backed up yet.
+  const Lease* OldestToBackUp(WorkerId worker) const;
   uint32_t LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const;
   bool TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t workers, absl::Time now,
                 LedgerActions& actions);
+  void Grant(WorkerId id, Worker& worker, Lease lease, absl::Time now, LedgerActions& actions);
   bool IsOlderTest(const RoundId& round) const {
     return round.kind == v1::Lease::KIND_TEST && round.version < version_;
   }
@@ -179,6 +194,9 @@ class Ledger {
   void TakeBack(const Lease& lease, const std::string& why, LedgerActions& actions);
   void DropLease(uint64_t id);
   void Remove(WorkerId worker, const std::string& why, LedgerActions& actions);
+
+  // How many of its last leases tell a worker's speed: the middle one does, so that one hiccup says nothing.
+  static constexpr size_t kSlotTimes = 3;
 
   const v1::JobPlan plan_;
   const Limits limits_;

@@ -27,6 +27,9 @@ int main(int argc, char** argv) {
   app.add_flag("--resume", options.resume, "Shard 0: go on from the newest checkpoint in --output");
   app.add_option("--keep-checkpoints", options.keep_checkpoints, "Shard 0: how many checkpoints stay")
       ->capture_default_str();
+  app.add_option("--backup-workers", options.backup_workers,
+                 "Shard 0: how many workers may compute what others are computing, instead of work of their own")
+      ->capture_default_str();
   app.add_option("--coordinator", options.coordinator_address, "Other shards: address of shard 0");
   app.add_option("--advertise", options.advertise, "Address under which others reach this shard; default: --listen");
   millrace::AddServiceFlags(app, flags);

@@ -37,6 +37,7 @@ struct ParameterServerOptions {
   std::string output_dir;
   bool resume = false;
   size_t keep_checkpoints = 3;
+  uint32_t backup_workers = 0;
   // Other shards:
   std::string coordinator_address;
 };

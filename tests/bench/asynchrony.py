@@ -16,6 +16,7 @@ import threading
 
 MODES = {
     "synchronous": [],
+    "1 backup worker": ["--backup-workers", "1"],
     "staleness 1": ["--staleness", "1"],
     "staleness 4": ["--staleness", "4"],
     "staleness 4, smaller steps": ["--staleness", "4", "--stale-gradients", "smaller-steps"],

@@ -126,6 +126,14 @@ class Benchmarks:
                     f"{median['echo_seconds'] * 1e3:.2f} ms", ratios, ">= 0.8", statistics.median(ratios) >= 0.8,
                     {"results": results})]
 
+    def leases(self):
+        """Leases per second through the coordinator's ledger."""
+        results = [run_json([os.path.join(self.bench, "leases_bench")]) for _ in range(self.rounds)]
+        median = {workers: statistics.median(r[workers] for r in results) for workers in results[0]}
+        return [Row(f"ledger, {int(workers):,} workers / 1 worker", f"{rate:,.0f} leases/s", f"{median['1']:,.0f} leases/s",
+                    [r[workers] / r["1"] for r in results], ">= 20,000 leases/s", rate >= 20_000, {"results": results})
+                for workers, rate in median.items() if workers != "1"]
+
     def data(self):
         """Images per second from the data service to one local client."""
         with tempfile.TemporaryDirectory() as directory:
@@ -180,7 +188,7 @@ def show(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["training", "exchange", "data", "predict"]
+    names = ["training", "exchange", "leases", "data", "predict"]
     parser.add_argument("--bin", required=True, help="the build directory")
     parser.add_argument("--json", help="also write every figure of every round to this file")
     parser.add_argument("--rounds", type=int, default=3)

@@ -66,6 +66,7 @@ Ledger::Limits RandomLimits(World& world) {
   limits.lease_shortest = world.Between(absl::Milliseconds(200), absl::Seconds(2));
   limits.lease_first = world.Between(absl::Seconds(1), absl::Seconds(5));
   limits.silence = world.Between(absl::Seconds(1), absl::Seconds(3));
+  if (world.Chance(0.3)) limits.backup_workers = 1 + world.Random(2);
   return limits;
 }
 

@@ -22,7 +22,8 @@ using ::testing::SizeIs;
 // Drives a ledger by hand. Leases are written "worker: round units".
 class LedgerTest : public ::testing::Test {
  protected:
-  explicit LedgerTest(const TestPlan& plan = {}) : plan_(plan.Build()), ledger_(plan_) {}
+  explicit LedgerTest(const TestPlan& plan = {}, const Ledger::Limits& limits = {})
+      : plan_(plan.Build()), ledger_(plan_, limits) {}
 
   std::vector<std::string> Do(LedgerActions actions) {
     std::vector<std::string> grants;
@@ -63,8 +64,7 @@ class LedgerTest : public ::testing::Test {
 };
 
 TEST_F(LedgerTest, OneWorkerGetsWholeStepsOneAhead) {
-  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "a", now_)),
-              ElementsAre("1: step 0 slots [0, 4)", "1: step 1 slots [0, 4)"));
+  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "a", now_)), ElementsAre("1: step 0 slots [0, 4)", "1: step 1 slots [0, 4)"));
   EXPECT_THAT(Report(1), ElementsAre("1: step 2 slots [0, 4)"));
   EXPECT_EQ(ledger_.version(), 1u);
 }
@@ -184,6 +184,68 @@ TEST_F(LateLeaseTest, AWorkerTenTimesSlowerCostsAtMostOneOfItsSlots) {
   }
 }
 
+class BackupLedgerTest : public LedgerTest {
+ protected:
+  // Worker 1 was there first: all of steps 0 and 1 is its own.
+  BackupLedgerTest() : LedgerTest({.train_count = 320}, {.backup_workers = 1}) {
+    for (const WorkerId worker : {1, 2, 3}) Do(ledger_.WorkerJoined(worker, absl::StrCat("w", worker), now_));
+  }
+};
+
+TEST_F(BackupLedgerTest, WhoHasNothingToDoComputesTheOldestLeaseOfAnother) {
+  EXPECT_EQ(ledger_.counters().backup_leases, 1u);
+  ASSERT_THAT(leases_[2], SizeIs(1));
+  EXPECT_THAT(leases_[3], IsEmpty()) << "one backup worker was asked for";
+  EXPECT_EQ(leases_[2].front().version(), leases_[1].front().version());
+  EXPECT_EQ(leases_[2].front().begin(), leases_[1].front().begin());
+  EXPECT_EQ(leases_[2].front().end(), leases_[1].front().end());
+  EXPECT_NE(leases_[2].front().id(), leases_[1].front().id());
+}
+
+TEST_F(BackupLedgerTest, TheFirstResultCountsAndTheOtherIsComparedWithIt) {
+  const uint64_t version = ledger_.version();
+  Report(2);
+  EXPECT_EQ(ledger_.version(), version + 1) << "nobody waits for the slow one";
+  Report(1);
+  EXPECT_EQ(ledger_.counters().duplicate_results, 4u);
+  EXPECT_EQ(ledger_.counters().checksum_mismatches, 0u);
+}
+
+TEST_F(BackupLedgerTest, ABackupThatDiffersIsACorruption) {
+  Report(2, /*checksum=*/7);
+  Report(1, /*checksum=*/8);
+  EXPECT_EQ(ledger_.counters().checksum_mismatches, 4u);
+}
+
+TEST_F(BackupLedgerTest, ALostBackupIsNoWorkToGiveBack) {
+  Do(ledger_.WorkerLeft(2, now_));
+  EXPECT_EQ(ledger_.counters().regranted_leases, 0u);
+  const uint64_t version = ledger_.version();
+  Report(1);
+  EXPECT_EQ(ledger_.version(), version + 1);
+}
+
+TEST_F(BackupLedgerTest, TheSharesAreThoseOfTheOthers) {
+  Report(1);
+  Report(1);
+  // Of step 2, two of the three workers have a half each; the third computes one of these again.
+  std::vector<std::pair<uint32_t, uint32_t>> halves;
+  for (const auto& [worker, leases] : leases_) {
+    for (const v1::Lease& lease : leases) {
+      if (lease.version() == 2) halves.emplace_back(lease.begin(), lease.end());
+    }
+  }
+  EXPECT_THAT(halves, testing::Contains(Pair(0u, 2u)));
+  EXPECT_THAT(halves, testing::Contains(Pair(2u, 4u)));
+}
+
+TEST_F(BackupLedgerTest, WithoutBackupWorkersNothingIsComputedTwice) {
+  Ledger plain(plan_);
+  for (const WorkerId worker : {1, 2, 3}) plain.WorkerJoined(worker, "w", now_);
+  plain.Tick(now_);
+  EXPECT_EQ(plain.counters().backup_leases, 0u);
+}
+
 TEST_F(LedgerTest, ASilentWorkerIsLateAndGetsNothingMore) {
   Do(ledger_.WorkerJoined(1, "a", now_));
   Do(ledger_.WorkerJoined(2, "b", now_));
@@ -291,8 +353,7 @@ class SevenSlotsTest : public LedgerTest {
 };
 
 TEST_F(SevenSlotsTest, WhatNobodysShareCoversGoesToWhoeverIsDoneFirst) {
-  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "a", now_)),
-              ElementsAre("1: step 0 slots [0, 7)", "1: step 1 slots [0, 7)"));
+  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "a", now_)), ElementsAre("1: step 0 slots [0, 7)", "1: step 1 slots [0, 7)"));
   Do(ledger_.WorkerJoined(2, "b", now_));
   EXPECT_THAT(Report(1), ElementsAre("2: step 2 slots [0, 2)", "1: step 2 slots [2, 4)"));
   EXPECT_THAT(Report(1), IsEmpty()) << "nothing ahead while step 2 has free slots";
@@ -314,7 +375,8 @@ TEST_F(LedgerTest, WorkAheadLeavesRoomForWhatALostWorkerHeld) {
 
 class StaleLedgerTest : public LedgerTest {
  protected:
-  explicit StaleLedgerTest(const TestPlan& plan = {.slots = 2, .batch_size = 4, .epochs = 1, .checkpoint_steps = 5, .staleness = 2})
+  explicit StaleLedgerTest(
+      const TestPlan& plan = {.slots = 2, .batch_size = 4, .epochs = 1, .checkpoint_steps = 5, .staleness = 2})
       : LedgerTest(plan) {}
 
   std::vector<uint64_t> WeightsVersions(WorkerId worker) const {
@@ -325,7 +387,8 @@ class StaleLedgerTest : public LedgerTest {
 };
 
 TEST_F(StaleLedgerTest, ASlowWorkerHoldsUpAsManyStepsAsTheStalenessSays) {
-  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "slow", now_)), ElementsAre("1: step 0 slots [0, 2)", "1: step 1 slots [0, 2)"));
+  EXPECT_THAT(Do(ledger_.WorkerJoined(1, "slow", now_)),
+              ElementsAre("1: step 0 slots [0, 2)", "1: step 1 slots [0, 2)"));
   EXPECT_THAT(Do(ledger_.WorkerJoined(2, "fast", now_)), ElementsAre("2: step 2 slot 0", "2: step 2 slot 1"));
   EXPECT_THAT(WeightsVersions(2), ElementsAre(0, 0));
   EXPECT_THAT(Report(2), ElementsAre("2: step 3 slot 0")) << "to prefetch for";
