@@ -91,6 +91,10 @@ absl::StatusOr<T> CheckpointWriter::Try(uint64_t version, Fn attempt) {
                       absl::IsUnknown(result.status()) || absl::IsCancelled(result.status());
     if (!(final && away)) --left;
     if (result.ok() || left == 0 || stopping_) return result;
+    if (!away) {
+      LogWarning("THE LAST VERSION COULD NOT BE SAVED, trying again",
+                 {{"version", version}, {"attempts_left", left}, {"reason", result.status()}});
+    }
     options_.pause(kFinalPause);
   }
 }

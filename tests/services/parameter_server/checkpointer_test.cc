@@ -4,6 +4,7 @@
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -242,6 +243,25 @@ TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
   checkpointer_->Export(3, std::nullopt, std::nullopt);
   EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("exported 3", "settled 3"));
   EXPECT_EQ(listener_.digests().at(0), listener_.digests().at(1));
+}
+
+// As a disk that breaks reports it, through the same calls.
+absl::Status DeviceError() {
+  const auto unmapped = RealFileSystem().Open("/proc/self/mem");
+  std::byte byte;
+  return unmapped.ok() ? (*unmapped)->Read(std::span(&byte, 1)).status() : unmapped.status();
+}
+
+TEST_F(CheckpointerTest, ABrokenDiskAtTheLastVersionIsGivenUpAfterAFewAttempts) {
+  fleet_->error = DeviceError();
+  ASSERT_THAT(fleet_->error, StatusIs(absl::StatusCode::kInternal, HasSubstr("Input/output error")));
+  checkpointer_->Commit(6, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Skip(6);
+  EXPECT_THAT(listener_.WaitForSettled(6),
+              ElementsAre(HasSubstr("commit failed 6: cannot read /proc/self/mem"), "settled 6"));
+  EXPECT_EQ(fleet_->saves, 3);
+  EXPECT_FALSE(fs::exists(Checkpoint(6)));
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_commits_total{result=\"failed\"} 1"));
 }
 
 TEST_F(CheckpointerTest, StopsWhileTheLastVersionIsRetried) {
