@@ -22,7 +22,18 @@ absl::Status Error(int error, absl::string_view action, const fs::path& path) {
   // Abseil calls a read-only file system a failed precondition; to a person it is one more way of not being allowed.
   if (error == EROFS)
     return absl::PermissionDeniedError(absl::StrCat(action, path.string(), ": read-only file system"));
-  return absl::ErrnoToStatus(error, absl::StrCat(action, path.string()));
+  const absl::Status status = absl::ErrnoToStatus(error, absl::StrCat(action, path.string()));
+  switch (status.code()) {
+    // What Abseil makes of EIO and its like. A connection that broke is called the same, and whoever waits for a peer
+    // to come back would wait for ever for a disk.
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kCancelled:
+      return absl::InternalError(status.message());
+    default:
+      return status;
+  }
 }
 
 // A file descriptor and the name it was opened under.

@@ -13,9 +13,9 @@
 
 namespace millrace {
 
-// Files that survive a crash. Every error names the path and the system's reason; by code: NOT_FOUND (no such file),
-// PERMISSION_DENIED (also a read-only file system), RESOURCE_EXHAUSTED (disk or quota full), ALREADY_EXISTS, and
-// whatever absl::ErrnoToStatusCode makes of the rest. Safe from any thread; two writers of one path need an agreement.
+// Files that survive a crash. Every error names path and reason; by code: NOT_FOUND (no such file), PERMISSION_DENIED
+// (also a read-only file system), RESOURCE_EXHAUSTED (disk or quota full), ALREADY_EXISTS, INTERNAL (EIO; never a code
+// that a lost peer has), else absl::ErrnoToStatusCode's. Any thread; two writers of one path need an agreement.
 
 // The whole file. A file of more than `bytes_max` bytes is OUT_OF_RANGE, before anything of that size is allocated.
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t bytes_max,

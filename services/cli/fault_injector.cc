@@ -10,17 +10,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "common/grpc_channel.h"
 #include "common/status_macros.h"
 #include "services/cli/local_cluster.h"
-#include "services/cli/output_directory.h"
 
 namespace millrace {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr absl::Duration kStatusTimeout = absl::Milliseconds(500);
 
 std::string ReadAll(const fs::path& file) {
   std::ifstream stream(file, std::ios::binary);
@@ -61,7 +57,8 @@ FaultInjector::FaultInjector(const Clock& clock, pid_t train, fs::path out, fs::
       train_(train),
       out_(std::move(out)),
       bin_dir_(std::move(bin_dir)),
-      schedule_(std::move(schedule)) {}
+      schedule_(std::move(schedule)),
+      status_(out_) {}
 
 FaultInjector::~FaultInjector() {
   for (const auto& [pid, until] : stopped_) kill(pid, SIGCONT);
@@ -117,7 +114,7 @@ bool FaultInjector::Inject(const Fault& fault, absl::Time now) {
 absl::Status FaultInjector::Join(const Fault& fault) {
   const std::vector<std::string> command = {(bin_dir_ / "millrace-worker").string(),
                                             "--coordinator",
-                                            coordinator_address_,
+                                            status_.coordinator_address(),
                                             "--name",
                                             fault.part,
                                             "--http-listen",
@@ -130,21 +127,9 @@ absl::Status FaultInjector::Join(const Fault& fault) {
 }
 
 std::optional<uint64_t> FaultInjector::Version() {
-  if (coordinator_ == nullptr) {
-    const absl::StatusOr<ClusterRecord> record = ReadClusterRecord(out_);
-    if (!record.ok() || record->coordinator.empty()) return std::nullopt;
-    coordinator_address_ = record->coordinator;
-    coordinator_ = v1::Coordinator::NewStub(MakeChannel(coordinator_address_));
-  }
-  grpc::ClientContext context;
-  SetDeadline(context, kStatusTimeout);
-  v1::JobStatus status;
-  if (!coordinator_->GetJobStatus(&context, {}, &status).ok()) {
-    coordinator_.reset();  // a channel that failed has a back-off of its own
-    return std::nullopt;
-  }
-  if (status.state() == v1::JobStatus::STATE_STARTING) return std::nullopt;
-  return status.version();
+  const std::optional<v1::JobStatus> status = status_.Ask();
+  if (!status.has_value() || status->state() == v1::JobStatus::STATE_STARTING) return std::nullopt;
+  return status->version();
 }
 
 }  // namespace millrace

@@ -12,8 +12,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
-#include "millrace/v1/coordinator.grpc.pb.h"
 #include "services/cli/fault_schedule.h"
+#include "services/cli/job_status_client.h"
 #include "services/cli/service_process.h"
 
 namespace millrace {
@@ -56,8 +56,7 @@ class FaultInjector {
   absl::Time injected_;                  // the last of results_
   std::map<pid_t, absl::Time> stopped_;  // and when each goes on
   std::map<std::string, std::unique_ptr<ServiceProcess>> guests_;
-  std::string coordinator_address_;
-  std::unique_ptr<v1::Coordinator::Stub> coordinator_;
+  JobStatusClient status_;
 };
 
 // The child of `parent` that is `part` of its cluster; nullopt while there is none.

@@ -42,9 +42,7 @@ PrivateDirectory::~PrivateDirectory() {
 
 absl::StatusOr<LocalCluster> LocalCluster::Create(const TrainOptions& options, const OutputDirectory& output,
                                                   const fs::path& sockets) {
-  std::error_code error;
-  fs::path bin_dir = options.bin_dir;
-  if (bin_dir.empty()) bin_dir = fs::read_symlink("/proc/self/exe", error).parent_path();
+  fs::path bin_dir = ProgramDirectory(options.bin_dir);
   for (const char* program : {"millrace-data", "millrace-ps", "millrace-worker", "millrace-model"}) {
     if (access((bin_dir / program).c_str(), X_OK) != 0) {
       return absl::NotFoundError(absl::StrCat("there is no program ", (bin_dir / program).string()));

@@ -4,6 +4,7 @@
 #include "common/command_line.h"
 #include "services/cli/load_test_command.h"
 #include "services/cli/predict_command.h"
+#include "services/cli/replay_command.h"
 #include "services/cli/status_command.h"
 #include "services/cli/train_command.h"
 #include "services/cli/verify_command.h"
@@ -14,6 +15,7 @@ int main(int argc, char** argv) {
   millrace::StatusOptions status;
   millrace::LoadTestOptions load_test;
   millrace::VerifyOptions verify;
+  millrace::ReplayOptions replay;
   CLI::App app("Trains networks on many processes with reproducible bits, and serves what comes out.", "millrace");
   app.require_subcommand(1);
   CLI::App* const train_app = app.add_subcommand("train", "Train on a local cluster of processes, and serve");
@@ -21,11 +23,13 @@ int main(int argc, char** argv) {
   CLI::App* const status_app = app.add_subcommand("status", "What every part does and waits for");
   CLI::App* const load_test_app = app.add_subcommand("load-test", "Measure a model service under load");
   CLI::App* const verify_app = app.add_subcommand("verify", "Train twice, once under faults, and compare the bits");
+  CLI::App* const replay_app = app.add_subcommand("replay", "Make one step of a job again, and compare its gradients");
   millrace::AddTrainFlags(*train_app, train);
   millrace::AddPredictFlags(*predict_app, predict);
   millrace::AddStatusFlags(*status_app, status);
   millrace::AddLoadTestFlags(*load_test_app, load_test);
   millrace::AddVerifyFlags(*verify_app, verify);
+  millrace::AddReplayFlags(*replay_app, replay);
   if (std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
 
   if (train_app->parsed()) return millrace::RunTrain(train);
@@ -34,6 +38,7 @@ int main(int argc, char** argv) {
     verify.train_flags = verify_app->remaining();
     return millrace::RunVerify(verify);
   }
+  if (replay_app->parsed()) return millrace::RunReplay(replay);
   if (status_app->parsed()) return millrace::RunStatus(status);
   return millrace::RunLoadTest(load_test);
 }

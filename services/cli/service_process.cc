@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <system_error>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
@@ -18,6 +19,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 extern char** environ;
 
@@ -26,6 +29,8 @@ namespace {
 
 // A line of a service's stdout is an address pair; anything longer is not for us.
 constexpr size_t kLineBytesMax = 4096;
+constexpr absl::Duration kStopGrace = absl::Seconds(15);
+constexpr absl::Duration kStopPoll = absl::Milliseconds(10);
 
 std::vector<char*> ChildEnvironment() {
   std::vector<char*> variables;
@@ -167,6 +172,18 @@ std::string ServiceProcess::DescribeEnd() const {
 
 void ServiceProcess::Signal(int signal_number) {
   if (!wait_status_.has_value()) kill(pid_, signal_number);
+}
+
+void StopGently(ServiceProcess& process) {
+  process.Signal(SIGTERM);
+  const absl::Time deadline = absl::Now() + kStopGrace;
+  while (process.Poll() && absl::Now() < deadline) absl::SleepFor(kStopPoll);
+}
+
+std::filesystem::path ProgramDirectory(const std::string& given) {
+  if (!given.empty()) return given;
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
 }
 
 std::string LastLines(const std::string& file, int lines) {

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,6 +59,12 @@ class ServiceProcess {
   std::optional<AnnouncedAddresses> announced_;
   std::optional<int> wait_status_;
 };
+
+// SIGTERM, and up to 15 s for it to end its own children, if it is a `millrace train`.
+void StopGently(ServiceProcess& process);
+
+// `given`, or where this program lies if that is empty.
+std::filesystem::path ProgramDirectory(const std::string& given);
 
 // The last `lines` lines of a log file, without the final newline; empty if it cannot be read.
 std::string LastLines(const std::string& file, int lines);

@@ -1,7 +1,5 @@
 #include "services/cli/verify_command.h"
 
-#include <signal.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -19,6 +17,7 @@
 #include "common/status_macros.h"
 #include "common/text_format.h"
 #include "nlohmann/json.hpp"
+#include "services/cli/checkpoint_records.h"
 #include "services/cli/fault_schedule.h"
 #include "services/cli/service_process.h"
 
@@ -28,7 +27,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr absl::Duration kPoll = absl::Milliseconds(10);
-constexpr absl::Duration kStopGrace = absl::Seconds(15);
 constexpr size_t kJsonBytesMax = 1 << 20;
 constexpr int kLogLinesShown = 5;
 // Enough of both runs to tell where they part, and steps that a lost shard costs.
@@ -128,7 +126,7 @@ class Verification {
     size_t told = 0;
     while (train->Poll()) {
       if (signals_.WaitFor(kPoll) >= 0) {
-        Stop(*train);
+        StopGently(*train);
         return absl::CancelledError("interrupted");
       }
       MILLRACE_RETURN_IF_ERROR(injector.Poll());
@@ -151,12 +149,7 @@ class Verification {
     return json;
   }
 
-  // Its children are its own to end.
-  void Stop(ServiceProcess& train) {
-    train.Signal(SIGTERM);
-    const absl::Time deadline = absl::Now() + kStopGrace;
-    while (train.Poll() && absl::Now() < deadline) absl::SleepFor(kPoll);
-  }
+  StepChecksums Checksums(const char* name) const { return MergeChecksums(ReadCheckpointRecords(out_ / name)); }
 
   // They have nothing more to tell.
   void RemoveCheckpoints() const {
@@ -177,6 +170,9 @@ class Verification {
       std::printf("PASS: the same bits\n");
     } else if (final == result.final) {
       std::printf("FAIL: the same bits, but the job was over before all faults had happened\n");
+    } else if (const auto slots = CompareSlots(Checksums("quiet"), Checksums("faulty")); slots.first.has_value()) {
+      std::printf("FAIL: slot %d of step %d is the first gradient that differs\n", static_cast<int>(slots.first->slot),
+                  static_cast<int>(slots.first->step));
     } else if (const auto difference = FirstDifference(ReadDigests(out_ / "quiet"), ReadDigests(out_ / "faulty"))) {
       std::printf("FAIL: version %d is the first that differs, version %d was still the same\n",
                   static_cast<int>(difference->second), static_cast<int>(difference->first));
@@ -222,9 +218,7 @@ int RunVerify(const VerifyOptions& options) {
           ? absl::StrCat("out/verify-", absl::FormatTime("%Y%m%d-%H%M%S", absl::Now(), absl::LocalTimeZone()))
           : options.out,
       error);
-  fs::path bin_dir = options.bin_dir;
-  if (bin_dir.empty()) bin_dir = fs::read_symlink("/proc/self/exe", error).parent_path();
-  absl::StatusOr<VerifyResult> result = Verification(options, signals, out, bin_dir).Run();
+  absl::StatusOr<VerifyResult> result = Verification(options, signals, out, ProgramDirectory(options.bin_dir)).Run();
   if (result.ok() && !options.json.empty()) {
     if (const absl::Status status = WriteFileAtomically(options.json, VerifyJson(*result)); !status.ok()) {
       result = status;

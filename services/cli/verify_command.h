@@ -34,8 +34,8 @@ void AddVerifyFlags(CLI::App& app, VerifyOptions& options);
 
 // The certificate: trains a job twice, once in peace and once under a random schedule of deaths, stops, restarts and
 // workers that come and go, and compares the SHA-256 of weights and optimizer state. Prints the schedule, what was
-// survived and what it cost, and PASS, or the first version that differs. Returns the exit code: kExitOk only if all
-// faults happened and the bits are the same.
+// survived and what it cost, and PASS, or the first slot or version that differs. Returns the exit code: kExitOk only
+// if all faults happened and the bits are the same.
 int RunVerify(const VerifyOptions& options);
 
 // --- For RunVerify, and its tests ---

@@ -33,6 +33,10 @@ Json ToJson(const google::protobuf::Message& message) {
   return Json::parse(text, nullptr, false);
 }
 
+Json ToJson(const CheckpointFile& file) {
+  return {{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}};
+}
+
 absl::Status Malformed(absl::string_view field) {
   return absl::DataLossError(absl::StrCat("manifest.json: ", field, " is missing or malformed"));
 }
@@ -66,8 +70,8 @@ absl::StatusOr<std::string> GetDigest(const Json& json, const char* field) {
   return digest;
 }
 
-absl::StatusOr<CheckpointFile> GetFile(const Json& json) {
-  if (!json.is_object()) return Malformed("files");
+absl::StatusOr<CheckpointFile> GetFile(const Json& json, absl::string_view field) {
+  if (!json.is_object()) return Malformed(field);
   CheckpointFile file;
   MILLRACE_ASSIGN_OR_RETURN(file.name, GetString(json, "name"));
   if (file.name.empty() || file.name[0] == '.' || file.name.find('/') != std::string::npos) return Malformed("name");
@@ -80,25 +84,24 @@ absl::StatusOr<CheckpointFile> GetFile(const Json& json) {
 
 std::string CheckpointManifestToJson(const CheckpointManifest& manifest) {
   Json files = Json::array(), validation = Json::array();
-  for (const CheckpointFile& file : manifest.files) {
-    files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
-  }
+  for (const CheckpointFile& file : manifest.files) files.push_back(ToJson(file));
   for (const v1::Evaluation& evaluation : manifest.validation) validation.push_back(ToJson(evaluation));
-  const Json json = {{"format", kFormatName},
-                     {"format_version", kCheckpointFormat},
-                     {"version", manifest.version},
-                     {"epoch", EpochOf(manifest.plan, manifest.version)},
-                     {"weights_sha256", manifest.weights_sha256},
-                     {"optimizer_sha256", manifest.optimizer_sha256},
-                     {"files", files},
-                     {"fingerprint",
-                      {{"dataset", manifest.plan.dataset().fingerprint()},
-                       {"torch_version", manifest.fingerprint.torch_version},
-                       {"cpu_capability", manifest.fingerprint.cpu_capability},
-                       {"threads", manifest.fingerprint.threads},
-                       {"device", manifest.fingerprint.device}}},
-                     {"plan", ToJson(manifest.plan)},
-                     {"validation", validation}};
+  Json json = {{"format", kFormatName},
+               {"format_version", kCheckpointFormat},
+               {"version", manifest.version},
+               {"epoch", EpochOf(manifest.plan, manifest.version)},
+               {"weights_sha256", manifest.weights_sha256},
+               {"optimizer_sha256", manifest.optimizer_sha256},
+               {"files", files},
+               {"fingerprint",
+                {{"dataset", manifest.plan.dataset().fingerprint()},
+                 {"torch_version", manifest.fingerprint.torch_version},
+                 {"cpu_capability", manifest.fingerprint.cpu_capability},
+                 {"threads", manifest.fingerprint.threads},
+                 {"device", manifest.fingerprint.device}}},
+               {"plan", ToJson(manifest.plan)},
+               {"validation", validation}};
+  if (manifest.slot_checksums.has_value()) json["slot_checksums"] = ToJson(*manifest.slot_checksums);
   return json.dump(2) + "\n";
 }
 
@@ -130,8 +133,11 @@ absl::StatusOr<CheckpointManifest> CheckpointManifestFromJson(std::string_view t
   const auto files = json.find("files");
   if (files == json.end() || !files->is_array() || files->empty()) return Malformed("files");
   for (const Json& entry : *files) {
-    MILLRACE_ASSIGN_OR_RETURN(CheckpointFile file, GetFile(entry));
+    MILLRACE_ASSIGN_OR_RETURN(CheckpointFile file, GetFile(entry, "files"));
     manifest.files.push_back(std::move(file));
+  }
+  if (const auto checksums = json.find("slot_checksums"); checksums != json.end()) {
+    MILLRACE_ASSIGN_OR_RETURN(manifest.slot_checksums, GetFile(*checksums, "slot_checksums"));
   }
   const auto validation = json.find("validation");
   if (validation == json.end() || !validation->is_array()) return Malformed("validation");

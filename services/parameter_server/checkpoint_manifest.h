@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/run_fingerprint.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/parameter_server/optimizer.h"
 #include "services/parameter_server/shard_checkpoint.h"
@@ -16,15 +18,6 @@
 namespace millrace {
 
 inline constexpr int kCheckpointFormat = 1;
-
-// What the bits of a run depend on besides job and dataset (DESIGN D1): the first worker's, since all should be alike.
-struct RunFingerprint {
-  std::string torch_version;   // "1.13.1"
-  std::string cpu_capability;  // "AVX2"
-  uint32_t threads = 0;        // of one gradient
-  std::string device = "cpu";  // or "cuda:N"
-  bool operator==(const RunFingerprint&) const = default;
-};
 
 struct CheckpointFile {
   std::string name;  // inside the checkpoint's directory
@@ -37,6 +30,10 @@ struct CheckpointManifest {
   v1::JobPlan plan;  // without what belongs to one run: run id, start version, directories
   RunFingerprint fingerprint;
   std::vector<CheckpointFile> files;  // one per shard
+  // What the slots of the steps before `version` came to (common/slot_checksums.h); no checkpoint written before there
+  // was such a file has one, nor has one of a job that is not reproducible. Not one of `files`: a checkpoint that lost
+  // its records is as good to resume from as ever, and only `millrace replay` looks at their digest.
+  std::optional<CheckpointFile> slot_checksums = {};
   // Over the whole flat vectors, so the same for any number of shards. Lower-case hexadecimal.
   std::string weights_sha256;
   std::string optimizer_sha256;

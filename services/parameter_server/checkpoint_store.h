@@ -1,5 +1,6 @@
 // The training checkpoints of one output directory:
 //   <output>/checkpoints/<version>/shard-IIIII-of-NNNNN.safetensors   one per shard
+//   <output>/checkpoints/<version>/slot-checksums.txt                of the steps before it (common/slot_checksums.h)
 //   <output>/checkpoints/<version>/manifest.json                     written last: the commit
 //
 // Threads: one at a time. Errors: those of the file system by code, with the path.

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/files.h"
+#include "common/hashing.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/model/servable.h"
@@ -91,6 +92,10 @@ absl::StatusOr<T> CheckpointWriter::Try(uint64_t version, Fn attempt) {
                       absl::IsUnknown(result.status()) || absl::IsCancelled(result.status());
     if (!(final && away)) --left;
     if (result.ok() || left == 0 || stopping_) return result;
+    if (!away) {
+      LogWarning("THE LAST VERSION COULD NOT BE SAVED, trying again",
+                 {{"version", version}, {"attempts_left", left}, {"reason", result.status()}});
+    }
     options_.pause(kFinalPause);
   }
 }
@@ -138,11 +143,18 @@ absl::StatusOr<CheckpointManifest> CheckpointWriter::CommitOnce(const Checkpoint
                               .plan = PlanOfTheJob(options_.plan),
                               .fingerprint = task.fingerprint,
                               .files = {},
+                              .slot_checksums = {},
                               .weights_sha256 = WeightsSha256(state.weights),
                               .optimizer_sha256 = OptimizerSha256(state.optimizer),
                               .validation = task.history};
   for (const v1::SaveCheckpointResponse& file : saved) {
     manifest.files.push_back({file.file(), file.bytes(), file.sha256()});
+  }
+  if (!task.slot_checksums.empty()) {
+    const std::string text = SlotChecksumsToText(task.slot_checksums);
+    MILLRACE_RETURN_IF_ERROR(
+        WriteFileAtomically(absl::StrCat(directory, "/", kSlotChecksumsFile), text, store_.files()));
+    manifest.slot_checksums = CheckpointFile{kSlotChecksumsFile, text.size(), Sha256Hex(text)};
   }
   MILLRACE_RETURN_IF_ERROR(store_.Commit(manifest));
   std::move(discard).Cancel();

@@ -2,9 +2,9 @@
 // version. Checkpointer gives it a thread and a queue; a simulation gives it its own time.
 //
 // A version that a checkpoint is due at goes through
-//   Commit:  shards save their snapshots -> digests -> manifest.json -> older checkpoints pruned, but for the best one
-//   Export:  (epoch ends only, once evaluated) weights fetched -> <output>/models/<name>/<version>/; or Skip
-//   the shards release their snapshots -> Settled
+//   Commit:  shards save their snapshots -> digests -> slot checksums -> manifest.json -> older checkpoints pruned, but
+//   for the best one Export:  (epoch ends only, once evaluated) weights fetched -> <output>/models/<name>/<version>/;
+//   or Skip the shards release their snapshots -> Settled
 // A step that fails (a full disk) is reported and logged, leaves nothing half-written, and the next version tries
 // again; the last version of the job is tried a few times. Training does not stop for it. A writer belongs to one run.
 //
@@ -27,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/model/servable.h"
+#include "common/slot_checksums.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "prometheus/counter.h"
 #include "prometheus/histogram.h"
@@ -54,6 +55,7 @@ struct CheckpointTask {
   uint64_t version;
   std::vector<v1::Evaluation> history;       // of a commit: the validation before `version`
   RunFingerprint fingerprint;                // of a commit
+  SlotChecksums slot_checksums;              // of a commit: of the steps before `version`; may be empty
   std::optional<v1::Evaluation> validation;  // of an export, or the best
   std::optional<v1::Evaluation> test;
 };

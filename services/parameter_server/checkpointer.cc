@@ -18,11 +18,13 @@ Checkpointer::~Checkpointer() {
   thread_.join();
 }
 
-void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) {
+void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+                          SlotChecksums slot_checksums) {
   Push({.kind = CheckpointTask::kCommit,
         .version = version,
         .history = std::move(validation),
         .fingerprint = std::move(fingerprint),
+        .slot_checksums = std::move(slot_checksums),
         .validation = {},
         .test = {}});
 }
@@ -33,6 +35,7 @@ void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> valida
         .version = version,
         .history = {},
         .fingerprint = {},
+        .slot_checksums = {},
         .validation = std::move(validation),
         .test = std::move(test)});
 }
@@ -42,6 +45,7 @@ void Checkpointer::Skip(uint64_t version) {
         .version = version,
         .history = {},
         .fingerprint = {},
+        .slot_checksums = {},
         .validation = {},
         .test = {}});
 }
@@ -51,6 +55,7 @@ void Checkpointer::NoteBest(const v1::Evaluation& validation) {
         .version = validation.version(),
         .history = {},
         .fingerprint = {},
+        .slot_checksums = {},
         .validation = validation,
         .test = {}});
 }

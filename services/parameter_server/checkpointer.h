@@ -17,6 +17,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
 #include "common/mutex.h"
+#include "common/slot_checksums.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/parameter_server/checkpoint_manifest.h"
 #include "services/parameter_server/checkpoint_store.h"
@@ -29,8 +30,9 @@ namespace millrace {
 class CheckpointQueue {
  public:
   virtual ~CheckpointQueue() = default;
-  // `validation` is the history before `version`.
-  virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) = 0;
+  // `validation` is the history before `version`, `slot_checksums` those of the steps before it.
+  virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+                      SlotChecksums slot_checksums) = 0;
   // Once for every epoch end, after Commit. The version that a run resumed from is exported without Commit.
   virtual void Export(uint64_t version, std::optional<v1::Evaluation> validation,
                       std::optional<v1::Evaluation> test) = 0;
@@ -56,7 +58,8 @@ class Checkpointer : public CheckpointQueue {
   // Stops and waits for the thread.
   ~Checkpointer() override;
 
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override;
+  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+              SlotChecksums slot_checksums) override;
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override;
 
   void Skip(uint64_t version) override;

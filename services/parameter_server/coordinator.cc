@@ -196,7 +196,10 @@ void Coordinator::Apply(const LedgerActions& actions) {
   for (const std::string& corruption : actions.corruptions) LogError("CHECKSUM MISMATCH", {{"what", corruption}});
   for (const LedgerActions::CompletedRound& round : actions.completed) {
     NoteProgress();
-    if (round.id.is_train()) progress_.StepCompleted(round.sums, round.took);
+    if (!round.id.is_train()) continue;
+    progress_.StepCompleted(round.sums, round.took);
+    // On whatever weights a worker has, a step cannot be made again.
+    if (!plan_.spec().asynchrony().unbounded()) recorder_.Add(round.checksums);
   }
   if (HasDiverged(actions)) return;
   for (const uint64_t version : actions.boundaries) ReachBoundary(version);
@@ -236,7 +239,7 @@ bool Coordinator::HasDiverged(const LedgerActions& actions) {
 
 void Coordinator::ReachBoundary(uint64_t version) {
   unsettled_.insert(version);
-  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()));
+  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()), recorder_.Before(version));
   if (IsEpochEnd(plan_, version)) {
     ExportUnlessEvaluated(version, NextRound(plan_, {v1::Lease::KIND_TRAIN, version - 1}));
   }
@@ -316,6 +319,7 @@ void Coordinator::Committed(uint64_t version, const std::string& optimizer_sha25
   MutexLock lock(&mutex_);
   commit_error_.clear();
   committed_version_ = version;
+  recorder_.Committed(version);
   optimizer_sha256_ = optimizer_sha256;
 }
 

@@ -36,6 +36,7 @@
 #include "services/parameter_server/coordinator_metrics.h"
 #include "services/parameter_server/divergence_watch.h"
 #include "services/parameter_server/ledger.h"
+#include "services/parameter_server/slot_recorder.h"
 #include "services/parameter_server/training_progress.h"
 
 namespace millrace {
@@ -183,6 +184,7 @@ class Coordinator : public CheckpointListener {
   std::optional<RunFingerprint> fingerprint_ ABSL_GUARDED_BY(mutex_);  // the first worker's
 
   TrainingProgress progress_ ABSL_GUARDED_BY(mutex_);
+  SlotRecorder recorder_ ABSL_GUARDED_BY(mutex_);
   DivergenceWatch divergence_ ABSL_GUARDED_BY(mutex_);
   bool synchronous_again_ ABSL_GUARDED_BY(mutex_) = false;  // from the next run on
   std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);

@@ -261,8 +261,10 @@ RoundState* Ledger::FindRound(const RoundId& id) {
 void Ledger::CompleteRounds(absl::Time now, LedgerActions& actions) {
   while (!open_.empty() && open_.front().state.complete()) {
     RoundState& round = open_.front().state;
-    actions.completed.push_back({round.id(), round.Sums(), now - std::min(current_since_, now)});
+    LedgerActions::CompletedRound& completed = actions.completed.emplace_back();
+    completed = {.id = round.id(), .sums = round.Sums(), .checksums = {}, .took = now - std::min(current_since_, now)};
     if (round.id().is_train()) {
+      completed.checksums = round.Checksums();
       version_ = round.id().version + 1;
       if (IsCheckpointBoundary(plan_, version_)) {
         unsettled_.insert(version_);

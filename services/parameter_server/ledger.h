@@ -61,6 +61,7 @@ struct LedgerActions {
   struct CompletedRound {
     RoundId id;
     RoundSums sums;
+    std::vector<uint64_t> checksums;  // of a train round, by slot
     absl::Duration took;  // from when it was the oldest incomplete round and had a lease
   };
   struct Expulsion {

@@ -88,6 +88,13 @@ RoundSums RoundState::Sums() const {
   return sums;
 }
 
+std::vector<uint64_t> RoundState::Checksums() const {
+  std::vector<uint64_t> checksums;
+  checksums.reserve(units_.size());
+  for (const Unit& unit : units_) checksums.push_back(unit.checksum);
+  return checksums;
+}
+
 uint32_t RoundState::FirstMissing() const {
   const auto unit = std::find_if(units_.begin(), units_.end(), [](const Unit& u) { return !u.done; });
   return static_cast<uint32_t>(unit - units_.begin());

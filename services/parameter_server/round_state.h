@@ -53,6 +53,8 @@ class RoundState {
   Verdict Accept(const v1::UnitResult& result);
 
   RoundSums Sums() const;
+  // Of what was accepted, by unit.
+  std::vector<uint64_t> Checksums() const;
 
   // The first unit that is not done. Requires a round that is not complete.
   uint32_t FirstMissing() const;

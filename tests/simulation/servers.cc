@@ -157,6 +157,7 @@ class Server::Queue final : public CheckpointQueue {
  public:
   Queue(Server* server, const v1::JobPlan& plan)
       : server_(*server),
+        start_version_(plan.start_version()),
         writer_({.plan = plan,
                  .keep = server->job_.keep_checkpoints,
                  .metrics = server->job_.metrics,
@@ -187,15 +188,23 @@ class Server::Queue final : public CheckpointQueue {
     if (server_.queue_ == this) server_.queue_ = nullptr;
   }
 
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override {
-    Push({CheckpointTask::kCommit, version, std::move(validation), std::move(fingerprint), {}, {}});
+  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+              SlotChecksums slot_checksums) override {
+    CheckChecksums(version, slot_checksums);
+    Push({CheckpointTask::kCommit,
+          version,
+          std::move(validation),
+          std::move(fingerprint),
+          std::move(slot_checksums),
+          {},
+          {}});
   }
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override {
-    Push({CheckpointTask::kExport, version, {}, {}, std::move(validation), std::move(test)});
+    Push({CheckpointTask::kExport, version, {}, {}, {}, std::move(validation), std::move(test)});
   }
-  void Skip(uint64_t version) override { Push({CheckpointTask::kSkip, version, {}, {}, {}, {}}); }
+  void Skip(uint64_t version) override { Push({CheckpointTask::kSkip, version, {}, {}, {}, {}, {}}); }
   void NoteBest(const v1::Evaluation& validation) override {
-    Push({CheckpointTask::kNoteBest, validation.version(), {}, {}, validation, {}});
+    Push({CheckpointTask::kNoteBest, validation.version(), {}, {}, {}, validation, {}});
   }
   void Stop() override {
     stopping_ = true;
@@ -204,6 +213,18 @@ class Server::Queue final : public CheckpointQueue {
   }
 
  private:
+  // What goes with a checkpoint is what the steps since the one before must come to.
+  void CheckChecksums(uint64_t version, const SlotChecksums& checksums) {
+    World& world = *server_.job_.world;
+    world.Expect(
+        checksums.first_step <= std::max(server_.job_.committed, start_version_) && checksums.end_step() == version,
+        absl::StrCat("the checksums of a step before version ", version, " are not recorded"));
+    for (uint64_t step = checksums.first_step; step < checksums.end_step(); ++step) {
+      world.Expect(std::ranges::equal(checksums.Of(step), server_.job_.reference->slot_checksums(step)),
+                   absl::StrCat("other checksums of step ", step, " are recorded"));
+    }
+  }
+
   void Push(CheckpointTask task) {
     tasks_.push_back(std::move(task));
     server_.job_.world->Expect(tasks_.size() <= 6, "too many checkpoints are queued");
@@ -217,6 +238,7 @@ class Server::Queue final : public CheckpointQueue {
   }
 
   Server& server_;
+  const uint64_t start_version_;  // of the run
   std::deque<CheckpointTask> tasks_;
   bool stopping_ = false;
   bool ended_ = false;

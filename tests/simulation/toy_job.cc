@@ -114,6 +114,7 @@ Reference::Reference(const v1::JobPlan& plan) : plan_(plan), current_(ToyInitial
     }
     if (version == plan.total_steps()) break;
     const uint32_t slots = plan.spec().slots();
+    slot_checksums_.emplace_back();
     std::vector<float> gradient = NodeGradient(version, 0, slots, std::bit_ceil(slots));
     const float scale = 1.0f / static_cast<float>(StepSamples(plan, version));
     for (float& value : gradient) value *= scale;
@@ -142,6 +143,7 @@ std::vector<float> Reference::NodeGradient(uint64_t step, uint32_t begin, uint32
     std::vector<float> gradient;
     for (const std::span<const float> piece : model.gradient())
       gradient.insert(gradient.end(), piece.begin(), piece.end());
+    slot_checksums_.back().push_back(Checksum64(std::as_bytes(std::span(gradient))));
     return Travelled(std::move(gradient));
   }
   const uint32_t middle = begin + width / 2;

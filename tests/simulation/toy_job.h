@@ -57,6 +57,8 @@ class Reference {
   const std::vector<float>& weights(uint64_t version) const { return weights_[version]; }
   const std::string& weights_sha256(uint64_t version) const { return weights_sha256_[version]; }
   const std::string& optimizer_sha256(uint64_t version) const { return optimizer_sha256_[version]; }
+  // Of each slot's gradient.
+  const std::vector<uint64_t>& slot_checksums(uint64_t step) const { return slot_checksums_[step]; }
   const RoundSums& evaluation(const RoundId& round) const { return evaluations_.at({round.kind, round.version}); }
 
  private:
@@ -70,6 +72,7 @@ class Reference {
   std::vector<std::vector<float>> weights_;  // by version
   std::vector<std::string> weights_sha256_;
   std::vector<std::string> optimizer_sha256_;
+  std::vector<std::vector<uint64_t>> slot_checksums_;  // by step
   std::map<std::pair<v1::Lease::Kind, uint64_t>, RoundSums> evaluations_;
 };
 

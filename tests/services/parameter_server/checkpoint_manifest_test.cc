@@ -45,6 +45,23 @@ TEST(CheckpointManifestTest, SurvivesTheRoundTripToTheBit) {
   EXPECT_EQ(read->validation[0].loss(), 0.1 + 0.2);
 }
 
+TEST(CheckpointManifestTest, MayNameSlotChecksums) {
+  CheckpointManifest manifest = Sample();
+  EXPECT_FALSE(CheckpointManifestFromJson(CheckpointManifestToJson(manifest))->slot_checksums.has_value())
+      << "as every checkpoint before there were any";
+  manifest.slot_checksums = CheckpointFile{"slot-checksums.txt", 77, std::string(64, 'd')};
+  const std::string json = CheckpointManifestToJson(manifest);
+  const auto read = CheckpointManifestFromJson(json);
+  ASSERT_THAT(read, IsOk());
+  ASSERT_TRUE(read->slot_checksums.has_value());
+  EXPECT_EQ(read->slot_checksums->name, "slot-checksums.txt");
+  EXPECT_EQ(read->slot_checksums->bytes, 77u);
+  EXPECT_EQ(read->slot_checksums->sha256, std::string(64, 'd'));
+  EXPECT_EQ(read->files.size(), 1u);
+  EXPECT_THAT(CheckpointManifestFromJson(absl::StrReplaceAll(json, {{"dddd", "DDDD"}})),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("sha256")));
+}
+
 TEST(CheckpointManifestTest, WhatIsNoManifestIsRefused) {
   const std::string good = CheckpointManifestToJson(Sample());
   EXPECT_THAT(CheckpointManifestFromJson(""), StatusIs(absl::StatusCode::kDataLoss));

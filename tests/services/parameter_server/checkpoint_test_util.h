@@ -27,6 +27,7 @@ class FakeFleet : public ShardFleet {
 
   absl::StatusOr<std::vector<v1::SaveCheckpointResponse>> Save(uint64_t version,
                                                                const std::string& directory) override {
+    ++saves;
     std::vector<v1::SaveCheckpointResponse> saved;
     const std::vector<float> weights = FakeWeights(plan_, version);
     for (uint32_t shard = 0; shard < ranges_.size(); ++shard) {
@@ -55,6 +56,7 @@ class FakeFleet : public ShardFleet {
   void Cancel() override {}
 
   absl::Status error;
+  int saves = 0;
   std::vector<std::string> released;
 
  private:

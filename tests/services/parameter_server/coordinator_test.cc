@@ -49,11 +49,16 @@ class FakeConnection : public WorkerConnection {
 // Writes down what it is asked for.
 class FakeQueue : public CheckpointQueue {
  public:
-  FakeQueue(std::vector<std::string>* asked, int* alive) : asked_(asked), alive_(alive) { ++*alive_; }
+  FakeQueue(std::vector<std::string>* asked, std::map<uint64_t, SlotChecksums>* checksums, int* alive)
+      : asked_(asked), checksums_(checksums), alive_(alive) {
+    ++*alive_;
+  }
   ~FakeQueue() override { --*alive_; }
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override {
+  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+              SlotChecksums slot_checksums) override {
     asked_->push_back(absl::StrCat("commit ", version, " after ", validation.size(), " evaluations"));
     EXPECT_EQ(fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
+    (*checksums_)[version] = std::move(slot_checksums);
   }
   void Export(uint64_t version, std::optional<v1::Evaluation> validation,
               std::optional<v1::Evaluation> test) override {
@@ -66,6 +71,7 @@ class FakeQueue : public CheckpointQueue {
 
  private:
   std::vector<std::string>* const asked_;
+  std::map<uint64_t, SlotChecksums>* const checksums_;
   int* const alive_;
 };
 
@@ -85,7 +91,7 @@ class CoordinatorTest : public ::testing::Test {
                     plan_, {.version = plan.start_version, .fingerprint = std::move(resumed)},
                     [this](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) {
                       EXPECT_EQ(queues_, 0) << "two checkpointers at one directory";
-                      return std::make_unique<FakeQueue>(&asked_, &queues_);
+                      return std::make_unique<FakeQueue>(&asked_, &checksums_, &queues_);
                     },
                     [this]() -> absl::StatusOr<RunStart> {
                       EXPECT_EQ(queues_, 0) << "it might commit a newer one";
@@ -133,6 +139,7 @@ class CoordinatorTest : public ::testing::Test {
       result.set_unit(unit);
       result.set_samples(UnitSamples(plan_, {lease.kind(), lease.version()}, unit));
       result.set_correct(result.samples() / 2);
+      result.set_checksum(100 * lease.version() + unit);
       result.set_loss_sum(lease.kind() == v1::Lease::KIND_TRAIN ? train_loss_ * result.samples()
                                                                : LossAt(lease.version()));
     }
@@ -164,6 +171,7 @@ class CoordinatorTest : public ::testing::Test {
   std::function<void(v1::JobSpec&)> spec_ = [](v1::JobSpec&) {};  // what else there is in it
   v1::JobPlan plan_;
   std::vector<std::string> asked_;
+  std::map<uint64_t, SlotChecksums> checksums_;   // by the version they were to be saved with
   int queues_ = 0;                                // alive
   absl::StatusOr<RunStart> newest_ = RunStart();  // what is committed
   double train_loss_ = 1;  // of a sample
@@ -237,6 +245,37 @@ TEST_F(CoordinatorTest, RunsAJobToItsEnd) {
   EXPECT_THAT(late.TakeLeases(), IsEmpty());
   EXPECT_TRUE(late.finish.has_value());
   coordinator_->Detach(latecomer);
+  coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, EachCheckpointIsGivenTheChecksumsOfTheStepsSinceTheLast) {
+  Make();
+  Begin({.slots = 2, .epochs = 3});
+  ASSERT_THAT(Register(0), IsOk());
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  Work(worker, &connection);
+  EXPECT_EQ(checksums_[3], (SlotChecksums{.first_step = 0, .slots = 2, .values = {0, 1, 100, 101, 200, 201}}));
+  coordinator_->CommitFailed(3, absl::ResourceExhaustedError("disk full"));
+  coordinator_->Settled(3);
+  EXPECT_EQ(checksums_[6].first_step, 0u) << "no checkpoint holds them yet";
+  EXPECT_EQ(checksums_[6].end_step(), 6u);
+  coordinator_->Committed(6, "optimizer-digest");
+  coordinator_->Settled(6);
+  Work(worker, &connection);
+  EXPECT_EQ(checksums_[9], (SlotChecksums{.first_step = 6, .slots = 2, .values = {600, 601, 700, 701, 800, 801}}));
+  coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, WhatCannotBeMadeAgainIsNotRecorded) {
+  Make();
+  Begin({.unbounded = true});
+  ASSERT_THAT(Register(0), IsOk());
+  FakeConnection connection;
+  const WorkerId worker = Attach(&connection);
+  WorkUntil(3, worker, &connection);
+  ASSERT_TRUE(checksums_.contains(3));
+  EXPECT_TRUE(checksums_[3].empty());
   coordinator_->Detach(worker);
 }
 
@@ -460,6 +499,8 @@ TEST_F(CoordinatorTest, AShardThatWasRestartedTakesTheJobBackToItsNewestCheckpoi
   coordinator_->Settled(3);
   Work(back, &again);
   EXPECT_EQ(coordinator_->GetStatus().version(), 6u) << "to the end of the job";
+  EXPECT_EQ(checksums_[6].first_step, 3u);
+  EXPECT_EQ(checksums_[6].end_step(), 6u) << "a step that was made twice is recorded once";
   const v1::JobStatus status = coordinator_->GetStatus();
   ASSERT_EQ(status.recovery_count(), 1u);
   EXPECT_EQ(status.recoveries(0).version(), before);
