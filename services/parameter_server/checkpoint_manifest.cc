@@ -84,21 +84,22 @@ std::string CheckpointManifestToJson(const CheckpointManifest& manifest) {
     files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
   }
   for (const v1::Evaluation& evaluation : manifest.validation) validation.push_back(ToJson(evaluation));
-  const Json json = {{"format", kFormatName},
-                     {"format_version", kCheckpointFormat},
-                     {"version", manifest.version},
-                     {"epoch", EpochOf(manifest.plan, manifest.version)},
-                     {"weights_sha256", manifest.weights_sha256},
-                     {"optimizer_sha256", manifest.optimizer_sha256},
-                     {"files", files},
-                     {"fingerprint",
-                      {{"dataset", manifest.plan.dataset().fingerprint()},
-                       {"torch_version", manifest.fingerprint.torch_version},
-                       {"cpu_capability", manifest.fingerprint.cpu_capability},
-                       {"threads", manifest.fingerprint.threads},
-                       {"device", manifest.fingerprint.device}}},
-                     {"plan", ToJson(manifest.plan)},
-                     {"validation", validation}};
+  Json json = {{"format", kFormatName},
+               {"format_version", kCheckpointFormat},
+               {"version", manifest.version},
+               {"epoch", EpochOf(manifest.plan, manifest.version)},
+               {"weights_sha256", manifest.weights_sha256},
+               {"optimizer_sha256", manifest.optimizer_sha256},
+               {"files", files},
+               {"fingerprint",
+                {{"dataset", manifest.plan.dataset().fingerprint()},
+                 {"torch_version", manifest.fingerprint.torch_version},
+                 {"cpu_capability", manifest.fingerprint.cpu_capability},
+                 {"threads", manifest.fingerprint.threads},
+                 {"device", manifest.fingerprint.device}}},
+               {"plan", ToJson(manifest.plan)},
+               {"validation", validation}};
+  if (manifest.visits.has_value()) json["visits"] = ToJson(*manifest.visits);
   return json.dump(2) + "\n";
 }
 
@@ -137,6 +138,9 @@ absl::StatusOr<CheckpointManifest> CheckpointManifestFromJson(std::string_view t
   if (validation == json.end() || !validation->is_array()) return Malformed("validation");
   for (const Json& entry : *validation) {
     MILLRACE_RETURN_IF_ERROR(FromJson({{"validation", entry}}, "validation", &manifest.validation.emplace_back()));
+  }
+  if (json.contains("visits")) {
+    MILLRACE_RETURN_IF_ERROR(FromJson(json, "visits", &manifest.visits.emplace()));
   }
   return manifest;
 }

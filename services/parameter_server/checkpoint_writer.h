@@ -56,6 +56,7 @@ struct CheckpointTask {
   RunFingerprint fingerprint;                // of a commit
   std::optional<v1::Evaluation> validation;  // of an export, or the best
   std::optional<v1::Evaluation> test;
+  std::optional<v1::VisitCheck> visits;      // of a commit: in its epoch before `version`
 };
 
 class CheckpointWriter {

@@ -18,13 +18,15 @@ Checkpointer::~Checkpointer() {
   thread_.join();
 }
 
-void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) {
+void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+                          std::optional<v1::VisitCheck> visits) {
   Push({.kind = CheckpointTask::kCommit,
         .version = version,
         .history = std::move(validation),
         .fingerprint = std::move(fingerprint),
         .validation = {},
-        .test = {}});
+        .test = {},
+        .visits = std::move(visits)});
 }
 
 void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> validation,
@@ -34,7 +36,8 @@ void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> valida
         .history = {},
         .fingerprint = {},
         .validation = std::move(validation),
-        .test = std::move(test)});
+        .test = std::move(test),
+        .visits = {}});
 }
 
 void Checkpointer::Skip(uint64_t version) {
@@ -43,7 +46,8 @@ void Checkpointer::Skip(uint64_t version) {
         .history = {},
         .fingerprint = {},
         .validation = {},
-        .test = {}});
+        .test = {},
+        .visits = {}});
 }
 
 void Checkpointer::NoteBest(const v1::Evaluation& validation) {
@@ -52,7 +56,8 @@ void Checkpointer::NoteBest(const v1::Evaluation& validation) {
         .history = {},
         .fingerprint = {},
         .validation = validation,
-        .test = {}});
+        .test = {},
+        .visits = {}});
 }
 
 void Checkpointer::Stop() {

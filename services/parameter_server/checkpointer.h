@@ -29,8 +29,9 @@ namespace millrace {
 class CheckpointQueue {
  public:
   virtual ~CheckpointQueue() = default;
-  // `validation` is the history before `version`.
-  virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) = 0;
+  // `validation` is the history before `version`, `visits` what was trained of its epoch.
+  virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+                      std::optional<v1::VisitCheck> visits) = 0;
   // Once for every epoch end, after Commit. The version that a run resumed from is exported without Commit.
   virtual void Export(uint64_t version, std::optional<v1::Evaluation> validation,
                       std::optional<v1::Evaluation> test) = 0;
@@ -56,7 +57,8 @@ class Checkpointer : public CheckpointQueue {
   // Stops and waits for the thread.
   ~Checkpointer() override;
 
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override;
+  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+              std::optional<v1::VisitCheck> visits) override;
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override;
 
   void Skip(uint64_t version) override;

@@ -196,7 +196,9 @@ void Coordinator::Apply(const LedgerActions& actions) {
   for (const std::string& corruption : actions.corruptions) LogError("CHECKSUM MISMATCH", {{"what", corruption}});
   for (const LedgerActions::CompletedRound& round : actions.completed) {
     NoteProgress();
-    if (round.id.is_train()) progress_.StepCompleted(round.sums, round.took);
+    if (!round.id.is_train()) continue;
+    progress_.StepCompleted(round.sums, round.took);
+    CountVisits(round);
   }
   if (HasDiverged(actions)) return;
   for (const uint64_t version : actions.boundaries) ReachBoundary(version);
@@ -236,7 +238,7 @@ bool Coordinator::HasDiverged(const LedgerActions& actions) {
 
 void Coordinator::ReachBoundary(uint64_t version) {
   unsettled_.insert(version);
-  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()));
+  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()), visits_.EpochSoFar(version));
   if (IsEpochEnd(plan_, version)) {
     ExportUnlessEvaluated(version, NextRound(plan_, {v1::Lease::KIND_TRAIN, version - 1}));
   }

@@ -114,7 +114,7 @@ class CheckpointerTest : public ::testing::Test {
 };
 
 TEST_F(CheckpointerTest, CommitsAndReleases) {
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
   EXPECT_THAT(listener_.WaitForSettled(1), ElementsAre("committed 1", "settled 1"));
   EXPECT_THAT(fleet_->released, ElementsAre("1 committed"));
   const CheckpointManifest manifest = ReadManifest(1);
@@ -124,11 +124,11 @@ TEST_F(CheckpointerTest, CommitsAndReleases) {
 }
 
 TEST_F(CheckpointerTest, DigestsDoNotDependOnTheNumberOfShards) {
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
   listener_.WaitForSettled(1);
   const CheckpointManifest two = ReadManifest(1);
   Start(3);
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
   listener_.WaitForSettled(1);
   const CheckpointManifest three = ReadManifest(1);
   EXPECT_EQ(three.files.size(), 3u);
@@ -137,7 +137,7 @@ TEST_F(CheckpointerTest, DigestsDoNotDependOnTheNumberOfShards) {
 }
 
 TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
-  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1}, {});
   v1::Evaluation evaluation;
   evaluation.set_version(3);
   evaluation.set_accuracy(0.5);
@@ -154,21 +154,21 @@ TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
 
 TEST_F(CheckpointerTest, AFailureLeavesNothingHalfWrittenAndTheNextOneIsTried) {
   fleet_->error = absl::ResourceExhaustedError("no space left on device");
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
   EXPECT_THAT(listener_.WaitForSettled(1),
               ElementsAre("commit failed 1: no space left on device", "settled 1"));
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
   EXPECT_THAT(fleet_->released, ElementsAre("1 given up"));
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_commits_total{result=\"failed\"} 1"));
   fleet_->error = absl::OkStatus();
-  checkpointer_->Commit(2, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(2, {}, {"1.13.1", "AVX2", 1}, {});
   EXPECT_THAT(listener_.WaitForSettled(2), ElementsAre("committed 2", "settled 2"));
 }
 
 TEST_F(CheckpointerTest, AnUnwritableDirectoryIsAFailureToo) {
   fs::remove_all(directory_ / "checkpoints");
   std::ofstream(directory_ / "checkpoints") << "a file where the directory was";
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
   const std::vector<std::string> heard = listener_.WaitForSettled(1);
   ASSERT_EQ(heard.size(), 2u);
   EXPECT_THAT(heard[0], HasSubstr("commit failed 1"));
@@ -176,7 +176,7 @@ TEST_F(CheckpointerTest, AnUnwritableDirectoryIsAFailureToo) {
 
 TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
   for (const uint64_t version : {1, 2, 4}) {
-    checkpointer_->Commit(version, {}, {"1.13.1", "AVX2", 1});
+    checkpointer_->Commit(version, {}, {"1.13.1", "AVX2", 1}, {});
     listener_.WaitForSettled(version);
   }
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
@@ -187,7 +187,7 @@ TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
 TEST_F(CheckpointerTest, TheBestCheckpointStaysUntilThereIsABetterOne) {
   std::vector<v1::Evaluation> history;
   const auto commit = [&](uint64_t version) {
-    checkpointer_->Commit(version, history, {"1.13.1", "AVX2", 1});
+    checkpointer_->Commit(version, history, {"1.13.1", "AVX2", 1}, {});
     listener_.WaitForSettled(version);
   };
   const auto validate = [&](uint64_t version, double loss) {
@@ -207,7 +207,7 @@ TEST_F(CheckpointerTest, TheBestCheckpointStaysUntilThereIsABetterOne) {
 }
 
 TEST_F(CheckpointerTest, AVersionThatIsNotPublishedIsSettledWithoutAnExport) {
-  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1}, {});
   checkpointer_->Skip(3);
   EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("committed 3", "settled 3"));
   EXPECT_THAT(fleet_->released, ElementsAre("3 committed"));
@@ -221,7 +221,7 @@ TEST_F(CheckpointerTest, TheBestVersionIsWrittenDown) {
   evaluation.set_loss(0.25);
   evaluation.set_accuracy(0.75);
   checkpointer_->NoteBest(evaluation);
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
   listener_.WaitForSettled(1);
   const auto json = nlohmann::json::parse(*ReadFile(directory_ / "best.json", 1 << 20));
   EXPECT_EQ(json["version"], 3);
@@ -231,7 +231,7 @@ TEST_F(CheckpointerTest, TheBestVersionIsWrittenDown) {
 }
 
 TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
-  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1}, {});
   checkpointer_->Export(3, std::nullopt, std::nullopt);
   listener_.WaitForSettled(3);
   fs::remove_all(directory_ / "models");
@@ -246,7 +246,7 @@ TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
 
 TEST_F(CheckpointerTest, StopsWhileTheLastVersionIsRetried) {
   fleet_->error = absl::ResourceExhaustedError("no space left on device");
-  checkpointer_->Commit(6, {}, {"1.13.1", "AVX2", 1});
+  checkpointer_->Commit(6, {}, {"1.13.1", "AVX2", 1}, {});
   checkpointer_.reset();  // does not hang
 }
 

@@ -51,8 +51,10 @@ class FakeQueue : public CheckpointQueue {
  public:
   FakeQueue(std::vector<std::string>* asked, int* alive) : asked_(asked), alive_(alive) { ++*alive_; }
   ~FakeQueue() override { --*alive_; }
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint) override {
+  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
+              std::optional<v1::VisitCheck> visits) override {
     asked_->push_back(absl::StrCat("commit ", version, " after ", validation.size(), " evaluations"));
+    if (visits.has_value()) asked_->back() += absl::StrCat(" and ", visits->samples(), " samples of its epoch");
     EXPECT_EQ(fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
   }
   void Export(uint64_t version, std::optional<v1::Evaluation> validation,
