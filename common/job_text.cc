@@ -97,6 +97,20 @@ void AddParts(const v1::JobStatus& status, const std::map<uint32_t, std::string>
   for (const v1::WorkerStatus& worker : status.workers()) rows.emplace_back(worker.worker(), FormatWorker(worker));
 }
 
+// "epoch 3: 55,000 samples, each once (digest 0123456789abcdef)"
+std::string FormatVisitCheck(const v1::JobPlan& plan, const v1::VisitCheck& check) {
+  const bool whole = check.end() - check.begin() == plan.steps_per_epoch();
+  std::string text = absl::StrCat("epoch ", check.epoch() + 1);
+  if (!whole) absl::StrAppend(&text, ", steps ", FormatCount(check.begin()), " to ", FormatCount(check.end()));
+  absl::StrAppend(&text, ": ", FormatCount(check.samples()), " samples, ");
+  if (check.expected_samples() == 0) return text + "not checked yet: the data service has not answered";
+  if (check.samples() != check.expected_samples()) {
+    return absl::StrCat(text, "NOT THE ", FormatCount(check.expected_samples()), " THAT THERE ARE");
+  }
+  if (check.visits() != check.expected_visits()) return text + "NOT EACH ONCE";
+  return absl::StrFormat("%seach once (digest %016x)", text, check.visits());
+}
+
 void AddScores(const v1::JobStatus& status, Rows& rows) {
   for (int i = std::max(0, status.validation_size() - kEvaluationsShown); i < status.validation_size(); ++i) {
     rows.emplace_back(absl::StrCat("epoch ", status.validation(i).epoch()),
@@ -163,6 +177,15 @@ std::string FormatEarlyStop(const v1::JobStatus& status) {
                          status.best().epoch(), FormatCount(status.best().version()));
 }
 
+std::string FormatVisits(const v1::JobStatus& status) {
+  if (status.visit_checks().empty()) return "";
+  std::string text = FormatVisitCheck(status.plan(), *status.visit_checks().rbegin());
+  if (status.visit_mismatches() > 0) {
+    absl::StrAppend(&text, "; CHECKS THAT DID NOT COME OUT EQUAL: ", status.visit_mismatches());
+  }
+  return text;
+}
+
 std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards) {
   Rows rows = {{"state", FormatState(v1::JobStatus::State_Name(status.state()))},
                {"progress", FormatProgress(status)},
@@ -171,6 +194,7 @@ std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t
   if (status.has_plan()) AddJob(status, rows);
   AddRecoveries(status, rows);
   AddParts(status, shards, rows);
+  if (std::string visits = FormatVisits(status); !visits.empty()) rows.emplace_back("visits", std::move(visits));
   AddScores(status, rows);
   return FormatTable(rows);
 }

@@ -27,6 +27,10 @@ std::string FormatEvaluation(const v1::Evaluation& evaluation, uint32_t epochs);
 // "stopped early: the last 3 epochs were not better than those before; the best is epoch 4 (version 1,688)"
 std::string FormatEarlyStop(const v1::JobStatus& status);
 
+// Whether each sample was trained once, by the newest check: "epoch 3: 55,000 samples, each once (digest
+// 0123456789abcdef)". Empty before the first.
+std::string FormatVisits(const v1::JobStatus& status);
+
 // A table of who takes part, who does what and waits for what, and the last few evaluations. `shards` holds, by shard
 // number, what is known of a shard besides ("version 812, waiting for step 812: slots 5-7"), where anything is.
 std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t, std::string>& shards = {});

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "common/job_text.h"
 #include "common/text_format.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/training_flags.h"
@@ -98,6 +99,7 @@ std::string FormatSummary(const TrainSummary& summary) {
   if (status.validation_size() > 0) {
     rows.emplace_back("validation", AccuracyAndLoss(status.validation(status.validation_size() - 1)));
   }
+  if (std::string visits = FormatVisits(status); !visits.empty()) rows.emplace_back("visits", std::move(visits));
   rows.emplace_back("test", AccuracyAndLoss(status.test()));
   if (status.has_best() && status.best().version() != status.version()) AddBest(status, rows);
   if (summary.served.has_value()) {
@@ -138,6 +140,7 @@ std::string SummaryJson(const TrainSummary& summary) {
       {"served", nullptr},
       {"best", BestJson(status)},
       {"stopped_early", status.stopped_early()},
+      {"visit_mismatches", status.visit_mismatches()},
   };
   if (status.test().has_accuracy()) json["test_accuracy"] = status.test().accuracy();
   if (summary.served.has_value()) {

@@ -42,9 +42,9 @@ grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, c
   std::array<uint8_t, 16> labels_head;
   const auto labels_head_bytes = static_cast<size_t>(
       WriteBytesHeader(v1::Batch::kLabelsFieldNumber, count, labels_head.data()) - labels_head.data());
-  constexpr size_t kChecksumBytes = 1 + sizeof(uint64_t);
+  constexpr size_t kFixedBytes = 2 * (1 + sizeof(uint64_t));  // checksum and visits
 
-  grpc::Slice slice(head_bytes + count * image_bytes + labels_head_bytes + count + kChecksumBytes);
+  grpc::Slice slice(head_bytes + count * image_bytes + labels_head_bytes + count + kFixedBytes);
   uint8_t* out = const_cast<uint8_t*>(slice.begin());  // ours alone until it is put into a buffer
   out = std::copy_n(head.data(), head_bytes, out);
   const std::span images(out, count * image_bytes);
@@ -66,6 +66,7 @@ grpc::ByteBuffer EncodeBatch(const BatchKey& key, const BatchSamples& samples, c
   checksum.Update(std::as_bytes(images));
   checksum.Update(std::as_bytes(labels));
   out = WireFormatLite::WriteFixed64ToArray(v1::Batch::kChecksumFieldNumber, checksum.Value(), out);
+  out = WireFormatLite::WriteFixed64ToArray(v1::Batch::kVisitsFieldNumber, samples.visits, out);
   assert(out == slice.end());
   return grpc::ByteBuffer(&slice, 1);
 }

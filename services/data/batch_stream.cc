@@ -7,7 +7,6 @@
 #include "absl/time/clock.h"
 #include "common/augmentation.h"
 #include "common/grpc_status.h"
-#include "common/limits.h"
 #include "common/status_macros.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "services/data/batch_encoding.h"
@@ -75,15 +74,7 @@ absl::Status BatchStream::Accept(const v1::BatchRequest& request) {
 
 absl::Status BatchStream::AcceptPlan(const v1::BatchPlan& plan) {
   if (schedule_ != nullptr) return absl::InvalidArgumentError("a stream has one plan, sent once");
-  if (!plan.fingerprint().empty() && plan.fingerprint() != dataset_->fingerprint()) {
-    return absl::FailedPreconditionError(absl::StrCat("the dataset here is ", dataset_->name(), " with fingerprint ",
-                                                      dataset_->fingerprint(), ", not the one with fingerprint ",
-                                                      plan.fingerprint()));
-  }
-  MILLRACE_ASSIGN_OR_RETURN(
-      BatchSchedule schedule,
-      BatchSchedule::Create(plan, dataset_->train().count(), dataset_->test().count(), dataset_->train().image_bytes(),
-                            kMessageBytesMax - kBatchOverheadBytes));
+  MILLRACE_ASSIGN_OR_RETURN(BatchSchedule schedule, ScheduleFor(*dataset_, plan));
   if (HasEffect(plan.augmentation())) {
     MILLRACE_ASSIGN_OR_RETURN(Augmenter augmenter,
                               Augmenter::Create(plan.augmentation(), plan.seed(), dataset_->train().shape()));

@@ -6,6 +6,8 @@
 #include "absl/strings/string_view.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
+#include "services/data/batch_encoding.h"
+#include "services/data/visits.h"
 
 namespace millrace {
 namespace {
@@ -123,17 +125,31 @@ BatchSamples BatchSchedule::SamplesOf(const BatchKey& key) const {
   const uint64_t begin = first + size * slot / slots;
   const uint64_t end = first + size * (slot + 1) / slots;
 
-  BatchSamples samples{.step_samples = size, .indices = {}};
+  BatchSamples samples{.step_samples = size, .indices = {}, .visits = 0};
   samples.indices.reserve(end - begin);
   if (split == v1::SPLIT_TRAIN) {
     const Permutation order(split_.train_count(), seed_, PermutationPurpose::kShuffle, epoch);
-    for (uint64_t i = begin; i < end; ++i) samples.indices.push_back(split_.train(order(i)));
+    const VisitHash hash(seed_, epoch);
+    for (uint64_t i = begin; i < end; ++i) {
+      samples.indices.push_back(split_.train(order(i)));
+      samples.visits += hash(samples.indices.back());
+    }
   } else {
     for (uint64_t i = begin; i < end; ++i) {
       samples.indices.push_back(split == v1::SPLIT_VALIDATION ? split_.validation()[i] : i);
     }
   }
   return samples;
+}
+
+absl::StatusOr<BatchSchedule> ScheduleFor(const Dataset& dataset, const v1::BatchPlan& plan) {
+  if (!plan.fingerprint().empty() && plan.fingerprint() != dataset.fingerprint()) {
+    return absl::FailedPreconditionError(absl::StrCat("the dataset here is ", dataset.name(), " with fingerprint ",
+                                                      dataset.fingerprint(), ", not the one with fingerprint ",
+                                                      plan.fingerprint()));
+  }
+  return BatchSchedule::Create(plan, dataset.train().count(), dataset.test().count(), dataset.train().image_bytes(),
+                               kMessageBytesMax - kBatchOverheadBytes);
 }
 
 absl::StatusOr<v1::DatasetInfo> Describe(const Dataset& dataset, const v1::DescribeDatasetRequest& request) {

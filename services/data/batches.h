@@ -35,6 +35,7 @@ class TrainValidationSplit {
 struct BatchSamples {
   uint64_t step_samples = 0;  // of the whole step, all slots together
   std::vector<uint64_t> indices;
+  uint64_t visits = 0;  // sum of their hashes (visits.h); 0 for validation and test
 };
 
 // Says which samples are in which batch: a pure function of (sample counts, plan, key).
@@ -51,6 +52,7 @@ class BatchSchedule {
   static absl::StatusOr<BatchSchedule> Create(const v1::BatchPlan& plan, uint64_t train_file_count,
                                               uint64_t test_file_count, uint64_t image_bytes, uint64_t batch_bytes_max);
 
+  const TrainValidationSplit& split() const { return split_; }
   uint64_t SampleCount(v1::Split split) const;
   // Steps per epoch.
   uint64_t StepCount(v1::Split split) const;
@@ -74,6 +76,10 @@ class BatchSchedule {
   uint64_t evaluation_batch_size_;
   uint32_t slots_;
 };
+
+// The schedule of `plan` over the dataset, with batches that fit into a message. FAILED_PRECONDITION if the plan is for
+// another dataset; else as BatchSchedule::Create.
+absl::StatusOr<BatchSchedule> ScheduleFor(const Dataset& dataset, const v1::BatchPlan& plan);
 
 // What the dataset is when divided like that: counts, and statistics over the train split alone.
 absl::StatusOr<v1::DatasetInfo> Describe(const Dataset& dataset, const v1::DescribeDatasetRequest& request);

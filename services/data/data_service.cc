@@ -6,17 +6,21 @@
 #include "common/grpc_status.h"
 #include "services/data/batch_stream.h"
 #include "services/data/batches.h"
+#include "services/data/visits.h"
 
 namespace millrace {
 namespace {
 
 absl::Status Draining() { return absl::UnavailableError("the data service is shutting down"); }
 
-// One DescribeDataset call, which may have to wait for the dataset. Owns itself until it is done.
-class DescribeCall final : public grpc::ServerUnaryReactor {
+// One unary call that is answered from the dataset alone, and may have to wait for it. Owns itself until it is done.
+template <typename Request, typename Response>
+class DatasetCall final : public grpc::ServerUnaryReactor {
  public:
-  static std::shared_ptr<DescribeCall> Create(const v1::DescribeDatasetRequest& request, v1::DatasetInfo& response) {
-    std::shared_ptr<DescribeCall> call(new DescribeCall(request, response));
+  using Function = absl::StatusOr<Response> (*)(const Dataset&, const Request&);
+
+  static std::shared_ptr<DatasetCall> Create(Function function, const Request& request, Response& response) {
+    std::shared_ptr<DatasetCall> call(new DatasetCall(function, request, response));
     call->self_ = call;
     return call;
   }
@@ -25,14 +29,14 @@ class DescribeCall final : public grpc::ServerUnaryReactor {
     MutexLock lock(&mutex_);
     if (answered_) return;
     if (!dataset.ok()) return AnswerWith(dataset.status());
-    absl::StatusOr<v1::DatasetInfo> info = Describe(**dataset, request_);
-    if (info.ok()) response_ = *std::move(info);
-    AnswerWith(info.status());
+    absl::StatusOr<Response> result = function_(**dataset, request_);
+    if (result.ok()) response_ = *std::move(result);
+    AnswerWith(result.status());
   }
 
  private:
-  DescribeCall(const v1::DescribeDatasetRequest& request, v1::DatasetInfo& response)
-      : request_(request), response_(response) {}
+  DatasetCall(Function function, const Request& request, Response& response)
+      : function_(function), request_(request), response_(response) {}
 
   void AnswerWith(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     answered_ = true;
@@ -44,9 +48,10 @@ class DescribeCall final : public grpc::ServerUnaryReactor {
   }
   void OnDone() override { self_.reset(); }
 
-  const v1::DescribeDatasetRequest request_;
-  v1::DatasetInfo& response_;  // gRPC's, until OnDone
-  std::shared_ptr<DescribeCall> self_;
+  const Function function_;
+  const Request request_;
+  Response& response_;  // gRPC's, until OnDone
+  std::shared_ptr<DatasetCall> self_;
   Mutex mutex_;
   bool answered_ ABSL_GUARDED_BY(mutex_) = false;
 };
@@ -110,14 +115,26 @@ void DataService::WhenLoaded(Waiter waiter) {
   waiter.resume(outcome);
 }
 
-grpc::ServerUnaryReactor* DataService::DescribeDataset(grpc::CallbackServerContext* /*context*/,
-                                                       const v1::DescribeDatasetRequest* request,
-                                                       v1::DatasetInfo* response) {
-  const std::shared_ptr<DescribeCall> call = DescribeCall::Create(*request, *response);
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* DataService::AnswerOnceLoaded(
+    absl::StatusOr<Response> (*function)(const Dataset&, const Request&), const Request& request, Response& response) {
+  const auto call = DatasetCall<Request, Response>::Create(function, request, response);
   WhenLoaded({.call = call, .resume = [call = std::weak_ptr(call)](const auto& dataset) {
                 if (const auto waiting = call.lock()) waiting->Answer(dataset);
               }});
   return call.get();
+}
+
+grpc::ServerUnaryReactor* DataService::DescribeDataset(grpc::CallbackServerContext* /*context*/,
+                                                       const v1::DescribeDatasetRequest* request,
+                                                       v1::DatasetInfo* response) {
+  return AnswerOnceLoaded(&Describe, *request, *response);
+}
+
+grpc::ServerUnaryReactor* DataService::ExpectVisits(grpc::CallbackServerContext* /*context*/,
+                                                    const v1::ExpectedVisitsRequest* request,
+                                                    v1::ExpectedVisits* response) {
+  return AnswerOnceLoaded(&millrace::ExpectVisits, *request, *response);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DataService::StreamBatches(

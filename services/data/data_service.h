@@ -24,8 +24,9 @@ class BatchStream;
 //
 // Threads: handlers and streams run on gRPC's threads; nothing blocks. All methods may be called from any thread.
 // Lifetime: must outlive the server that it is registered with.
-class DataService final : public v1::DataService::WithRawCallbackMethod_StreamBatches<
-                              v1::DataService::WithCallbackMethod_DescribeDataset<v1::DataService::Service>> {
+class DataService final
+    : public v1::DataService::WithRawCallbackMethod_StreamBatches<v1::DataService::WithCallbackMethod_DescribeDataset<
+          v1::DataService::WithCallbackMethod_ExpectVisits<v1::DataService::Service>>> {
  public:
   // Calls that are open beyond these limits get RESOURCE_EXHAUSTED: a client that leaks them, or a great many clients,
   // must not take the service's memory.
@@ -55,6 +56,9 @@ class DataService final : public v1::DataService::WithRawCallbackMethod_StreamBa
                                             v1::DatasetInfo* response) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StreamBatches(
       grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* ExpectVisits(grpc::CallbackServerContext* context,
+                                         const v1::ExpectedVisitsRequest* request,
+                                         v1::ExpectedVisits* response) override;
 
  private:
   // A call that waits for the dataset.
@@ -66,6 +70,11 @@ class DataService final : public v1::DataService::WithRawCallbackMethod_StreamBa
   // Resumes it with the dataset once that is loaded, with UNAVAILABLE if the service drains first, or with
   // RESOURCE_EXHAUSTED if too many wait. Maybe at once; in any case without a lock of this class.
   void WhenLoaded(Waiter waiter);
+
+  // A call that is answered by `function` once there is a dataset.
+  template <typename Request, typename Response>
+  grpc::ServerUnaryReactor* AnswerOnceLoaded(absl::StatusOr<Response> (*function)(const Dataset&, const Request&),
+                                             const Request& request, Response& response);
 
   void Remove(BatchStream* stream);
 

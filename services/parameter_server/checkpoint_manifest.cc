@@ -102,6 +102,7 @@ std::string CheckpointManifestToJson(const CheckpointManifest& manifest) {
                {"plan", ToJson(manifest.plan)},
                {"validation", validation}};
   if (manifest.slot_checksums.has_value()) json["slot_checksums"] = ToJson(*manifest.slot_checksums);
+  if (manifest.visits.has_value()) json["visits"] = ToJson(*manifest.visits);
   return json.dump(2) + "\n";
 }
 
@@ -143,6 +144,9 @@ absl::StatusOr<CheckpointManifest> CheckpointManifestFromJson(std::string_view t
   if (validation == json.end() || !validation->is_array()) return Malformed("validation");
   for (const Json& entry : *validation) {
     MILLRACE_RETURN_IF_ERROR(FromJson({{"validation", entry}}, "validation", &manifest.validation.emplace_back()));
+  }
+  if (json.contains("visits")) {
+    MILLRACE_RETURN_IF_ERROR(FromJson(json, "visits", &manifest.visits.emplace()));
   }
   return manifest;
 }

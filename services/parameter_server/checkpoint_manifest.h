@@ -38,6 +38,9 @@ struct CheckpointManifest {
   std::string weights_sha256;
   std::string optimizer_sha256;
   std::vector<v1::Evaluation> validation;  // of the epochs completed before `version`
+  // What was trained of the epoch that `version` is in the middle of; absent at its beginning, and in manifests from
+  // before it was counted.
+  std::optional<v1::VisitCheck> visits;
 };
 
 std::string CheckpointManifestToJson(const CheckpointManifest& manifest);

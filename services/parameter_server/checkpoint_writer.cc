@@ -146,7 +146,8 @@ absl::StatusOr<CheckpointManifest> CheckpointWriter::CommitOnce(const Checkpoint
                               .slot_checksums = {},
                               .weights_sha256 = WeightsSha256(state.weights),
                               .optimizer_sha256 = OptimizerSha256(state.optimizer),
-                              .validation = task.history};
+                              .validation = task.history,
+                              .visits = task.visits};
   for (const v1::SaveCheckpointResponse& file : saved) {
     manifest.files.push_back({file.file(), file.bytes(), file.sha256()});
   }

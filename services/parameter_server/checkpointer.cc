@@ -19,14 +19,15 @@ Checkpointer::~Checkpointer() {
 }
 
 void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-                          SlotChecksums slot_checksums) {
+                          SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) {
   Push({.kind = CheckpointTask::kCommit,
         .version = version,
         .history = std::move(validation),
         .fingerprint = std::move(fingerprint),
         .slot_checksums = std::move(slot_checksums),
         .validation = {},
-        .test = {}});
+        .test = {},
+        .visits = std::move(visits)});
 }
 
 void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> validation,
@@ -37,7 +38,8 @@ void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> valida
         .fingerprint = {},
         .slot_checksums = {},
         .validation = std::move(validation),
-        .test = std::move(test)});
+        .test = std::move(test),
+        .visits = {}});
 }
 
 void Checkpointer::Skip(uint64_t version) {
@@ -47,7 +49,8 @@ void Checkpointer::Skip(uint64_t version) {
         .fingerprint = {},
         .slot_checksums = {},
         .validation = {},
-        .test = {}});
+        .test = {},
+        .visits = {}});
 }
 
 void Checkpointer::NoteBest(const v1::Evaluation& validation) {
@@ -57,7 +60,8 @@ void Checkpointer::NoteBest(const v1::Evaluation& validation) {
         .fingerprint = {},
         .slot_checksums = {},
         .validation = validation,
-        .test = {}});
+        .test = {},
+        .visits = {}});
 }
 
 void Checkpointer::Stop() {

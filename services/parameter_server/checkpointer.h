@@ -30,9 +30,10 @@ namespace millrace {
 class CheckpointQueue {
  public:
   virtual ~CheckpointQueue() = default;
-  // `validation` is the history before `version`, `slot_checksums` those of the steps before it.
+  // `validation` is the history before `version`, `slot_checksums` those of the steps before it, `visits` what was
+  // trained of its epoch.
   virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-                      SlotChecksums slot_checksums) = 0;
+                      SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) = 0;
   // Once for every epoch end, after Commit. The version that a run resumed from is exported without Commit.
   virtual void Export(uint64_t version, std::optional<v1::Evaluation> validation,
                       std::optional<v1::Evaluation> test) = 0;
@@ -59,7 +60,7 @@ class Checkpointer : public CheckpointQueue {
   ~Checkpointer() override;
 
   void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-              SlotChecksums slot_checksums) override;
+              SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) override;
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override;
 
   void Skip(uint64_t version) override;

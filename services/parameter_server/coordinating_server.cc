@@ -28,10 +28,17 @@ CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSp
                     .data_address = options_.data_address,
                     .clock = &clock,
                     .metrics = &context.metrics(),
+                    .ask_visits = [this](const v1::JobPlan& plan,
+                                         const v1::VisitCheck& check) { visit_client_.Ask(plan, check); },
                     .limits = {.backup_workers = options.backup_workers}}),
-      service_(&coordinator_) {}
+      service_(&coordinator_),
+      visit_client_({options_.data_address},
+                    [this](const v1::VisitCheck& check) { coordinator_.VisitsExpected(check); }) {}
 
-CoordinatingServer::~CoordinatingServer() { JoinThread(); }
+CoordinatingServer::~CoordinatingServer() {
+  JoinThread();
+  coordinator_.Shutdown();  // or its thread might ask the visit client when that is gone
+}
 
 absl::Status CoordinatingServer::Start() {
   MILLRACE_ASSIGN_OR_RETURN(const v1::JobPlan plan, MakePlan());
@@ -60,6 +67,7 @@ absl::StatusOr<RunStart> CoordinatingServer::StartFrom(const std::optional<Check
                   .checkpoint_dir = directory,
                   .validation = checkpoint->validation,
                   .fingerprint = checkpoint->fingerprint,
+                  .visits = checkpoint->visits,
                   .synchronous_again = IsSynchronousAgain(checkpoint->plan.spec())};
 }
 

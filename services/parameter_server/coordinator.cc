@@ -200,6 +200,7 @@ void Coordinator::Apply(const LedgerActions& actions) {
     progress_.StepCompleted(round.sums, round.took);
     // On whatever weights a worker has, a step cannot be made again.
     if (!plan_.spec().asynchrony().unbounded()) recorder_.Add(round.checksums);
+    CountVisits(round);
   }
   if (HasDiverged(actions)) return;
   for (const uint64_t version : actions.boundaries) ReachBoundary(version);
@@ -239,7 +240,8 @@ bool Coordinator::HasDiverged(const LedgerActions& actions) {
 
 void Coordinator::ReachBoundary(uint64_t version) {
   unsettled_.insert(version);
-  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()), recorder_.Before(version));
+  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()), recorder_.Before(version),
+                 visits_.EpochSoFar(version));
   if (IsEpochEnd(plan_, version)) {
     ExportUnlessEvaluated(version, NextRound(plan_, {v1::Lease::KIND_TRAIN, version - 1}));
   }

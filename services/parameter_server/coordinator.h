@@ -38,6 +38,7 @@
 #include "services/parameter_server/ledger.h"
 #include "services/parameter_server/slot_recorder.h"
 #include "services/parameter_server/training_progress.h"
+#include "services/parameter_server/visit_audit.h"
 
 namespace millrace {
 
@@ -57,6 +58,7 @@ struct RunStart {
   std::string checkpoint_dir = {};                 // empty for the beginning
   std::vector<v1::Evaluation> validation = {};     // the history before `version`
   std::optional<RunFingerprint> fingerprint = {};  // of the run that committed it
+  std::optional<v1::VisitCheck> visits = {};  // of its epoch before `version`
   bool synchronous_again = false;  // the job is asynchronous, and had diverged before that version
 };
 
@@ -70,6 +72,9 @@ class Coordinator : public CheckpointListener {
     absl::Duration heartbeat_interval = absl::Milliseconds(500);
     absl::Duration tick_interval = absl::Milliseconds(20);  // infinite: only Tick() ticks
     Ledger::Limits limits = {};
+    // Asks what visits there should be; VisitsExpected has the answer, later. Called with the lock held: must not block.
+    // Null: visits are counted, and not checked.
+    std::function<void(const v1::JobPlan& plan, const v1::VisitCheck& check)> ask_visits = nullptr;
   };
   // Called for each run, when all shards are there; the queue of the run before is gone by then.
   using MakeQueue = std::function<std::unique_ptr<CheckpointQueue>(const v1::JobPlan& plan,
@@ -109,6 +114,9 @@ class Coordinator : public CheckpointListener {
   void Shutdown();
   // The job cannot go on; workers are told to finish. The first reason stays.
   void Fail(std::string reason);
+
+  // What `ask_visits` asked, with what is expected.
+  void VisitsExpected(const v1::VisitCheck& check);
 
   // CheckpointListener; called by the checkpointer's thread.
   void Committed(uint64_t version, const std::string& optimizer_sha256) override;
@@ -152,6 +160,7 @@ class Coordinator : public CheckpointListener {
   void Apply(const LedgerActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of an asynchronous job: ends the run, so that the next one is synchronous.
   bool HasDiverged(const LedgerActions& actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountVisits(const LedgerActions::CompletedRound& round) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReachBoundary(uint64_t version) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CompleteEvaluation(const LedgerActions::CompletedRound& round) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ExportUnlessEvaluated(uint64_t version, const std::optional<RoundId>& next)
@@ -185,6 +194,7 @@ class Coordinator : public CheckpointListener {
 
   TrainingProgress progress_ ABSL_GUARDED_BY(mutex_);
   SlotRecorder recorder_ ABSL_GUARDED_BY(mutex_);
+  VisitAudit visits_ ABSL_GUARDED_BY(mutex_);
   DivergenceWatch divergence_ ABSL_GUARDED_BY(mutex_);
   bool synchronous_again_ ABSL_GUARDED_BY(mutex_) = false;  // from the next run on
   std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);

@@ -27,6 +27,8 @@ CoordinatorMetrics::CoordinatorMetrics(Metrics* metrics)
                                    "Results of units that had been accepted already.")),
       mismatches_(metrics->Counter("millrace_coordinator_checksum_mismatches_total",
                                    "Duplicate results that differ from the accepted one: corruption.")),
+      visit_mismatches_(metrics->Counter("millrace_coordinator_visit_mismatches_total",
+                                         "Epochs, or parts, in which not every sample was trained exactly once.")),
       fingerprint_mismatches_(metrics->Counter("millrace_coordinator_fingerprint_mismatches_total",
                                                "Workers whose LibTorch, CPU or threads differ from the run's, so that "
                                                "gradients may have other bits.")),
@@ -58,6 +60,7 @@ void CoordinatorMetrics::Update(const v1::JobStatus& status) {
   RaiseTo(regranted_, static_cast<double>(status.regranted_leases()));
   RaiseTo(duplicates_, static_cast<double>(status.duplicate_results()));
   RaiseTo(mismatches_, static_cast<double>(status.checksum_mismatches()));
+  RaiseTo(visit_mismatches_, static_cast<double>(status.visit_mismatches()));
   version_.Set(static_cast<double>(status.version()));
   epoch_.Set(static_cast<double>(status.epoch()));
   loss_.Set(status.train_loss());

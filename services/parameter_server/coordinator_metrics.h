@@ -32,6 +32,7 @@ class CoordinatorMetrics {
   prometheus::Counter& regranted_;
   prometheus::Counter& duplicates_;
   prometheus::Counter& mismatches_;
+  prometheus::Counter& visit_mismatches_;
   prometheus::Counter& fingerprint_mismatches_;
   prometheus::Counter& recoveries_;
   prometheus::Counter& repeated_steps_;

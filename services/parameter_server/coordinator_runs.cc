@@ -51,6 +51,7 @@ void Coordinator::PlanRun(RunStart start) {
     plan_.mutable_spec()->mutable_asynchrony()->set_unbounded(false);
   }
   divergence_ = {};
+  visits_.BeginRun(plan_, start.visits);
   validation_ = std::move(start.validation);
   committed_version_ = start.version;
   recorder_.Begin(start.version);

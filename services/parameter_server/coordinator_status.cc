@@ -106,6 +106,8 @@ v1::JobStatus Coordinator::StatusLocked() const {
   status.set_regranted_leases(past_counters_.regranted_leases + counters.regranted_leases);
   status.set_duplicate_results(past_counters_.duplicate_results + counters.duplicate_results);
   status.set_checksum_mismatches(past_counters_.checksum_mismatches + counters.checksum_mismatches);
+  status.mutable_visit_checks()->Assign(visits_.checks().begin(), visits_.checks().end());
+  status.set_visit_mismatches(visits_.mismatches());
   if (!training()) return status;
   status.set_stopped_early(!IsFinalVersion(plan_, ledger_->version()) &&
                            IsLastVersion(plan_, ledger_->version(), validation_));

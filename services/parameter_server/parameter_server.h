@@ -24,6 +24,7 @@
 #include "services/parameter_server/coordinator.h"
 #include "services/parameter_server/coordinator_service.h"
 #include "services/parameter_server/shard_host.h"
+#include "services/parameter_server/visit_client.h"
 
 namespace millrace {
 
@@ -114,6 +115,7 @@ class CoordinatingServer final : public ParameterServer {
   const std::optional<CheckpointManifest> resumed_;
   Coordinator coordinator_;
   CoordinatorService service_;
+  VisitClient visit_client_;  // of the coordinator, which uses it while it has work, and which it tells
 };
 
 // Any other shard.

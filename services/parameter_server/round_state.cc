@@ -63,7 +63,7 @@ RoundState::Verdict RoundState::Accept(const v1::UnitResult& result) {
   if (unit.done && kPlantedBug != PlantedBug::kDoubleCount) {
     // Compared as bits: a loss of NaN equals itself here.
     const bool same = unit.checksum == result.checksum() && unit.samples == result.samples() &&
-                      unit.correct == result.correct() &&
+                      unit.correct == result.correct() && unit.visits == result.visits() &&
                       std::bit_cast<uint64_t>(unit.loss) == std::bit_cast<uint64_t>(result.loss_sum());
     return same ? Verdict::kDuplicate : Verdict::kMismatch;
   }
@@ -73,7 +73,8 @@ RoundState::Verdict RoundState::Accept(const v1::UnitResult& result) {
           .samples = result.samples(),
           .correct = result.correct(),
           .loss = result.loss_sum(),
-          .checksum = result.checksum()};
+          .checksum = result.checksum(),
+          .visits = result.visits()};
   ++done_;
   return Verdict::kAccepted;
 }
@@ -84,6 +85,7 @@ RoundSums RoundState::Sums() const {
     sums.samples += unit.samples;
     sums.loss += unit.loss;
     sums.correct += unit.correct;
+    sums.visits += unit.visits;
   }
   return sums;
 }

@@ -25,6 +25,7 @@ struct RoundSums {
   uint64_t samples = 0;
   double loss = 0;  // nats
   uint64_t correct = 0;
+  uint64_t visits = 0;  // mod 2^64
 };
 
 // What the sums of an evaluation's units make of its version.
@@ -67,6 +68,7 @@ class RoundState {
     uint32_t correct = 0;
     double loss = 0;
     uint64_t checksum = 0;
+    uint64_t visits = 0;
   };
 
   bool IsFree(UnitRange range) const;

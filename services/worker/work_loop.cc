@@ -243,6 +243,7 @@ absl::Status WorkLoop::ComputeUnit(const v1::Lease& lease, const BatchKey& unit,
   BatchResult computed;
   if (lease.kind() == v1::Lease::KIND_TRAIN) {
     step_samples = batch.step_samples();
+    result.set_visits(batch.visits());
     MILLRACE_ASSIGN_OR_RETURN(computed, parts_.model->ComputeGradient(
                                             Bytes(batch.images()), Bytes(batch.labels()),
                                             NoiseSeed(plan_.spec().seed(), lease.version(), unit.slot)));

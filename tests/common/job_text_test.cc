@@ -140,6 +140,32 @@ TEST(FormatJobStatusTest, TellsTheLastRecovery) {
   EXPECT_THAT(FormatJobStatus(status), HasSubstr("  progress     going back from step 812 to the newest checkpoint\n"));
 }
 
+TEST(FormatVisitsTest, SaysWhetherEachSampleWasTrainedOnce) {
+  v1::JobStatus status = TrainingStatus();
+  EXPECT_EQ(FormatVisits(status), "");
+  EXPECT_THAT(FormatJobStatus(status), Not(HasSubstr("visits")));
+  status.mutable_plan()->set_steps_per_epoch(422);
+  v1::VisitCheck& check = *status.add_visit_checks();
+  check.set_epoch(1);
+  check.set_begin(422);
+  check.set_end(844);
+  check.set_samples(54'000);
+  check.set_visits(0xabcdef);
+  EXPECT_EQ(FormatVisits(status), "epoch 2: 54,000 samples, not checked yet: the data service has not answered");
+  check.set_expected_samples(54'000);
+  check.set_expected_visits(0xabcdef);
+  EXPECT_THAT(FormatJobStatus(status),
+              HasSubstr("  visits       epoch 2: 54,000 samples, each once (digest 0000000000abcdef)\n"));
+  check.set_end(800);
+  EXPECT_THAT(FormatVisits(status), HasSubstr("epoch 2, steps 422 to 800: 54,000 samples, each once"));
+  status.set_visit_mismatches(2);
+  check.set_expected_visits(0xabcdee);
+  EXPECT_THAT(FormatVisits(status),
+              HasSubstr("54,000 samples, NOT EACH ONCE; CHECKS THAT DID NOT COME OUT EQUAL: 2"));
+  check.set_expected_samples(54'001);
+  EXPECT_THAT(FormatVisits(status), HasSubstr("NOT THE 54,001 THAT THERE ARE"));
+}
+
 TEST(FormatJobStatusTest, ShowsTheLastEvaluations) {
   v1::JobStatus status = TrainingStatus();
   for (int epoch = 1; epoch <= 7; ++epoch) {

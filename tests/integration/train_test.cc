@@ -25,6 +25,11 @@ constexpr absl::Duration kGoesOnWithin = absl::Seconds(20);
 constexpr absl::Duration kGoesOnWithin = absl::Seconds(2);
 #endif
 
+// An epoch of the 1440 samples, each of them trained once.
+bool IsWholeAndEqual(const v1::VisitCheck& check) {
+  return check.samples() == 1440 && check.expected_samples() == 1440 && check.visits() == check.expected_visits();
+}
+
 class TrainTest : public testing::Test {
  protected:
   TrainTest() { WriteIdxDataset(data_dir_); }
@@ -253,7 +258,10 @@ TEST_F(TrainTest, AKilledDataServiceIsReplacedAndChangesNoBit) {
   ClusterProcess run = Start("killed", LongJob({"--workers", "2"}));
   run.WaitUntil([](const auto& status) { return status.version() >= 15; });
   kill(run.program().Children("millrace-data").at(0), SIGKILL);
+  // It is asked again what visits there should have been until it is back.
+  run.WaitUntil([](const auto& status) { return std::ranges::any_of(status.visit_checks(), IsWholeAndEqual); });
   const nlohmann::json result = Finish(std::move(run));
+  EXPECT_EQ(result["visit_mismatches"], 0);
   EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
 }
 
@@ -277,9 +285,13 @@ TEST_F(TrainTest, AnInterruptedRunCanBeResumed) {
     run.program().Signal(SIGINT);
     EXPECT_EQ(run.Wait(), 130);
   }
-  const nlohmann::json result =
-      Finish(ClusterProcess(temporary_ / "interrupted", data_dir_, {"--resume", "--no-serving"}));
+  // Somewhere in the middle of an epoch, which is checked as a whole all the same.
+  ClusterProcess resumed(temporary_ / "interrupted", data_dir_, {"--resume", "--no-serving"});
+  resumed.WaitUntil(
+      [](const auto& s) { return std::ranges::any_of(s.visit_checks(), IsWholeAndEqual); });
+  const nlohmann::json result = Finish(std::move(resumed));
   EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
+  EXPECT_EQ(result["visit_mismatches"], 0);
 }
 
 TEST_F(TrainTest, AModelOfMoreThanFourMebibytesTrains) {

@@ -189,7 +189,7 @@ class Server::Queue final : public CheckpointQueue {
   }
 
   void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-              SlotChecksums slot_checksums) override {
+              SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) override {
     CheckChecksums(version, slot_checksums);
     Push({CheckpointTask::kCommit,
           version,
@@ -197,14 +197,15 @@ class Server::Queue final : public CheckpointQueue {
           std::move(fingerprint),
           std::move(slot_checksums),
           {},
-          {}});
+          {},
+          std::move(visits)});
   }
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override {
-    Push({CheckpointTask::kExport, version, {}, {}, {}, std::move(validation), std::move(test)});
+    Push({CheckpointTask::kExport, version, {}, {}, {}, std::move(validation), std::move(test), {}});
   }
-  void Skip(uint64_t version) override { Push({CheckpointTask::kSkip, version, {}, {}, {}, {}, {}}); }
+  void Skip(uint64_t version) override { Push({CheckpointTask::kSkip, version, {}, {}, {}, {}, {}, {}}); }
   void NoteBest(const v1::Evaluation& validation) override {
-    Push({CheckpointTask::kNoteBest, validation.version(), {}, {}, {}, validation, {}});
+    Push({CheckpointTask::kNoteBest, validation.version(), {}, {}, {}, validation, {}, {}});
   }
   void Stop() override {
     stopping_ = true;
@@ -294,7 +295,11 @@ absl::Status Server::Coordinate() {
                                                                     .clock = job_.world,
                                                                     .metrics = job_.metrics,
                                                                     .tick_interval = absl::InfiniteDuration(),
-                                                                    .limits = job_.limits});
+                                                                    .limits = job_.limits,
+                                                                    .ask_visits = [this](const auto& plan,
+                                                                                         const auto& check) {
+                                                                      AskVisits(plan, check);
+                                                                    }});
   coordinator_peer_->coordinator = coordinator_.get();
   process_->Spawn([this] {
     while (process_->Sleep(job_.tick)) coordinator_->Tick();
@@ -308,6 +313,23 @@ absl::Status Server::Coordinate() {
   return Follow([this](const v1::RegisterShardRequest& request) { return coordinator_->RegisterShard(request); });
 }
 
+// The data service knows what should have been trained, and that is what was.
+void Server::AskVisits(const v1::JobPlan& plan, const v1::VisitCheck& check) {
+  v1::VisitCheck answer = check;
+  for (uint64_t step = check.begin(); step < check.end(); ++step) {
+    for (uint32_t slot = 0; slot < plan.spec().slots(); ++slot) {
+      const v1::Batch batch =
+          ToyBatch(plan, {v1::SPLIT_TRAIN, check.epoch(), step % plan.steps_per_epoch(), slot});
+      answer.set_expected_samples(answer.expected_samples() + batch.samples());
+      answer.set_expected_visits(answer.expected_visits() + batch.visits());
+    }
+  }
+  job_.world->Expect(answer.visits() == answer.expected_visits() && answer.samples() == answer.expected_samples(),
+                     absl::StrCat("steps ", check.begin(), " to ", check.end(), " did not train each sample once"));
+  if (check.end() - check.begin() == plan.steps_per_epoch()) ++job_.epochs_checked;
+  process_->Post(absl::Milliseconds(5), [this, answer] { coordinator_->VisitsExpected(answer); });
+}
+
 // What is found must be what was last committed, or what was being committed.
 absl::StatusOr<RunStart> Server::FindStart() {
   MILLRACE_ASSIGN_OR_RETURN(const std::optional<CheckpointManifest> newest, store_->FindNewest());
@@ -319,6 +341,7 @@ absl::StatusOr<RunStart> Server::FindStart() {
     start.checkpoint_dir = store_->Directory(newest->version).string();
     start.validation = newest->validation;
     start.fingerprint = newest->fingerprint;
+    start.visits = newest->visits;
     start.synchronous_again = IsSynchronousAgain(newest->plan.spec());
   }
   World& world = *job_.world;

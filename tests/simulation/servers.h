@@ -43,6 +43,7 @@ struct Job {
 
   std::vector<std::unique_ptr<Server>> servers;  // by shard; null while a process is down
   uint64_t committed = 0;                        // newest version whose commit was announced
+  uint64_t epochs_checked = 0;                   // as wholes
   uint64_t begun = 0;                            // newest version whose commit was begun
 };
 
@@ -65,6 +66,7 @@ class Server {
 
   absl::Status Coordinate();
   absl::StatusOr<RunStart> FindStart();
+  void AskVisits(const v1::JobPlan& plan, const v1::VisitCheck& check);
   using RegisterCall = std::function<absl::StatusOr<v1::RegisterShardResponse>(const v1::RegisterShardRequest&)>;
   absl::Status Follow(const RegisterCall& call);
   absl::StatusOr<v1::RegisterShardResponse> RegisterWithCoordinator(const v1::RegisterShardRequest& request);

@@ -407,6 +407,9 @@ class Simulation {
     const bool exact = status.recovery_count() == 0;
     world_.Expect(exact ? status.trained_samples() == samples : status.trained_samples() >= samples,
                   absl::StrCat(status.trained_samples(), " samples were counted instead of ", samples));
+    // Asked for when they are complete; again when they are made again.
+    world_.Expect(job_.epochs_checked >= plan_.spec().epochs(), "the visits of an epoch were not checked");
+    world_.Expect(status.visit_mismatches() == 0, "visits differ");
     const bool validated = plan_.dataset().validation_count() > 0;
     world_.Expect(!validated || status.validation_size() == static_cast<int>(plan_.spec().epochs()),
                   "an epoch was not validated, or twice");

@@ -56,6 +56,7 @@ v1::Batch ToyBatch(const v1::JobPlan& plan, const BatchKey& key) {
   batch.set_samples(samples);
   batch.set_step_samples(round.is_train() ? StepSamples(plan, round.version) : samples);
   for (uint32_t i = 0; i < samples; ++i) {
+    if (round.is_train()) batch.set_visits(batch.visits() + Mix(Mix(round.version) + unit * 64 + i));
     const uint64_t bits =
         Mix(Mix(plan.spec().seed() + key.split) + (key.epoch * 1000 + key.step) * 4096 + unit * 64 + i);
     batch.mutable_images()->push_back(static_cast<char>(bits));

@@ -41,7 +41,8 @@ TEST(SummaryJsonTest, HasExactlyTheDocumentedFields) {
   for (const auto& [name, value] : json.items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("steps", "epochs", "workers", "shards", "slots", "test_accuracy", "test_loss",
                                  "images_per_second", "wall_seconds", "recoveries", "seconds_lost", "weights_sha256",
-                                 "optimizer_sha256", "dataset", "served", "best", "stopped_early"));
+                                 "optimizer_sha256", "dataset", "served", "best", "stopped_early",
+                                 "visit_mismatches"));
   names.clear();
   for (const auto& [name, value] : json["served"].items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("version", "requests", "accuracy", "p50_ms", "p99_ms"));
@@ -75,6 +76,18 @@ TEST(SummaryJsonTest, TellsTheBestVersion) {
   EXPECT_THAT(FormatSummary(summary), HasSubstr("its test      accuracy 98.60 %, loss 0.0500\n"));
   summary.status.mutable_best()->set_version(4220);
   EXPECT_THAT(FormatSummary(summary), Not(HasSubstr("its test"))) << "the last version's is there already";
+}
+
+TEST(FormatSummaryTest, TellsWhetherEachSampleWasTrainedOnce) {
+  TrainSummary summary = Finished();
+  EXPECT_THAT(FormatSummary(summary), Not(HasSubstr("visits")));
+  v1::VisitCheck& check = *summary.status.add_visit_checks();
+  check.set_samples(54'000);
+  check.set_expected_samples(54'000);
+  summary.status.mutable_plan()->set_steps_per_epoch(0);
+  EXPECT_THAT(FormatSummary(summary), HasSubstr("visits      epoch 1: 54,000 samples, each once"));
+  summary.status.set_visit_mismatches(1);
+  EXPECT_EQ(nlohmann::json::parse(SummaryJson(summary))["visit_mismatches"], 1);
 }
 
 TEST(SummaryJsonTest, ServedIsNullWithoutAModelService) {

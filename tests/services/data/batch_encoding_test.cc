@@ -37,6 +37,8 @@ class BatchEncodingTest : public testing::Test {
     }
     expected.set_checksum(Checksum64(expected.images() + expected.labels()));
 
+    expected.set_visits(samples.visits);
+
     grpc::ByteBuffer buffer = EncodeBatch(key, samples, dataset_->train());
     EXPECT_LE(buffer.Length(), expected.images().size() + expected.labels().size() + kBatchOverheadBytes);
     v1::Batch decoded;
@@ -49,7 +51,7 @@ class BatchEncodingTest : public testing::Test {
 };
 
 TEST_F(BatchEncodingTest, IsOrdinaryProtobuf) {
-  ExpectRoundTrip({v1::SPLIT_TRAIN, 3, 812, 5}, {.step_samples = 128, .indices = {7, 299, 0, 7}});
+  ExpectRoundTrip({v1::SPLIT_TRAIN, 3, 812, 5}, {.step_samples = 128, .indices = {7, 299, 0, 7}, .visits = 0x123456789abcdef0});
   std::vector<uint64_t> many;
   for (uint64_t i = 0; i < 200; ++i) many.push_back(299 - i);  // lengths of two bytes
   ExpectRoundTrip({v1::SPLIT_VALIDATION, 0, 0, 0}, {.step_samples = 200, .indices = many});
@@ -89,7 +91,7 @@ TEST_F(BatchEncodingTest, EmptySlot) {
 
 TEST_F(BatchEncodingTest, LargestNumbersFitTheHeader) {
   constexpr uint64_t kMax = ~uint64_t{0};
-  ExpectRoundTrip({v1::SPLIT_TEST, kMax, kMax, ~uint32_t{0}}, {.step_samples = kMax, .indices = {1}});
+  ExpectRoundTrip({v1::SPLIT_TEST, kMax, kMax, ~uint32_t{0}}, {.step_samples = kMax, .indices = {1}, .visits = kMax});
 }
 
 }  // namespace

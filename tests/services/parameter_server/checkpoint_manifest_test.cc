@@ -22,7 +22,8 @@ CheckpointManifest Sample() {
                               .files = {{"shard-00000-of-00001.safetensors", 1234, std::string(64, 'a')}},
                               .weights_sha256 = std::string(64, 'b'),
                               .optimizer_sha256 = std::string(64, 'c'),
-                              .validation = {}};
+                              .validation = {},
+                              .visits = {}};
   manifest.plan.mutable_spec()->set_seed(0xffffffffffffffffu);
   v1::Evaluation& evaluation = manifest.validation.emplace_back();
   evaluation.set_version(3);
@@ -60,6 +61,24 @@ TEST(CheckpointManifestTest, MayNameSlotChecksums) {
   EXPECT_EQ(read->files.size(), 1u);
   EXPECT_THAT(CheckpointManifestFromJson(absl::StrReplaceAll(json, {{"dddd", "DDDD"}})),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("sha256")));
+}
+
+TEST(CheckpointManifestTest, KeepsTheVisitsOfAnEpochInItsMiddle) {
+  CheckpointManifest manifest = Sample();
+  const std::string without = CheckpointManifestToJson(manifest);
+  EXPECT_FALSE(CheckpointManifestFromJson(without)->visits.has_value()) << "as in one of an earlier build";
+  manifest.visits.emplace().set_epoch(1);
+  manifest.visits->set_begin(3);
+  manifest.visits->set_end(5);
+  manifest.visits->set_samples(32);
+  manifest.visits->set_visits(0xfedcba9876543210u);
+  const std::string json = CheckpointManifestToJson(manifest);
+  const auto read = CheckpointManifestFromJson(json);
+  ASSERT_THAT(read, IsOk());
+  ASSERT_TRUE(read->visits.has_value());
+  EXPECT_TRUE(MessageDifferencer::Equals(*read->visits, *manifest.visits));
+  EXPECT_THAT(CheckpointManifestFromJson(absl::StrReplaceAll(json, {{"\"samples\": \"32\"", "\"samples\": \"x\""}})),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr("visits")));
 }
 
 TEST(CheckpointManifestTest, WhatIsNoManifestIsRefused) {

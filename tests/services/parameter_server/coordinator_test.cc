@@ -55,8 +55,9 @@ class FakeQueue : public CheckpointQueue {
   }
   ~FakeQueue() override { --*alive_; }
   void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-              SlotChecksums slot_checksums) override {
+              SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) override {
     asked_->push_back(absl::StrCat("commit ", version, " after ", validation.size(), " evaluations"));
+    if (visits.has_value()) asked_->back() += absl::StrCat(" and ", visits->samples(), " samples of its epoch");
     EXPECT_EQ(fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
     (*checksums_)[version] = std::move(slot_checksums);
   }

@@ -16,7 +16,17 @@ v1::UnitResult Result(uint32_t unit, double loss = 1, uint64_t checksum = 9) {
   result.set_correct(1);
   result.set_loss_sum(loss);
   result.set_checksum(checksum);
+  result.set_visits(uint64_t{1} << 63 | unit);
   return result;
+}
+
+TEST(RoundStateTest, CountsTheVisitsOfEveryUnitOnce) {
+  RoundState round(kStep, 3);
+  for (const uint32_t unit : {2u, 0u, 2u, 1u, 0u}) round.Accept(Result(unit));
+  EXPECT_EQ(round.Sums().visits, (uint64_t{1} << 63) + 3) << "mod 2^64";
+  v1::UnitResult other = Result(1);
+  other.set_visits(5);
+  EXPECT_EQ(round.Accept(other), RoundState::Verdict::kMismatch) << "other samples";
 }
 
 TEST(RoundStateTest, TakesAlignedRangesAndShortOnesAtTheEnd) {

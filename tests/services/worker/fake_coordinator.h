@@ -152,6 +152,7 @@ class FakeDataService : public v1::DataService::Service {
     batch.set_images(std::string(kSamples * image_bytes_, static_cast<char>(16 * step + 3 * slot + 1)));
     batch.set_labels(std::string({static_cast<char>(slot % 2), '\1'}));
     batch.set_checksum(Checksum64(batch.images() + batch.labels()));
+    if (split == v1::SPLIT_TRAIN) batch.set_visits(1000 * (step + 1) + slot);
     return batch;
   }
 

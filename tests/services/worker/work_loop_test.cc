@@ -181,6 +181,7 @@ TEST_F(WorkLoopTest, ComputesPushesAndReportsATrainLease) {
   EXPECT_EQ(report.results(1).samples(), FakeDataService::kSamples);
   EXPECT_GT(report.results(1).loss_sum(), 0);
   EXPECT_NE(report.results(0).checksum(), report.results(1).checksum());
+  EXPECT_EQ(report.results(1).visits(), 1003u) << "of the batch that was computed";
   EXPECT_GT(report.compute_seconds(), 0);
   EXPECT_EQ(metrics_.train_samples.Value(), 4);
 }
@@ -194,6 +195,7 @@ TEST_F(WorkLoopTest, EvaluatesWithoutPushing) {
   ASSERT_EQ(leases_.reports.size(), 1u);
   EXPECT_EQ(leases_.reports[0].results(0).unit(), 4u);
   EXPECT_EQ(leases_.reports[0].results(0).checksum(), 0u);
+  EXPECT_EQ(leases_.reports[0].results(0).visits(), 0u);
   EXPECT_EQ(metrics_.test_samples.Value(), 4);
 }
 
