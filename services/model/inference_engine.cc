@@ -15,6 +15,9 @@
 namespace millrace {
 namespace {
 
+// A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
+constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
+
 absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request) {
   if (request.kind == InferenceRequest::Kind::kImage) {
     if (request.rows > 1) return absl::InvalidArgumentError("encoded_image is one row; rows must be 0 or 1");
@@ -146,11 +149,11 @@ InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersi
   {
     MutexLock lock(&mutex_);
     call->ticket = ++tickets_;
-    const bool idle = batcher_.running() == 0 && batcher_.waiting_rows() == 0;
+    const bool quiet = Quiet(call->start);
     call->fault = Admit(call);
     if (!call->fault.ok()) {
       finished.push_back(call);
-    } else if (idle && request.kind == InferenceRequest::Kind::kRaw && request.rows <= limits_.batch_rows) {
+    } else if (quiet && request.kind == InferenceRequest::Kind::kRaw && request.rows <= limits_.batch_rows) {
       job = Take(finished);
     } else if (batcher_.HasWork()) {
       work_.Signal();
@@ -159,13 +162,12 @@ InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersi
   const Ticket ticket = call->ticket;
   call.reset();
   Answer(finished);
-  if (job != nullptr) {
-    Run(*job);
-    // A caller does not go on with what came meanwhile.
-    MutexLock lock(&mutex_);
-    if (batcher_.HasWork()) work_.Signal();
-  }
+  if (job != nullptr) Run(*job);
   return ticket;
+}
+
+bool InferenceEngine::Quiet(absl::Time now) const {
+  return busy_ == 0 && batcher_.waiting_rows() == 0 && now - quiet_since_ >= kOnTheHeels;
 }
 
 absl::Status InferenceEngine::Admit(const std::shared_ptr<Call>& call) {
@@ -223,6 +225,7 @@ std::unique_ptr<InferenceEngine::Job> InferenceEngine::Take(Finished& finished) 
     FinishIfOver(call, finished);
   }
   if (!decision.batch) return nullptr;
+  ++busy_;
   auto job = std::make_unique<Job>();
   job->batch = *std::move(decision.batch);
   job->taken = now;
@@ -273,8 +276,13 @@ void InferenceEngine::Run(Job& job) {
   {
     MutexLock lock(&mutex_);
     Complete(job, finished);
+    // The thread may be a caller's, which does not go on with what came meanwhile.
+    if (batcher_.HasWork()) work_.Signal();
   }
   Answer(finished);
+  MutexLock lock(&mutex_);
+  --busy_;
+  quiet_since_ = clock_.Now();
 }
 
 void InferenceEngine::Compute(Job& job) {

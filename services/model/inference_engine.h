@@ -22,9 +22,9 @@
 
 namespace millrace {
 
-// A request that finds nothing else under way is computed on its caller's thread: a hand-over and back takes longer
-// than a small forward pass. All others are computed by the engine's own threads, one per executor, which leaves the
-// callers free to bring more.
+// A request that finds nothing else under way is computed on its caller's thread: a hand-over takes a good part of the
+// time of a small forward pass. All others are computed by the engine's own threads, one per executor, which leaves the
+// callers free to bring more; so is one that comes on the heels of the last answer, for then more are behind it, unread.
 //
 // Threads: any. Infer, Cancel and the callbacks may run at once.
 class InferenceEngine {
@@ -69,6 +69,8 @@ class InferenceEngine {
   };
   using Finished = std::vector<std::shared_ptr<Call>>;
 
+  // Whether a request that comes now is alone.
+  bool Quiet(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Admit(const std::shared_ptr<Call>& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next batch and its calls; those that expired in the queue go into `finished`. Null if there is none.
   std::unique_ptr<Job> Take(Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -91,6 +93,8 @@ class InferenceEngine {
   Batcher batcher_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<Ticket, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);
   Ticket tickets_ ABSL_GUARDED_BY(mutex_) = 0;
+  int busy_ ABSL_GUARDED_BY(mutex_) = 0;  // threads with a batch in hand, until its answers are given
+  absl::Time quiet_since_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::vector<Executor> executors_;
