@@ -136,8 +136,9 @@ class Batcher {
   uint64_t batches_ = 0;
 };
 
-// "queue_requests", "queue_rows", "queue_bytes", "late"; "idle_executor", "freed_executor", "rows_limit", "bytes_limit".
+// "queue_requests", "queue_rows", "queue_bytes", "late".
 std::string_view Name(Batcher::Refusal::Reason reason);
+// "idle_executor", "freed_executor", "rows_limit", "bytes_limit".
 std::string_view Name(Batcher::Release release);
 
 }  // namespace millrace
