@@ -1,24 +1,30 @@
 #include "services/model/inference_engine.h"
 
-#include <chrono>
+#include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "common/status_macros.h"
 #include "services/model/image_decoder.h"
 #include "services/model/image_preparation.h"
+#include "services/model/retry_hint.h"
 
 namespace millrace {
 namespace {
 
-using SteadyClock = std::chrono::steady_clock;
-
-absl::Duration Since(SteadyClock::time_point start) { return absl::FromChrono(SteadyClock::now() - start); }
+// A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
+constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
 
 absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request) {
   if (request.kind == InferenceRequest::Kind::kImage) {
     if (request.rows > 1) return absl::InvalidArgumentError("encoded_image is one row; rows must be 0 or 1");
+    if (request.input.size() > kEncodedImageBytesMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the image has ", request.input.size(), " bytes, over the limit of ", kEncodedImageBytesMax));
+    }
     return absl::OkStatus();
   }
   if (request.rows == 0 || request.rows > kPredictRowsMax) {
@@ -33,59 +39,387 @@ absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request
   return absl::OkStatus();
 }
 
-absl::Status CheckStillWanted(const InferenceRequest& request, SteadyClock::time_point start) {
-  if (request.cancelled()) return absl::CancelledError("the client cancelled the request");
-  if (Since(start) >= request.wait_max) {
-    return absl::DeadlineExceededError("the deadline passed before the forward pass began");
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::vector<uint8_t>> PixelsOf(const ModelInfo& info, std::span<const uint8_t> encoded) {
   MILLRACE_ASSIGN_OR_RETURN(const Image image, DecodeImage(encoded, info.input.channels));
   return PrepareImage(image, info.input);
 }
 
-}  // namespace
-
-InferenceEngine::InferenceEngine(int executors, int in_flight_max, std::shared_ptr<ModelMetrics> metrics)
-    : gate_(executors, in_flight_max), metrics_(std::move(metrics)) {}
-
-absl::StatusOr<InferenceResult> InferenceEngine::Infer(const LoadedVersion& version, const InferenceRequest& request) {
-  const SteadyClock::time_point start = SteadyClock::now();
-  version.CountRequest();
-  absl::StatusOr<InferenceResult> result = Run(version, request);
-  metrics_->SetInFlight(gate_.in_flight());
-  version.series().CountRequest(result.status().code(), Since(start));
-  if (result.ok()) version.series().ObserveParts(result->queue, result->compute);
-  return result;
+Lane& LaneOf(const LoadedVersion& version, const InferenceRequest& request) {
+  if (request.deterministic) return version.lane(LoadedVersion::LaneKind::kAlone);
+  // Apart, so that raw rows do not wait for a neighbour's picture to be decoded.
+  if (request.kind == InferenceRequest::Kind::kImage) return version.lane(LoadedVersion::LaneKind::kImages);
+  return version.lane(LoadedVersion::LaneKind::kRaw);
 }
 
-absl::StatusOr<InferenceResult> InferenceEngine::Run(const LoadedVersion& version, const InferenceRequest& request) {
-  const SteadyClock::time_point start = SteadyClock::now();
-  MILLRACE_RETURN_IF_ERROR(CheckRequest(version.info(), request));
-  MILLRACE_ASSIGN_OR_RETURN(const ExecutionGate::Permit permit, gate_.Enter(request.wait_max));
-  InferenceResult result{.values = {}, .rows = request.rows, .queue = Since(start), .compute = {}};
-  metrics_->SetInFlight(gate_.in_flight());
+absl::Status StatusOf(const Batcher::Refusal& refusal) {
+  absl::Status status;
+  switch (refusal.reason) {
+    case Batcher::Refusal::Reason::kLate:
+      status = absl::DeadlineExceededError("the request cannot be computed before its deadline");
+      break;
+    case Batcher::Refusal::Reason::kRequests:
+    case Batcher::Refusal::Reason::kRows:
+    case Batcher::Refusal::Reason::kBytes:
+      status = absl::ResourceExhaustedError(
+          absl::StrCat("too much waits already (", std::string(Name(refusal.reason)), "); try again, or elsewhere"));
+      break;
+  }
+  SetRetryAfter(status, refusal.retry_after);
+  return status;
+}
 
-  // Decoding is work too, and takes memory: it has its place behind the gate.
-  std::vector<uint8_t> decoded;
-  std::span<const uint8_t> pixels = request.input;
-  if (request.kind == InferenceRequest::Kind::kImage) {
-    MILLRACE_RETURN_IF_ERROR(CheckStillWanted(request, start));
-    MILLRACE_ASSIGN_OR_RETURN(decoded, PixelsOf(version.info(), request.input));
-    pixels = decoded;
-    result.rows = 1;
+}  // namespace
+
+// Written under the engine's mutex but for `answer.values`, of which each running slice has a range of its own, and
+// `unwanted`.
+struct InferenceEngine::Call {
+  Ticket ticket = 0;
+  std::shared_ptr<const LoadedVersion> version;
+  InferenceRequest request;
+  InferenceDone done;
+  absl::Time start;
+
+  InferenceAnswer answer;
+  absl::Status fault;
+  uint32_t rows_left = 0;
+  int running_slices = 0;
+  bool admitted = false;
+  std::atomic<bool> unwanted = false;  // cancelled, or failed elsewhere: not worth computing
+};
+
+// What a batch computes of one call.
+struct InferenceEngine::Part {
+  std::shared_ptr<Call> call;
+  uint32_t first_row = 0;
+  uint32_t rows = 0;
+  std::vector<uint8_t> decoded = {};  // of an image
+  absl::Status fault = {};
+};
+
+struct InferenceEngine::Job {
+  Batcher::Batch batch;
+  absl::Time taken;
+  std::vector<Part> parts;
+  uint32_t rows = 0;  // that were really computed
+  absl::Time computing;
+  absl::Duration compute;
+};
+
+InferenceEngine::InferenceEngine(const Batcher::Limits& limits, const Clock& clock)
+    : limits_(limits), clock_(clock), batcher_(limits), executors_(static_cast<size_t>(limits.executors)) {
+  for (Executor& executor : executors_) executor.thread = std::thread([this, &executor] { RunExecutor(executor); });
+}
+
+InferenceEngine::~InferenceEngine() {
+  Finished finished;
+  {
+    MutexLock lock(&mutex_);
+    stop_ = true;
+    work_.SignalAll();
+    warm_.SignalAll();
+    std::vector<std::shared_ptr<Call>> calls;
+    for (const auto& [ticket, call] : calls_) calls.push_back(call);
+    for (const std::shared_ptr<Call>& call : calls) {
+      if (call->fault.ok()) call->fault = absl::UnavailableError("the model service is shutting down");
+      FinishIfOver(call, finished);
+    }
   }
-  MILLRACE_RETURN_IF_ERROR(CheckStillWanted(request, start));
-  const SteadyClock::time_point compute_start = SteadyClock::now();
-  MILLRACE_ASSIGN_OR_RETURN(result.values, version.predictor().Predict(pixels, result.rows));
-  result.compute = Since(compute_start);
-  if (result.values.size() != uint64_t{result.rows} * version.info().values_per_row()) {
-    return absl::InternalError(absl::StrCat("model ", version.info().model, " answered ", result.values.size(),
-                                            " numbers for ", result.rows, " rows"));
+  Answer(finished);
+  for (Executor& executor : executors_) executor.thread.join();
+}
+
+InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersion> version,
+                                               const InferenceRequest& request, InferenceDone done) {
+  auto call = std::make_shared<Call>();
+  call->version = std::move(version);
+  call->request = request;
+  call->done = std::move(done);
+  call->start = clock_.Now();
+  call->request.deadline = std::min(request.deadline, call->start + kWaitMax);
+  call->version->CountRequest();
+  call->fault = CheckRequest(call->version->info(), request);
+  if (!call->fault.ok()) {
+    Answer({std::move(call)});
+    return 0;
   }
-  return result;
+  call->answer.rows = call->rows_left = request.kind == InferenceRequest::Kind::kImage ? 1 : request.rows;
+
+  Finished finished;
+  std::unique_ptr<Job> job;
+  {
+    MutexLock lock(&mutex_);
+    call->ticket = ++tickets_;
+    const bool quiet = Quiet(call->start);
+    call->fault = Admit(call);
+    if (!call->fault.ok()) {
+      finished.push_back(call);
+    } else if (quiet && request.kind == InferenceRequest::Kind::kRaw && request.rows <= limits_.batch_rows) {
+      job = Take(finished);
+    } else if (batcher_.HasWork()) {
+      work_.Signal();
+    }
+  }
+  const Ticket ticket = call->ticket;
+  call.reset();
+  Answer(finished);
+  if (job != nullptr) Run(*job);
+  return ticket;
+}
+
+bool InferenceEngine::Quiet(absl::Time now) const {
+  return busy_ == 0 && batcher_.waiting_rows() == 0 && now - quiet_since_ >= kOnTheHeels;
+}
+
+absl::Status InferenceEngine::Admit(const std::shared_ptr<Call>& call) {
+  if (stop_) return absl::UnavailableError("the model service is shutting down");
+  const bool image = call->request.kind == InferenceRequest::Kind::kImage;
+  const std::optional<Batcher::Refusal> refusal =
+      batcher_.Admit({.id = call->ticket,
+                      .lane = &LaneOf(*call->version, call->request),
+                      .rows = call->rows_left,
+                      .row_bytes = image ? call->request.input.size() : call->version->info().input.bytes(),
+                      .deadline = call->request.deadline},
+                     call->start);
+  if (refusal) {
+    call->version->series().CountRejected(refusal->reason);
+    return StatusOf(*refusal);
+  }
+  call->admitted = true;
+  call->version->series().ChangeInFlight(1);
+  calls_[call->ticket] = call;
+  return absl::OkStatus();
+}
+
+void InferenceEngine::Cancel(Ticket ticket) {
+  Finished finished;
+  {
+    MutexLock lock(&mutex_);
+    const auto found = calls_.find(ticket);
+    if (found == calls_.end()) return;
+    const std::shared_ptr<Call> call = found->second;
+    if (call->fault.ok()) call->fault = absl::CancelledError("the client cancelled the request");
+    FinishIfOver(call, finished);
+  }
+  Answer(finished);
+}
+
+void InferenceEngine::FinishIfOver(const std::shared_ptr<Call>& call, Finished& finished) {
+  if (!call->fault.ok()) {
+    call->unwanted = true;
+    batcher_.Close(call->ticket);  // no more of it is begun
+  }
+  // What runs reads the caller's input, so its end is waited for.
+  if (call->running_slices > 0 || (call->fault.ok() && call->rows_left > 0)) return;
+  batcher_.Close(call->ticket);
+  call->version->series().ChangeInFlight(-1);
+  calls_.erase(call->ticket);
+  finished.push_back(call);
+}
+
+std::unique_ptr<InferenceEngine::Job> InferenceEngine::Take(Finished& finished) {
+  const absl::Time now = clock_.Now();
+  Batcher::Decision decision = batcher_.Next(now);
+  for (const Batcher::Id id : decision.expired) {
+    const std::shared_ptr<Call> call = calls_.at(id);
+    call->fault = absl::DeadlineExceededError("the deadline passed while the request waited for an executor");
+    FinishIfOver(call, finished);
+  }
+  if (!decision.batch) return nullptr;
+  ++busy_;
+  auto job = std::make_unique<Job>();
+  job->batch = *std::move(decision.batch);
+  job->taken = now;
+  job->parts.reserve(job->batch.slices.size());
+  for (const Batcher::Slice& slice : job->batch.slices) {
+    const std::shared_ptr<Call>& call = calls_.at(slice.id);
+    ++call->running_slices;
+    if (slice.first_row == 0) {
+      call->answer.queue = now - call->start;
+      // Its batches write side by side.
+      if (slice.rows < call->answer.rows) {
+        call->answer.values.resize(call->answer.rows * call->version->info().values_per_row());
+      }
+    }
+    job->parts.push_back({.call = call, .first_row = slice.first_row, .rows = slice.rows});
+  }
+  if (batcher_.HasWork()) work_.Signal();  // more than one batch
+  return job;
+}
+
+void InferenceEngine::RunExecutor(Executor& executor) {
+  bool chore_next = true;  // in turn with batches, so that neither keeps the other waiting
+  for (;;) {
+    Finished finished;
+    std::unique_ptr<Job> job;
+    std::function<void()> chore;
+    {
+      MutexLock lock(&mutex_);
+      while (!stop_ && executor.chores.empty() && !batcher_.HasWork()) work_.Wait(&mutex_);
+      if (stop_) return;
+      if (!executor.chores.empty() && (chore_next || !batcher_.HasWork())) {
+        chore = std::move(executor.chores.front());
+        executor.chores.pop_front();
+      } else {
+        job = Take(finished);
+      }
+    }
+    Answer(finished);
+    chore_next = chore == nullptr;
+    if (chore != nullptr) chore();
+    if (job != nullptr) Run(*job);
+  }
+}
+
+void InferenceEngine::Run(Job& job) {
+  Compute(job);
+  Finished finished;
+  {
+    MutexLock lock(&mutex_);
+    Complete(job, finished);
+    // The thread may be a caller's, which does not go on with what came meanwhile.
+    if (batcher_.HasWork()) work_.Signal();
+  }
+  Answer(finished);
+  MutexLock lock(&mutex_);
+  --busy_;
+  quiet_since_ = clock_.Now();
+}
+
+void InferenceEngine::Compute(Job& job) {
+  const LoadedVersion& version = *job.parts.front().call->version;
+  const ModelInfo& info = version.info();
+  for (Part& part : job.parts) {
+    if (part.call->request.kind != InferenceRequest::Kind::kImage || part.call->unwanted) continue;
+    absl::StatusOr<std::vector<uint8_t>> pixels = PixelsOf(info, part.call->request.input);
+    if (pixels.ok()) part.decoded = *std::move(pixels);
+    part.fault = pixels.status();
+  }
+
+  // The last look at who still waits. Times from here on are the forward pass's.
+  job.computing = clock_.Now();
+  std::vector<Part*> wanted;
+  for (Part& part : job.parts) {
+    if (part.call->unwanted) {
+      part.fault = absl::CancelledError("the client cancelled the request");
+    } else if (part.fault.ok() && part.call->request.deadline <= job.computing) {
+      part.fault = absl::DeadlineExceededError("the deadline passed before the forward pass began");
+    }
+    if (!part.fault.ok()) continue;
+    wanted.push_back(&part);
+    job.rows += part.rows;
+  }
+  if (wanted.empty()) return;
+
+  const size_t row_bytes = info.input.bytes();
+  const auto pixels_of = [&](const Part& part) -> std::span<const uint8_t> {
+    if (!part.decoded.empty()) return part.decoded;
+    return part.call->request.input.subspan(part.first_row * row_bytes, part.rows * row_bytes);
+  };
+  std::vector<uint8_t> gathered;
+  std::span<const uint8_t> pixels = pixels_of(*wanted.front());
+  if (wanted.size() > 1) {
+    gathered.reserve(job.rows * row_bytes);
+    for (const Part* part : wanted) {
+      const std::span<const uint8_t> rows = pixels_of(*part);
+      gathered.insert(gathered.end(), rows.begin(), rows.end());
+    }
+    pixels = gathered;
+  }
+  for (const Part* part : wanted) {
+    if (part->call->request.deadline <= job.computing) version.series().CountExpiredExecuted(part->rows);
+  }
+  RowAnswers answers = RunRows(version.predictor(), pixels, job.rows, wanted.front()->call->request.deterministic);
+  job.compute = clock_.Now() - job.computing;
+  version.series().ObserveBatch(job.rows, job.batch.release);
+
+  Distribute(job, wanted, std::move(answers));
+}
+
+void InferenceEngine::Distribute(Job& job, const std::vector<Part*>& wanted, RowAnswers answers) {
+  const auto row_values = static_cast<ptrdiff_t>(job.parts.front().call->version->info().values_per_row());
+  auto fault = answers.faults.begin();
+  uint32_t row = 0;
+  for (Part* part : wanted) {
+    const uint32_t end = row + part->rows;
+    std::vector<float>& values = part->call->answer.values;
+    if (fault != answers.faults.end() && fault->row < end) {
+      part->fault = absl::Status(fault->status.code(), absl::StrCat("row ", part->first_row + fault->row - row, ": ",
+                                                                    fault->status.message()));
+      while (fault != answers.faults.end() && fault->row < end) ++fault;
+    } else if (part->rows < part->call->answer.rows) {
+      std::copy(answers.values.begin() + row * row_values, answers.values.begin() + end * row_values,
+                values.begin() + part->first_row * row_values);
+    } else if (wanted.size() == 1) {
+      values = std::move(answers.values);
+    } else {
+      values.assign(answers.values.begin() + row * row_values, answers.values.begin() + end * row_values);
+    }
+    row = end;
+  }
+}
+
+void InferenceEngine::Complete(Job& job, Finished& finished) {
+  const bool whole = job.rows == job.batch.rows;
+  batcher_.Finish(job.batch, whole ? clock_.Now() - job.taken : absl::ZeroDuration());
+  for (const Part& part : job.parts) {
+    Call& call = *part.call;
+    --call.running_slices;
+    call.rows_left -= part.rows;
+    if (call.fault.ok()) call.fault = part.fault;
+    call.answer.batch_wait = std::max(call.answer.batch_wait, job.computing - job.taken);
+    call.answer.compute += job.compute;
+    call.answer.batch_rows = std::max(call.answer.batch_rows, job.rows);
+    FinishIfOver(part.call, finished);
+  }
+}
+
+void InferenceEngine::Answer(const Finished& finished) {
+  for (const std::shared_ptr<Call>& call : finished) {
+    VersionSeries& series = call->version->series();
+    series.CountRequest(call->fault.code(), clock_.Now() - call->start);
+    if (call->fault.ok()) {
+      series.ObserveParts(call->answer.queue, call->answer.batch_wait, call->answer.compute);
+      call->done(std::move(call->answer));
+    } else {
+      call->done(call->fault);
+    }
+  }
+}
+
+void InferenceEngine::Warm(const std::shared_ptr<const LoadedVersion>& version) {
+  MutexLock lock(&mutex_);
+  const auto left = std::make_shared<size_t>(0);
+  for (Executor& executor : executors_) {
+    for (uint32_t rows = 1; rows <= limits_.batch_rows; rows *= 2) {
+      ++*left;
+      executor.chores.push_back([this, version, rows, left] {
+        WarmSize(*version, rows);
+        MutexLock lock(&mutex_);
+        if (--*left == 0) warm_.SignalAll();
+      });
+    }
+  }
+  work_.SignalAll();
+  while (*left > 0 && !stop_) warm_.Wait(&mutex_);
+}
+
+void InferenceEngine::WarmSize(const LoadedVersion& version, uint32_t rows) {
+  const std::vector<uint8_t> pixels(rows * version.info().input.bytes());
+  absl::Duration took;
+  for (int turn = 0; turn < 2; ++turn) {  // the second is what it takes when warm
+    const absl::Time start = clock_.Now();
+    if (!version.predictor().Predict(pixels, rows).ok()) return;
+    took = clock_.Now() - start;
+  }
+  MutexLock lock(&mutex_);
+  version.lane(LoadedVersion::LaneKind::kRaw).time.Observe(rows, took);
+  version.lane(LoadedVersion::LaneKind::kImages).time.Observe(rows, took);
+  if (rows == 1) version.lane(LoadedVersion::LaneKind::kAlone).time.Observe(rows, took);
+}
+
+int InferenceEngine::in_flight() const {
+  MutexLock lock(&mutex_);
+  return static_cast<int>(batcher_.open());
 }
 
 }  // namespace millrace

@@ -1,60 +1,103 @@
-// From what a client sent for one version to its answer. The place where requests meet the processors: today
-// each runs its own forward pass on its caller's thread, which is the quickest answer for one; whoever gathers several
-// into a batch does it behind Infer.
+// Where requests meet the processors: the threads and the clock around the batcher.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
-#include <span>
+#include <thread>
+#include <unordered_map>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "services/model/execution_gate.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "services/model/batcher.h"
+#include "services/model/inference.h"
 #include "services/model/loaded_version.h"
-#include "services/model/model_metrics.h"
+#include "services/model/row_runner.h"
 
 namespace millrace {
 
-struct InferenceRequest {
-  enum class Kind {
-    kRaw,    // uint8 [rows, channels, height, width]
-    kImage,  // one PNG or JPEG
-  };
-  Kind kind = Kind::kRaw;
-  std::span<const uint8_t> input;                          // the caller's, for the length of the call
-  uint32_t rows = 1;                                       // of raw
-  absl::Duration wait_max = absl::InfiniteDuration();      // until the client's deadline
-  std::function<bool()> cancelled = [] { return false; };  // whether nobody waits for the answer any more; cheap
-};
-
-struct InferenceResult {
-  std::vector<float> values;  // [rows, ModelInfo::values_per_row()]
-  uint32_t rows = 0;
-  absl::Duration queue;    // waiting for an executor
-  absl::Duration compute;  // in the forward pass
-};
-
-// Any thread.
+// A request that finds nothing else under way is computed on its caller's thread: a hand-over takes a good part of the
+// time of a small forward pass. All others are computed by the engine's own threads, one per executor, which leaves the
+// callers free to bring more; so is one that comes on the heels of the last answer, for then more are behind it, unread.
+//
+// Threads: any. Infer, Cancel and the callbacks may run at once.
 class InferenceEngine {
  public:
-  // executors: forward passes at once; in_flight_max: those and the ones that wait.
-  InferenceEngine(int executors, int in_flight_max, std::shared_ptr<ModelMetrics> metrics);
+  using Ticket = uint64_t;
 
-  // INVALID_ARGUMENT that names the model and the bytes it expects, or the image's fault; RESOURCE_EXHAUSTED when too
-  // many requests are in flight; DEADLINE_EXCEEDED or CANCELLED if the client stopped waiting before the forward pass
-  // began (it is not begun then); INTERNAL if the forward pass fails. Counts the request in the version's series.
-  absl::StatusOr<InferenceResult> Infer(const LoadedVersion& version, const InferenceRequest& request);
+  // The clock must outlive the engine.
+  InferenceEngine(const Batcher::Limits& limits, const Clock& clock);
+  // Waits for what runs; what waits is UNAVAILABLE.
+  ~InferenceEngine();
+  InferenceEngine(const InferenceEngine&) = delete;
+  InferenceEngine& operator=(const InferenceEngine&) = delete;
 
-  const ExecutionGate& gate() const { return gate_; }
+  // Answers, now or later, with one of
+  //   INVALID_ARGUMENT    names the model and the bytes it expects, or the image's fault
+  //   RESOURCE_EXHAUSTED  too much waits already; with a retry hint (retry_hint.h)
+  //   DEADLINE_EXCEEDED   the deadline cannot be met, with a retry hint, or has passed while the request waited
+  //   CANCELLED           by Cancel, before the forward pass
+  //   INTERNAL            the model failed on a row of this request, which is named
+  //   UNAVAILABLE         the engine ends
+  // and counts the request in the version's series. A request without a deadline has kWaitMax.
+  Ticket Infer(std::shared_ptr<const LoadedVersion> version, const InferenceRequest& request, InferenceDone done);
+  // Nobody wants the answer any more. The callback is still called, unless it has been.
+  void Cancel(Ticket ticket);
+
+  // Computes every size of batch once on every executor thread, between the batches of those that serve, and learns how
+  // long they take. Returns when that is done.
+  void Warm(const std::shared_ptr<const LoadedVersion>& version);
+
+  // Requests admitted and not answered.
+  int in_flight() const;
+
+  static constexpr absl::Duration kWaitMax = absl::Minutes(1);
 
  private:
-  absl::StatusOr<InferenceResult> Run(const LoadedVersion& version, const InferenceRequest& request);
+  struct Call;
+  struct Part;
+  struct Job;
+  struct Executor {
+    std::deque<std::function<void()>> chores;  // guarded by mutex_
+    std::thread thread;
+  };
+  using Finished = std::vector<std::shared_ptr<Call>>;
 
-  ExecutionGate gate_;
-  const std::shared_ptr<ModelMetrics> metrics_;
+  // Whether a request that comes now is alone.
+  bool Quiet(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Admit(const std::shared_ptr<Call>& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The next batch and its calls; those that expired in the queue go into `finished`. Null if there is none.
+  std::unique_ptr<Job> Take(Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RunExecutor(Executor& executor);
+  void Run(Job& job);
+  void Compute(Job& job);
+  void Distribute(Job& job, const std::vector<Part*>& wanted, RowAnswers answers);
+  void Complete(Job& job, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // If nothing more can happen to the call, moves it into `finished`.
+  void FinishIfOver(const std::shared_ptr<Call>& call, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Answer(const Finished& finished);
+  void WarmSize(const LoadedVersion& version, uint32_t rows);
+
+  const Batcher::Limits limits_;
+  const Clock& clock_;
+
+  mutable Mutex mutex_;
+  CondVar work_;
+  CondVar warm_;
+  Batcher batcher_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<Ticket, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);
+  Ticket tickets_ ABSL_GUARDED_BY(mutex_) = 0;
+  int busy_ ABSL_GUARDED_BY(mutex_) = 0;  // threads with a batch in hand, until its answers are given
+  absl::Time quiet_since_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+
+  std::vector<Executor> executors_;
 };
 
 }  // namespace millrace

@@ -1,11 +1,14 @@
 // A model version in memory: what answers, and the account of what it answered.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
 
+#include "services/model/batcher.h"
 #include "services/model/model_metrics.h"
 #include "services/model/predictor.h"
 
@@ -21,6 +24,10 @@ class LoadedVersion {
   const Predictor& predictor() const { return *predictor_; }
   VersionSeries& series() const { return *series_; }
 
+  // The inference engine's, which guards them. kAlone: rows that share a batch but no forward pass.
+  enum class LaneKind { kRaw, kImages, kAlone };
+  Lane& lane(LaneKind kind) const { return lanes_[static_cast<size_t>(kind)]; }
+
   uint64_t requests() const { return requests_.load(std::memory_order_relaxed); }
   void CountRequest() const { requests_.fetch_add(1, std::memory_order_relaxed); }
 
@@ -28,6 +35,7 @@ class LoadedVersion {
   const std::unique_ptr<const Predictor> predictor_;
   const std::unique_ptr<VersionSeries> series_;
   mutable std::atomic<uint64_t> requests_{0};
+  mutable std::array<Lane, 3> lanes_;
 };
 
 }  // namespace millrace

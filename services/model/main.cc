@@ -9,6 +9,7 @@
 #include "common/allocator.h"
 #include "common/clock.h"
 #include "common/command_line.h"
+#include "common/limits.h"
 #include "common/model/runtime.h"
 #include "common/service_runtime.h"
 #include "services/model/cpu_quota.h"
@@ -18,7 +19,8 @@ int main(int argc, char** argv) {
   millrace::ServiceFlags flags{.listen = "127.0.0.1:8500", .http_listen = "127.0.0.1:8501"};
   std::string repository;
   int64_t poll_interval_ms = 500;
-  int max_in_flight = 128;
+  uint32_t max_in_flight = 128;
+  uint32_t max_batch_rows = 32;
   double drain_seconds = 2;
   CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
@@ -28,7 +30,10 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 3'600'000));
   app.add_option("--max-in-flight", max_in_flight, "Requests in flight beyond which new ones get RESOURCE_EXHAUSTED")
       ->capture_default_str()
-      ->check(CLI::Range(1, 100'000));
+      ->check(CLI::Range(1u, 100'000u));
+  app.add_option("--max-batch-rows", max_batch_rows, "Rows that one forward pass computes at most")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, millrace::kPredictRowsMax));
   app.add_option("--drain-seconds", drain_seconds,
                  "After SIGTERM: seconds in which requests are still answered though /readyz already says no")
       ->capture_default_str()
@@ -39,11 +44,13 @@ int main(int argc, char** argv) {
   millrace::TuneAllocator();
   return millrace::RunService("millrace-model", flags, [&](millrace::ServiceContext& context) {
     millrace::ConfigureTorch(1);
-    const int executors = std::min(millrace::UsableProcessors(), max_in_flight);
+    // One intra-op thread each: together no more than the processors that we may use.
+    const int executors = std::min(millrace::UsableProcessors(), static_cast<int>(max_in_flight));
     return millrace::ModelServer::Create({.repository = repository,
                                           .poll_interval = absl::Milliseconds(poll_interval_ms),
-                                          .executors = executors,
-                                          .in_flight_max = max_in_flight,
+                                          .limits = {.executors = executors,
+                                                     .batch_rows = max_batch_rows,
+                                                     .requests = max_in_flight},
                                           .drain_delay = absl::Seconds(drain_seconds)},
                                          millrace::ServableLoader(), context.metrics(), millrace::RealClock());
   });

@@ -16,6 +16,7 @@ auto& Register(Builder builder, prometheus::Registry& registry, const char* name
 }
 
 prometheus::Histogram::BucketBoundaries Latencies() { return LatencyBuckets(); }
+prometheus::Histogram::BucketBoundaries BatchSizes() { return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}; }
 
 }  // namespace
 
@@ -39,14 +40,24 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry)
                                 "Time of a Predict request inside the service.")),
       queue_seconds_(Register(prometheus::BuildHistogram(), registry, "millrace_model_queue_seconds",
                               "Part of it spent waiting for an executor, for answered requests.")),
+      batch_wait_seconds_(Register(prometheus::BuildHistogram(), registry, "millrace_model_batch_wait_seconds",
+                                   "Part of it between getting an executor and the forward pass, for answered "
+                                   "requests.")),
       compute_seconds_(Register(prometheus::BuildHistogram(), registry, "millrace_model_compute_seconds",
                                 "Part of it spent in the forward pass, for answered requests.")),
+      batch_rows_(Register(prometheus::BuildHistogram(), registry, "millrace_model_batch_rows",
+                           "Rows of the batches that were computed.")),
+      batches_(Register(prometheus::BuildCounter(), registry, "millrace_model_batches_total",
+                        "Batches computed, by why each was begun when it was.")),
+      rejected_(Register(prometheus::BuildCounter(), registry, "millrace_model_rejected_total",
+                         "Predict requests that were not admitted, by reason.")),
+      expired_rows_(Register(prometheus::BuildCounter(), registry, "millrace_model_expired_rows_executed_total",
+                             "Rows computed although their deadline had passed. Anything but 0 is a bug.")),
+      in_flight_(Register(prometheus::BuildGauge(), registry, "millrace_model_requests_in_flight",
+                          "Predict requests admitted and not yet answered.")),
       repository_readable_(&Register(prometheus::BuildGauge(), registry, "millrace_model_repository_readable",
                                      "1 if the repository could be read at the last poll.")
-                                .Add({})),
-      in_flight_(&Register(prometheus::BuildGauge(), registry, "millrace_model_requests_in_flight",
-                           "Predict requests admitted and not yet answered.")
-                      .Add({})) {}
+                                .Add({})) {}
 
 std::unique_ptr<VersionSeries> ModelMetrics::AddVersion(const std::string& model, uint64_t version) {
   return std::unique_ptr<VersionSeries>(
@@ -72,7 +83,24 @@ VersionSeries::VersionSeries(std::shared_ptr<ModelMetrics> owner, prometheus::La
       labels_(std::move(labels)),
       request_seconds_(&owner_->request_seconds_.Add(labels_, Latencies())),
       queue_seconds_(&owner_->queue_seconds_.Add(labels_, Latencies())),
-      compute_seconds_(&owner_->compute_seconds_.Add(labels_, Latencies())) {}
+      batch_wait_seconds_(&owner_->batch_wait_seconds_.Add(labels_, Latencies())),
+      compute_seconds_(&owner_->compute_seconds_.Add(labels_, Latencies())),
+      batch_rows_(&owner_->batch_rows_.Add(labels_, BatchSizes())),
+      expired_rows_(&owner_->expired_rows_.Add(labels_)),
+      in_flight_(&owner_->in_flight_.Add(labels_)) {
+  for (int i = 0; i < kReleases; ++i) {
+    batches_[i] = &owner_->batches_.Add(With("release", Name(static_cast<Batcher::Release>(i))));
+  }
+  for (int i = 0; i < kReasons; ++i) {
+    rejected_[i] = &owner_->rejected_.Add(With("reason", Name(static_cast<Batcher::Refusal::Reason>(i))));
+  }
+}
+
+prometheus::Labels VersionSeries::With(const char* label, std::string_view value) const {
+  prometheus::Labels labels = labels_;
+  labels[label] = value;
+  return labels;
+}
 
 VersionSeries::~VersionSeries() {
   for (std::atomic<prometheus::Counter*>& counter : requests_) {
@@ -80,25 +108,39 @@ VersionSeries::~VersionSeries() {
   }
   owner_->request_seconds_.Remove(request_seconds_);
   owner_->queue_seconds_.Remove(queue_seconds_);
+  owner_->batch_wait_seconds_.Remove(batch_wait_seconds_);
   owner_->compute_seconds_.Remove(compute_seconds_);
+  owner_->batch_rows_.Remove(batch_rows_);
+  owner_->expired_rows_.Remove(expired_rows_);
+  owner_->in_flight_.Remove(in_flight_);
+  for (prometheus::Counter* counter : batches_) owner_->batches_.Remove(counter);
+  for (prometheus::Counter* counter : rejected_) owner_->rejected_.Remove(counter);
 }
 
 void VersionSeries::CountRequest(absl::StatusCode code, absl::Duration total) {
   std::atomic<prometheus::Counter*>& slot = requests_[static_cast<int>(code) % kCodes];
   prometheus::Counter* counter = slot.load(std::memory_order_acquire);
   if (counter == nullptr) {
-    prometheus::Labels labels = labels_;
-    labels["code"] = absl::StatusCodeToString(code);
-    counter = &owner_->requests_.Add(labels);  // the same one, should two threads come here at once
+    counter = &owner_->requests_.Add(With("code", absl::StatusCodeToString(code)));  // the same one, should two threads come here at once
     slot.store(counter, std::memory_order_release);
   }
   counter->Increment();
   request_seconds_->Observe(absl::ToDoubleSeconds(total));
 }
 
-void VersionSeries::ObserveParts(absl::Duration queue, absl::Duration compute) {
+void VersionSeries::ObserveParts(absl::Duration queue, absl::Duration batch_wait, absl::Duration compute) {
   queue_seconds_->Observe(absl::ToDoubleSeconds(queue));
+  batch_wait_seconds_->Observe(absl::ToDoubleSeconds(batch_wait));
   compute_seconds_->Observe(absl::ToDoubleSeconds(compute));
+}
+
+void VersionSeries::ObserveBatch(uint32_t rows, Batcher::Release release) {
+  batch_rows_->Observe(rows);
+  batches_[static_cast<size_t>(release)]->Increment();
+}
+
+void VersionSeries::CountRejected(Batcher::Refusal::Reason reason) {
+  rejected_[static_cast<size_t>(reason)]->Increment();
 }
 
 }  // namespace millrace

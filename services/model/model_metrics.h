@@ -4,13 +4,16 @@
 
 #include <array>
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
 #include "prometheus/family.h"
+#include "services/model/batcher.h"
 
 namespace millrace {
 
@@ -20,11 +23,17 @@ class VersionSeries;
 //   else "" millrace_model_load_seconds{model}                       of versions that were loaded
 //   millrace_model_active_version{model}, millrace_model_active_step{model}
 //   millrace_model_repository_readable                       0 or 1
-//   millrace_model_requests_in_flight                        admitted: waiting or running
+//   millrace_model_requests_in_flight{model,version}         admitted: waiting or running
 //   millrace_model_requests_total{model,version,code}
 //   millrace_model_request_seconds{model,version}            in the service: waiting, decoding, forward pass
 //   millrace_model_queue_seconds{model,version}              waiting for an executor
+//   millrace_model_batch_wait_seconds{model,version}         from there to the forward pass
 //   millrace_model_compute_seconds{model,version}            in the forward pass
+//   millrace_model_batch_rows{model,version}                 of batches that were computed
+//   millrace_model_batches_total{model,version,release}      why each was begun: idle_executor, freed_executor,
+//                                                            rows_limit, bytes_limit (batcher.h)
+//   millrace_model_rejected_total{model,version,reason}      not admitted: queue_requests, queue_rows, queue_bytes, late
+//   millrace_model_expired_rows_executed_total{model,version}  computed after their deadline; stays 0
 // Threads: any. Held by shared ownership because versions, and so their series, can outlive the rest of the service.
 class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
  public:
@@ -37,7 +46,6 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   void ObserveLoadTime(const std::string& model, absl::Duration time);
   void SetActive(const std::string& model, uint64_t version, uint64_t step);
   void SetRepositoryReadable(bool readable) { repository_readable_->Set(readable ? 1 : 0); }
-  void SetInFlight(int requests) { in_flight_->Set(requests); }
 
  private:
   friend class VersionSeries;
@@ -50,9 +58,14 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& request_seconds_;
   prometheus::Family<prometheus::Histogram>& queue_seconds_;
+  prometheus::Family<prometheus::Histogram>& batch_wait_seconds_;
   prometheus::Family<prometheus::Histogram>& compute_seconds_;
+  prometheus::Family<prometheus::Histogram>& batch_rows_;
+  prometheus::Family<prometheus::Counter>& batches_;
+  prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Counter>& expired_rows_;
+  prometheus::Family<prometheus::Gauge>& in_flight_;
   prometheus::Gauge* repository_readable_;
-  prometheus::Gauge* in_flight_;
 };
 
 // The series of one version, for as long as it is in memory.
@@ -64,20 +77,33 @@ class VersionSeries {
 
   void CountRequest(absl::StatusCode code, absl::Duration total);
   // Of a request that was answered.
-  void ObserveParts(absl::Duration queue, absl::Duration compute);
+  void ObserveParts(absl::Duration queue, absl::Duration batch_wait, absl::Duration compute);
+  void ChangeInFlight(int by) { in_flight_->Increment(by); }
+  void ObserveBatch(uint32_t rows, Batcher::Release release);
+  void CountRejected(Batcher::Refusal::Reason reason);
+  void CountExpiredExecuted(uint32_t rows) { expired_rows_->Increment(rows); }
 
  private:
   friend class ModelMetrics;
   static constexpr int kCodes = 17;  // of gRPC
+  static constexpr int kReleases = 4;
+  static constexpr int kReasons = 4;
 
   VersionSeries(std::shared_ptr<ModelMetrics> owner, prometheus::Labels labels);
+  prometheus::Labels With(const char* label, std::string_view value) const;
 
   const std::shared_ptr<ModelMetrics> owner_;
   const prometheus::Labels labels_;
   std::array<std::atomic<prometheus::Counter*>, kCodes> requests_{};  // made when first needed
   prometheus::Histogram* const request_seconds_;
   prometheus::Histogram* const queue_seconds_;
+  prometheus::Histogram* const batch_wait_seconds_;
   prometheus::Histogram* const compute_seconds_;
+  prometheus::Histogram* const batch_rows_;
+  prometheus::Counter* const expired_rows_;
+  prometheus::Gauge* const in_flight_;
+  std::array<prometheus::Counter*, kReleases> batches_;
+  std::array<prometheus::Counter*, kReasons> rejected_;
 };
 
 }  // namespace millrace

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/limits.h"
 #include "common/log.h"
 
 namespace millrace {
@@ -18,9 +19,13 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
   if (options.drain_delay < absl::ZeroDuration() || options.drain_delay > absl::Hours(1)) {
     return absl::InvalidArgumentError("--drain-seconds must be in [0, 3600]");
   }
-  if (options.executors < 1 || options.in_flight_max < options.executors) {
+  const Batcher::Limits& limits = options.limits;
+  if (limits.executors < 1 || limits.requests < static_cast<uint32_t>(limits.executors)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--max-in-flight must be at least the number of executors, ", options.executors));
+        absl::StrCat("--max-in-flight must be at least the number of executors, ", limits.executors));
+  }
+  if (limits.batch_rows < 1 || limits.batch_rows > kPredictRowsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-batch-rows must be in [1, ", kPredictRowsMax, "]"));
   }
   const absl::Status repository = ListRepository(options.repository).status();
   if (absl::IsFailedPrecondition(repository)) return repository;
@@ -30,10 +35,12 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
 ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, const Clock& clock)
     : options_(std::move(options)),
       metrics_(ModelMetrics::Create(metrics)),
-      engine_(options_.executors, options_.in_flight_max, metrics_),
-      service_(table_, engine_),
-      loader_({.repository = options_.repository, .poll_interval = options_.poll_interval}, std::move(load), table_,
-              metrics_, clock) {}
+      engine_(options_.limits, clock),
+      service_(table_, engine_, clock),
+      loader_({.repository = options_.repository,
+               .poll_interval = options_.poll_interval,
+               .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},
+              std::move(load), table_, metrics_, clock) {}
 
 absl::Status ModelServer::Ready() {
   if (draining_) return absl::UnavailableError("draining");
@@ -44,8 +51,9 @@ absl::Status ModelServer::Ready() {
 }
 
 absl::Status ModelServer::Started(const ListenAddresses&) {
-  LogInfo("answering", {{"executors", options_.executors},
-                        {"in_flight_max", options_.in_flight_max},
+  LogInfo("answering", {{"executors", options_.limits.executors},
+                        {"batch_rows_max", options_.limits.batch_rows},
+                        {"in_flight_max", options_.limits.requests},
                         {"repository", options_.repository.string()}});
   loader_.Start();
   return absl::OkStatus();
@@ -62,8 +70,9 @@ std::string ModelServer::StatusPage() {
   std::string page =
       absl::StrCat("repository:  ", options_.repository.string(),
                    repository.ok() ? "" : absl::StrCat(" (", repository.message(), ")"), "\npolled:      every ",
-                   absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.gate().in_flight(), " of ",
-                   options_.in_flight_max, ", ", options_.executors, " at once\n\n");
+                   absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.in_flight(), " of ",
+                   options_.limits.requests, ", ", options_.limits.executors, " batches at once of up to ",
+                   options_.limits.batch_rows, " rows\n\n");
   absl::StrAppendFormat(&page, "%-16s %12s %-8s %9s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY", "REQUESTS",
                         "REASON");
   for (const VersionReport& report : table_.Report()) {

@@ -25,8 +25,7 @@ class ModelServer : public Service {
   struct Options {
     std::filesystem::path repository;
     absl::Duration poll_interval = absl::Milliseconds(500);  // (0, 1 h]
-    int executors = 1;                                       // forward passes at once
-    int in_flight_max = 128;
+    Batcher::Limits limits;
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
     absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]
   };

@@ -30,7 +30,7 @@ struct ModelInfo {
   uint64_t values_per_row() const { return classes > 0 ? classes : input.bytes() + 1; }
 };
 
-// A verified, warm model version. Immutable; any number of threads at once.
+// A verified model version. Immutable; any number of threads at once.
 class Predictor {
  public:
   virtual ~Predictor() = default;
@@ -49,7 +49,7 @@ struct LoadResult {
   std::string refusal;
 };
 
-// Verifies, loads and warms the version in a directory; may take seconds. Called by one thread at a time.
+// Verifies and loads the version in a directory; may take seconds. Called by one thread at a time.
 using LoadVersion = std::function<LoadResult(const std::string& version_directory)>;
 
 // The real one: common/model/servable.h. Call ConfigureTorch before it is used.

@@ -113,13 +113,13 @@ void VersionLoader::Load(const LoadAction& action) {
     }
   }
   if (result.status.ok()) {
-    Accept(action, std::move(result.predictor), clock_.Now() - start);
+    Accept(action, std::move(result.predictor), start);
   } else {
     Refuse(action, result);
   }
 }
 
-void VersionLoader::Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Duration took) {
+void VersionLoader::Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Time start) {
   const uint64_t version = action.version.version;
   Model& model = models_[action.model];
   const uint64_t before = std::exchange(model.serving, version);
@@ -127,6 +127,8 @@ void VersionLoader::Accept(const LoadAction& action, std::unique_ptr<const Predi
 
   std::shared_ptr<const LoadedVersion> loaded = janitor_.Adopt(
       std::make_unique<const LoadedVersion>(std::move(predictor), metrics_->AddVersion(action.model, version)));
+  if (options_.warm) options_.warm(loaded);
+  const absl::Duration took = clock_.Now() - start;
   const ModelInfo& info = loaded->info();
   metrics_->CountLoad(action.model, "loaded", "");
   metrics_->ObserveLoadTime(action.model, took);

@@ -32,6 +32,8 @@ class VersionLoader {
   struct Options {
     std::filesystem::path repository;
     absl::Duration poll_interval;
+    // Called with a version before it is published, if set; may take its time.
+    std::function<void(const std::shared_ptr<const LoadedVersion>&)> warm = nullptr;
   };
 
   // The references must outlive the loader; `load` is called on the loader's thread.
@@ -63,7 +65,7 @@ class VersionLoader {
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   void Load(const LoadAction& action);
-  void Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Duration took);
+  void Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Time start);
   void Refuse(const LoadAction& action, const LoadResult& result);
 
   const Options options_;

@@ -28,9 +28,9 @@ CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSp
                     .data_address = options_.data_address,
                     .clock = &clock,
                     .metrics = &context.metrics(),
+                    .limits = {.backup_workers = options_.backup_workers},
                     .ask_visits = [this](const v1::JobPlan& plan,
-                                         const v1::VisitCheck& check) { visit_client_.Ask(plan, check); },
-                    .limits = {.backup_workers = options.backup_workers}}),
+                                         const v1::VisitCheck& check) { visit_client_.Ask(plan, check); }}),
       service_(&coordinator_),
       visit_client_({options_.data_address},
                     [this](const v1::VisitCheck& check) { coordinator_.VisitsExpected(check); }) {}

@@ -97,6 +97,7 @@ class LoadGenerator {
     if (response.predictions_size() != 1) return absl::StrCat(response.predictions_size(), " predictions");
     response.clear_queue_microseconds();
     response.clear_compute_microseconds();
+    response.clear_batch_rows();
     MutexLock lock(&mutex_);
     if (version > newest) ++clients_at_[version];
     const auto [earlier, is_new] = seen_.emplace(version, response);
@@ -129,8 +130,7 @@ class HotLoadTest : public ::testing::Test {
     publish(1);
     auto models = ModelServer::Create({.repository = root_ / "models",
                                        .poll_interval = absl::Milliseconds(1),
-                                       .executors = 2,
-                                       .in_flight_max = 2 * kClients,
+                                       .limits = {.executors = 2, .requests = 2 * kClients},
                                        .drain_delay = absl::ZeroDuration()},
                                       std::move(load), metrics_, RealClock());
     EXPECT_THAT(models, IsOk());
@@ -143,6 +143,7 @@ class HotLoadTest : public ::testing::Test {
     v1::PredictRequest request;
     request.set_model("mnist");
     request.set_raw(pixels);
+    request.set_deterministic(true);  // answers of one version are compared bit by bit
     LoadGenerator clients((*server)->address(), request);
     for (uint64_t version = 2; version <= kVersions; ++version) {
       clients.Announce(version);

@@ -1,115 +1,336 @@
 #include "services/model/inference_engine.h"
 
 #include <atomic>
+#include <future>
+#include <limits>
 #include <memory>
+#include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/limits.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "services/model/retry_hint.h"
 #include "tests/services/model/fake_model.h"
 #include "tests/services/model/test_images.h"
 #include "tests/testing/eventually.h"
+#include "tests/testing/fake_clock.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr uint8_t kPoison = 255;
+
+// A row's answer is its first pixel, kFakeClasses times. Waits at its door while told to; fails on kPoison.
+class EchoPredictor : public Predictor {
+ public:
+  const ModelInfo& info() const override { return info_; }
+  absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const override {
+    ++entered;
+    while (blocked) std::this_thread::yield();
+    std::vector<float> values;
+    for (size_t row = 0; row < rows; ++row) {
+      const uint8_t pixel = images[row * info_.input.bytes()];
+      if (pixel == kPoison) return absl::InternalError("predicting: poison");
+      values.insert(values.end(), info_.classes, pixel);
+    }
+    last_rows = rows;
+    last_thread = std::this_thread::get_id();
+    return values;
+  }
+
+  mutable std::atomic<int> entered = 0;
+  mutable std::atomic<size_t> last_rows = 0;
+  mutable std::atomic<std::thread::id> last_thread;
+  std::atomic<bool> blocked = false;
+
+ private:
+  const ModelInfo info_ = FakeInfo("mnist", 6);
+};
 
 class InferenceEngineTest : public ::testing::Test {
  protected:
-  InferenceEngineTest()
-      : version_(std::make_unique<FakePredictor>(FakeInfo("mnist", 6),
-                                                 [this] {
-                                                   ++forward_passes_;
-                                                   while (blocked_) std::this_thread::yield();
-                                                 }),
-                 model_metrics_->AddVersion("mnist", 6)) {}
+  using Result = absl::StatusOr<InferenceAnswer>;
 
-  InferenceRequest Raw(uint32_t rows = 1) {
+  // A request with its pixels, so that they live until the answer.
+  struct Pending {
+    std::vector<uint8_t> pixels;
+    std::promise<Result> promise;
+    std::future<Result> future = promise.get_future();
+    InferenceEngine::Ticket ticket = 0;
+  };
+
+  InferenceEngineTest() {
+    auto predictor = std::make_unique<EchoPredictor>();
+    predictor_ = predictor.get();
+    version_ = std::make_shared<const LoadedVersion>(std::move(predictor), model_metrics_->AddVersion("mnist", 6));
+  }
+  ~InferenceEngineTest() override { predictor_->blocked = false; }
+
+  static std::vector<uint8_t> Pixels(const std::vector<uint8_t>& first) {
+    std::vector<uint8_t> pixels(first.size() * kFakeShape.bytes());
+    for (size_t row = 0; row < first.size(); ++row) pixels[row * kFakeShape.bytes()] = first[row];
+    return pixels;
+  }
+  std::unique_ptr<Pending> Ask(InferenceEngine& engine, std::vector<uint8_t> pixels, InferenceRequest request) {
+    auto pending = std::make_unique<Pending>();
+    pending->pixels = std::move(pixels);
+    request.input = pending->pixels;
+    pending->ticket = engine.Infer(version_, request, [promise = &pending->promise](Result result) {
+      promise->set_value(std::move(result));  // throws if it is called twice
+    });
+    return pending;
+  }
+  std::unique_ptr<Pending> Ask(InferenceEngine& engine, const std::vector<uint8_t>& first,
+                               absl::Time deadline = absl::InfiniteFuture(), bool deterministic = false) {
     InferenceRequest request;
-    request.input = std::span(pixels_).first(kFakeShape.bytes() * rows);
-    request.rows = rows;
-    return request;
+    request.rows = static_cast<uint32_t>(first.size());
+    request.deadline = deadline;
+    request.deterministic = deterministic;
+    return Ask(engine, Pixels(first), request);
+  }
+  // Holds an executor until blocked is false again. Asked from a thread of its own: it may run there.
+  std::thread Occupy(InferenceEngine& engine) {
+    predictor_->blocked = true;
+    const int before = predictor_->entered;
+    std::thread thread([this, &engine] { EXPECT_THAT(Ask(engine, {9})->future.get(), IsOk()); });
+    EXPECT_TRUE(Eventually([&] { return predictor_->entered > before; }));
+    return thread;
+  }
+  static std::vector<uint8_t> First(const InferenceAnswer& answer) {
+    std::vector<uint8_t> first;
+    for (size_t i = 0; i < answer.values.size(); i += kFakeClasses) {
+      first.push_back(static_cast<uint8_t>(answer.values[i]));
+    }
+    return first;
   }
 
-  std::vector<uint8_t> pixels_ = std::vector<uint8_t>(6 * 2000);
-  std::atomic<int> forward_passes_ = 0;
-  std::atomic<bool> blocked_ = false;
+  FakeClock clock_;
   Metrics metrics_{"test"};
   std::shared_ptr<ModelMetrics> model_metrics_ = ModelMetrics::Create(metrics_);
-  LoadedVersion version_;
+  EchoPredictor* predictor_;
+  std::shared_ptr<const LoadedVersion> version_;
 };
 
-TEST_F(InferenceEngineTest, AnswersAndCounts) {
-  InferenceEngine engine(1, 2, model_metrics_);
-  const auto result = engine.Infer(version_, Raw(3));
+TEST_F(InferenceEngineTest, AnIdleEngineAnswersOnTheCallersThreadAndCounts) {
+  InferenceEngine engine({.executors = 1}, clock_);
+  const auto pending = Ask(engine, {1, 2, 3});
+  const Result result = pending->future.get();
   ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(predictor_->last_thread.load(), std::this_thread::get_id());
+  EXPECT_EQ(First(*result), (std::vector<uint8_t>{1, 2, 3}));
   EXPECT_EQ(result->rows, 3u);
-  EXPECT_EQ(result->values.size(), 3 * kFakeClasses);
-  EXPECT_EQ(version_.requests(), 1u);
-  EXPECT_THAT(metrics_.Render(),
-              HasSubstr("millrace_model_requests_total{code=\"OK\",model=\"mnist\",version=\"6\"} 1"));
-  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_requests_in_flight 0"));
+  EXPECT_EQ(result->batch_rows, 3u);
+  EXPECT_EQ(version_->requests(), 1u);
+  const std::string text = metrics_.Render();
+  for (const char* series :
+       {"millrace_model_requests_total{code=\"OK\",model=\"mnist\",version=\"6\"} 1",
+        "millrace_model_requests_in_flight{model=\"mnist\",version=\"6\"} 0",
+        "millrace_model_batches_total{model=\"mnist\",release=\"idle_executor\",version=\"6\"} 1",
+        "millrace_model_batch_rows_sum{model=\"mnist\",version=\"6\"} 3",
+        "millrace_model_batch_wait_seconds_count{model=\"mnist\",version=\"6\"} 1",
+        "millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"}) {
+    EXPECT_THAT(text, HasSubstr(series));
+  }
+}
+
+TEST_F(InferenceEngineTest, AnUnloadedVersionLeavesNoSeries) {
+  {
+    InferenceEngine engine({.executors = 1}, clock_);
+    EXPECT_THAT(Ask(engine, {1})->future.get(), IsOk());
+  }
+  EXPECT_THAT(metrics_.Render(), HasSubstr("version=\"6\""));
+  version_.reset();
+  EXPECT_THAT(metrics_.Render(), Not(HasSubstr("version=\"6\"")));
 }
 
 TEST_F(InferenceEngineTest, SizesAreCheckedAndTheMessageNamesThem) {
-  InferenceEngine engine(1, 2, model_metrics_);
-  InferenceRequest request = Raw(2);
+  InferenceEngine engine({.executors = 1}, clock_);
+  InferenceRequest request;
   request.rows = 3;
-  EXPECT_THAT(engine.Infer(version_, request),
+  EXPECT_THAT(Ask(engine, Pixels({1, 2}), request)->future.get(),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("model mnist takes uint8 [rows, 1, 2, 3]: 18 bytes for rows = 3, got 12")));
-  EXPECT_THAT(engine.Infer(version_, Raw(kPredictRowsMax + 1)),
+  EXPECT_THAT(Ask(engine, std::vector<uint8_t>(kPredictRowsMax + 1))->future.get(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1024")));
-  EXPECT_EQ(forward_passes_, 0);
+  EXPECT_EQ(predictor_->entered, 0);
 }
 
-TEST_F(InferenceEngineTest, ImagesAreDecoded) {
-  InferenceEngine engine(1, 2, model_metrics_);
+TEST_F(InferenceEngineTest, ImagesAreDecodedAndABadOneFailsAlone) {
+  InferenceEngine engine({.executors = 1}, clock_);
   const Bytes samples = Draw(30, 20, [](uint32_t x, uint32_t) { return static_cast<int>(x); });
   const Bytes png = EncodePng(30, 20, PNG_FORMAT_GRAY, samples.data());
-  InferenceRequest request;
-  request.kind = InferenceRequest::Kind::kImage;
-  request.input = png;
-  const auto result = engine.Infer(version_, request);
+  InferenceRequest image;
+  image.kind = InferenceRequest::Kind::kImage;
+  std::thread busy = Occupy(engine);
+  const auto good = Ask(engine, png, image);
+  const auto bad = Ask(engine, Bytes(png.begin(), png.end() - 1), image);
+  const auto good_too = Ask(engine, png, image);
+  image.rows = 2;
+  EXPECT_THAT(Ask(engine, png, image)->future.get(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rows")));
+  predictor_->blocked = false;
+  const Result result = good->future.get();
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->rows, 1u);
-  request.input = std::span(png).first(png.size() - 1);
-  EXPECT_THAT(engine.Infer(version_, request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("corrupt PNG")));
-  request.rows = 2;
-  EXPECT_THAT(engine.Infer(version_, request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rows")));
+  EXPECT_EQ(result->batch_rows, 2u);
+  EXPECT_THAT(bad->future.get(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("corrupt PNG")));
+  EXPECT_THAT(good_too->future.get(), IsOk());
+  busy.join();
+}
+
+TEST_F(InferenceEngineTest, RequestsGatherWhileTheExecutorIsBusyAndEachGetsItsOwnAnswer) {
+  InferenceEngine engine({.executors = 1, .batch_rows = 8}, clock_);
+  std::thread busy = Occupy(engine);
+  std::vector<std::unique_ptr<Pending>> pending;
+  for (uint8_t i = 0; i < 20; i += 2) pending.push_back(Ask(engine, {i, static_cast<uint8_t>(i + 1)}));
+  predictor_->blocked = false;
+  for (uint8_t i = 0; i < 20; i += 2) {
+    const Result result = pending[i / 2]->future.get();
+    ASSERT_THAT(result, IsOk());
+    EXPECT_EQ(First(*result), (std::vector<uint8_t>{i, static_cast<uint8_t>(i + 1)}));
+  }
+  busy.join();
+  EXPECT_EQ(predictor_->entered, 1 + 3);  // 8, 8 and 4 rows
+  EXPECT_THAT(metrics_.Render(),
+              HasSubstr("millrace_model_batches_total{model=\"mnist\",release=\"rows_limit\",version=\"6\"} 2"));
+}
+
+TEST_F(InferenceEngineTest, LargeRequestsAreSpreadOverBatchesAndPutTogetherAgain) {
+  InferenceEngine engine({.executors = 2, .batch_rows = 8}, clock_);
+  std::vector<uint8_t> first(100);
+  for (size_t row = 0; row < first.size(); ++row) first[row] = static_cast<uint8_t>(row);
+  const Result result = Ask(engine, first)->future.get();
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(First(*result), first);
+  EXPECT_EQ(result->batch_rows, 8u);
+  EXPECT_EQ(predictor_->entered, 13);
+}
+
+TEST_F(InferenceEngineTest, DeterministicRowsAreComputedByThemselves) {
+  InferenceEngine engine({.executors = 1}, clock_);
+  std::thread busy = Occupy(engine);
+  const auto deterministic = Ask(engine, {1, 2, 3}, absl::InfiniteFuture(), true);
+  predictor_->blocked = false;
+  EXPECT_EQ(First(*deterministic->future.get()), (std::vector<uint8_t>{1, 2, 3}));
+  EXPECT_EQ(predictor_->last_rows, 1u);
+  busy.join();
+}
+
+TEST_F(InferenceEngineTest, ARowThatTheModelFailsOnFailsAlone) {
+  InferenceEngine engine({.executors = 1}, clock_);
+  std::thread busy = Occupy(engine);
+  const auto good = Ask(engine, {1, 2});
+  const auto bad = Ask(engine, {3, kPoison});
+  const auto good_too = Ask(engine, {4});
+  predictor_->blocked = false;
+  EXPECT_EQ(First(*good->future.get()), (std::vector<uint8_t>{1, 2}));
+  EXPECT_THAT(bad->future.get(), StatusIs(absl::StatusCode::kInternal, HasSubstr("row 1: predicting: poison")));
+  EXPECT_EQ(First(*good_too->future.get()), (std::vector<uint8_t>{4}));
+  busy.join();
 }
 
 TEST_F(InferenceEngineTest, NothingIsComputedForAClientThatIsGone) {
-  InferenceEngine engine(1, 2, model_metrics_);
-  InferenceRequest request = Raw();
-  request.cancelled = [] { return true; };
-  EXPECT_THAT(engine.Infer(version_, request), StatusIs(absl::StatusCode::kCancelled));
-  request = Raw();
-  request.wait_max = -absl::Seconds(1);
-  EXPECT_THAT(engine.Infer(version_, request), StatusIs(absl::StatusCode::kDeadlineExceeded));
-  EXPECT_EQ(forward_passes_, 0);
+  InferenceEngine engine({.executors = 1, .requests = 8}, clock_);
+  EXPECT_THAT(Ask(engine, {1}, clock_.Now())->future.get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  std::thread busy = Occupy(engine);
+  const auto expires = Ask(engine, {1}, clock_.Now() + absl::Seconds(1));
+  const auto expires_unsaid = Ask(engine, {1});
+  const auto cancelled = Ask(engine, {1});
+  EXPECT_EQ(engine.in_flight(), 4);
+  engine.Cancel(cancelled->ticket);
+  EXPECT_THAT(cancelled->future.get(), StatusIs(absl::StatusCode::kCancelled));
+  EXPECT_EQ(engine.in_flight(), 3);
+  engine.Cancel(cancelled->ticket);
+  clock_.Advance(InferenceEngine::kWaitMax);
+  predictor_->blocked = false;
+  EXPECT_THAT(expires->future.get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_THAT(expires_unsaid->future.get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
+  busy.join();
+  EXPECT_EQ(predictor_->entered, 1);
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"));
 }
 
-TEST_F(InferenceEngineTest, InFlightIsBoundedAndWaitingEndsWithTheDeadline) {
-  InferenceEngine engine(1, 2, model_metrics_);
-  blocked_ = true;
-  std::thread running([&] { EXPECT_THAT(engine.Infer(version_, Raw()), IsOk()); });
-  EXPECT_TRUE(Eventually([&] { return forward_passes_ == 1; }));
-  InferenceRequest impatient = Raw();
-  impatient.wait_max = absl::Milliseconds(5);
-  EXPECT_THAT(engine.Infer(version_, impatient), StatusIs(absl::StatusCode::kDeadlineExceeded));
-  std::thread waiting([&] { EXPECT_THAT(engine.Infer(version_, Raw()), IsOk()); });
-  EXPECT_TRUE(Eventually([&] { return engine.gate().in_flight() == 2; }));
-  EXPECT_THAT(engine.Infer(version_, Raw()), StatusIs(absl::StatusCode::kResourceExhausted));
-  EXPECT_EQ(forward_passes_, 1);
-  blocked_ = false;
-  running.join();
-  waiting.join();
-  EXPECT_EQ(forward_passes_, 2);
+TEST_F(InferenceEngineTest, ACallThatRunsIsWaitedForBecauseItsInputIsRead) {
+  InferenceEngine engine({.executors = 2, .batch_rows = 4}, clock_);
+  std::thread busy = Occupy(engine);
+  const auto running = Ask(engine, {1, 2, 3, 4, 5, 6});  // four rows run on the other executor, two wait
+  EXPECT_TRUE(Eventually([&] { return predictor_->entered == 2; }));
+  engine.Cancel(running->ticket);
+  EXPECT_EQ(running->future.wait_for(std::chrono::milliseconds(5)), std::future_status::timeout);
+  predictor_->blocked = false;
+  EXPECT_THAT(running->future.get(), StatusIs(absl::StatusCode::kCancelled));
+  busy.join();
+  EXPECT_EQ(predictor_->entered, 2);
+}
+
+TEST_F(InferenceEngineTest, RefusalsSayWhenToTryAgainAndAreCounted) {
+  InferenceEngine engine({.executors = 1, .requests = 2}, clock_);
+  std::thread busy = Occupy(engine);
+  const auto waiting = Ask(engine, {1});
+  const Result full = Ask(engine, {1})->future.get();
+  EXPECT_THAT(full, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("queue_requests")));
+  EXPECT_GE(RetryAfter(full.status()).value_or(absl::ZeroDuration()), absl::Milliseconds(1));
+  EXPECT_THAT(metrics_.Render(),
+              HasSubstr("millrace_model_rejected_total{model=\"mnist\",reason=\"queue_requests\",version=\"6\"} 1"));
+  predictor_->blocked = false;
+  EXPECT_THAT(waiting->future.get(), IsOk());
+  busy.join();
+}
+
+TEST_F(InferenceEngineTest, WarmComputesEverySizeOnEveryExecutor) {
+  InferenceEngine engine({.executors = 2, .batch_rows = 8}, clock_);
+  engine.Warm(version_);
+  EXPECT_EQ(predictor_->entered, 2 * 4 * 2);
+  EXPECT_EQ(predictor_->last_rows, 8u);
+  EXPECT_NE(predictor_->last_thread.load(), std::this_thread::get_id());
+}
+
+TEST_F(InferenceEngineTest, WhatWaitsWhenTheEngineEndsIsAnswered) {
+  std::optional<InferenceEngine> engine(std::in_place, Batcher::Limits{.executors = 2}, clock_);
+  std::thread busy = Occupy(*engine);
+  std::thread busy_too([&] { Ask(*engine, {1})->future.get().IgnoreError(); });
+  EXPECT_TRUE(Eventually([&] { return predictor_->entered == 2; }));
+  const auto waiting = Ask(*engine, {1});
+  predictor_->blocked = false;
+  busy.join();
+  busy_too.join();
+  engine.reset();
+  // Either an executor had just taken it, or it was told.
+  const Result result = waiting->future.get();
+  EXPECT_TRUE(result.ok() || absl::IsUnavailable(result.status())) << result.status();
+}
+
+// Callers, cancellations and deadlines at once: everybody gets one answer, and it is theirs.
+TEST_F(InferenceEngineTest, ManyCallersNeverGetAnothersAnswer) {
+  InferenceEngine engine({.executors = 2, .batch_rows = 8, .requests = 12}, RealClock());
+  std::vector<std::thread> callers;
+  std::atomic<int> answered = 0;
+  for (int caller = 0; caller < 8; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int i = 0; i < 400; ++i) {
+        std::vector<uint8_t> first(1 + (i * 7 + caller) % 19);
+        for (size_t row = 0; row < first.size(); ++row) first[row] = static_cast<uint8_t>((caller * 31 + i + row) % 250);
+        const absl::Time deadline = RealClock().Now() + (i % 5 == 0 ? absl::Microseconds(200) : absl::Seconds(20));
+        const auto pending = Ask(engine, first, deadline, i % 11 == 0);
+        if (i % 3 == 0) engine.Cancel(pending->ticket);
+        const Result result = pending->future.get();
+        if (!result.ok()) continue;
+        ++answered;
+        ASSERT_EQ(First(*result), first);
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_GT(answered, 0);
+  EXPECT_EQ(engine.in_flight(), 0);
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"));
 }
 
 }  // namespace

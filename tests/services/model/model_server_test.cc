@@ -22,8 +22,7 @@ class ModelServerTest : public ::testing::Test {
   ModelServer::Options Options() {
     return {.repository = root_ / "models",
             .poll_interval = absl::Milliseconds(1),
-            .executors = 1,
-            .in_flight_max = 4,
+            .limits = {.executors = 1, .requests = 4},
             .drain_delay = absl::ZeroDuration()};
   }
   absl::StatusOr<std::unique_ptr<ModelServer>> Create(const ModelServer::Options& options) {
@@ -79,8 +78,11 @@ TEST_F(ModelServerTest, ImpossibleOptionsAreRefused) {
   options.poll_interval = absl::ZeroDuration();
   EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--poll-interval-ms")));
   options = Options();
-  options.in_flight_max = 0;
+  options.limits.requests = 0;
   EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--max-in-flight")));
+  options = Options();
+  options.limits.batch_rows = 0;
+  EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--max-batch-rows")));
   options = Options();
   options.drain_delay = -absl::Seconds(1);
   EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--drain-seconds")));

@@ -65,8 +65,8 @@ class PredictServiceTest : public ::testing::Test {
   Metrics metrics_{"test"};
   std::shared_ptr<ModelMetrics> model_metrics_ = ModelMetrics::Create(metrics_);
   ServingTable table_;
-  InferenceEngine engine_{2, 16, model_metrics_};
-  PredictService service_{table_, engine_};
+  InferenceEngine engine_{{.executors = 2, .batch_rows = 4, .requests = 16}, RealClock()};
+  PredictService service_{table_, engine_, RealClock()};
   VersionLoader loader_{{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
                         FakeLoader([this] {
                           ++forward_passes_;
@@ -87,6 +87,7 @@ TEST_F(PredictServiceTest, AnswersCarryTheirProvenance) {
   EXPECT_EQ(response.version(), 7u);
   EXPECT_EQ(response.step(), 7u);
   EXPECT_EQ(response.digest(), "digest-7");
+  EXPECT_EQ(response.batch_rows(), 2u);
   ASSERT_EQ(response.predictions_size(), 2);
   EXPECT_EQ(response.predictions(1).label(), 7 % kFakeClasses);
   EXPECT_EQ(response.predictions(1).probabilities_size(), static_cast<int>(kFakeClasses));
@@ -164,14 +165,20 @@ TEST_F(PredictServiceTest, ExpiredRequestsInTheQueueAreNotComputedAndAFullQueueR
   ask(absl::Milliseconds(50), grpc::StatusCode::DEADLINE_EXCEEDED);
   clients.back().join();
   clients.pop_back();
-  EXPECT_TRUE(Eventually([&] { return engine_.gate().in_flight() == 2; }));
+  EXPECT_TRUE(Eventually([&] { return engine_.in_flight() == 2; }));
   for (int i = 0; i < 14; ++i) ask(absl::Seconds(20), grpc::StatusCode::OK);
-  EXPECT_TRUE(Eventually([&] { return engine_.gate().in_flight() == 16; }));
-  EXPECT_EQ(Predict(Raw()).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(Eventually([&] { return engine_.in_flight() == 16; }));
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(20));
+  v1::PredictResponse response;
+  EXPECT_EQ(stub_->Predict(&context, Raw(), &response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  const auto hint = context.GetServerTrailingMetadata().find("grpc-retry-pushback-ms");
+  EXPECT_TRUE(hint != context.GetServerTrailingMetadata().end() &&
+              std::stoi(std::string(hint->second.begin(), hint->second.end())) >= 1);
   EXPECT_EQ(forward_passes_, 2);
   blocked_ = false;
   for (std::thread& client : clients) client.join();
-  EXPECT_EQ(forward_passes_, 16);
+  EXPECT_EQ(forward_passes_, 2 + 4);  // fourteen rows that waited, in batches of four
 }
 
 TEST_F(PredictServiceTest, ListModelsTellsStateAndReason) {

@@ -4,10 +4,12 @@
 
 #include <zlib.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <limits>
 #include <memory>
 #include <string>
@@ -151,23 +153,57 @@ TEST_F(ServableTest, AVersionThatIsRepairedIsServed) {
   EXPECT_EQ(Serving(), 10u);
 }
 
+absl::StatusOr<InferenceAnswer> Infer(InferenceEngine& engine, std::shared_ptr<const LoadedVersion> version,
+                                      const InferenceRequest& request) {
+  std::promise<absl::StatusOr<InferenceAnswer>> promise;
+  engine.Infer(std::move(version), request, [&](auto answer) { promise.set_value(std::move(answer)); });
+  return promise.get_future().get();
+}
+
 TEST_F(ServableTest, PicturesAndRawPixelsOfTheSameDigitGetTheSameAnswer) {
   Export(10);
   PollAll();
-  InferenceEngine engine(1, 1, model_metrics_);
+  InferenceEngine engine({.executors = 1}, RealClock());
   const auto version = *table_.Find("mnist", 0);
   EXPECT_EQ(version->info().input, (ImageShape{.channels = 1, .height = 28, .width = 28}));
   const Bytes digit =
       Draw(28, 28, [](uint32_t x, uint32_t y) { return x > 12 && x < 16 && y > 3 && y < 24 ? 255 : 0; });
   InferenceRequest request;
   request.input = digit;
-  const auto raw = engine.Infer(*version, request);
+  const auto raw = Infer(engine, version, request);
   ASSERT_THAT(raw, IsOk());
   ASSERT_EQ(raw->values.size(), 10u);
   const Bytes png = EncodePng(28, 28, PNG_FORMAT_GRAY, digit.data());
   request.kind = InferenceRequest::Kind::kImage;
   request.input = png;
-  EXPECT_EQ(engine.Infer(*version, request)->values, raw->values);
+  const auto picture = Infer(engine, version, request);
+  ASSERT_THAT(picture, IsOk());
+  EXPECT_EQ(picture->values, raw->values);
+}
+
+// With LibTorch's own kernels, which are chosen by the size of a batch.
+TEST_F(ServableTest, ADeterministicRowHasTheSameBitsWhateverItsNeighbours) {
+  Export(10);
+  PollAll();
+  InferenceEngine engine({.executors = 1}, RealClock());
+  const auto version = *table_.Find("mnist", 0);
+  Bytes pixels(33 * 784);
+  for (size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<uint8_t>(i * 2654435761u >> 24);
+  InferenceRequest request;
+  request.deterministic = true;
+  request.rows = 33;
+  request.input = pixels;
+  const auto together = Infer(engine, version, request);
+  ASSERT_THAT(together, IsOk());
+  request.rows = 1;
+  for (size_t row = 0; row < 33; ++row) {
+    request.input = std::span(pixels).subspan(row * 784, 784);
+    const auto alone = Infer(engine, version, request);
+    ASSERT_THAT(alone, IsOk());
+    EXPECT_TRUE(std::equal(alone->values.begin(), alone->values.end(),
+                           together->values.begin() + static_cast<ptrdiff_t>(row * 10)))
+        << "row " << row;
+  }
 }
 
 }  // namespace

@@ -1,0 +1,210 @@
+#include "services/model/batcher.h"
+
+#include <algorithm>
+#include <cstddef>
+
+namespace millrace {
+namespace {
+
+constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(1);
+
+Batcher::Refusal Refuse(Batcher::Refusal::Reason reason, absl::Duration retry_after) {
+  return {.reason = reason, .retry_after = std::max(retry_after, kRetryAfterMin)};
+}
+
+}  // namespace
+
+std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Time now) {
+  if (request.deadline <= now) return Refuse(Refusal::Reason::kLate, absl::ZeroDuration());
+  if (const std::optional<Refusal> over = OverLimit(request, now)) return over;
+  const bool met_free_executor = lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors);
+  if (!met_free_executor) {
+    const absl::Time finish = PredictFinish(request, now);
+    if (finish > request.deadline) return Refuse(Refusal::Reason::kLate, finish - request.deadline);
+  }
+  const Key key(request.deadline, arrivals_++);
+  Waiting waiting{.request = request, .next_row = 0, .met_free_executor = met_free_executor};
+  waiting_rows_ += waiting.rows();
+  waiting_bytes_ += waiting.bytes();
+  lanes_[request.lane].emplace(key, waiting);
+  open_[request.id] = {.lane = request.lane, .key = key};
+  return std::nullopt;
+}
+
+std::optional<Batcher::Refusal> Batcher::OverLimit(const Request& request, absl::Time now) const {
+  absl::Time freed = now;
+  if (!running_.empty()) {
+    freed = std::min_element(running_.begin(), running_.end(), [](const auto& a, const auto& b) {
+              return a.second < b.second;
+            })->second;
+  }
+  if (open_.size() >= limits_.requests) return Refuse(Refusal::Reason::kRequests, freed - now);
+  if (waiting_rows_ + request.rows > limits_.waiting_rows) {
+    return Refuse(Refusal::Reason::kRows, freed - now + TimeForWaiting());
+  }
+  if (waiting_bytes_ + request.rows * request.row_bytes > limits_.waiting_bytes) {
+    return Refuse(Refusal::Reason::kBytes, freed - now + TimeForWaiting());
+  }
+  return std::nullopt;
+}
+
+absl::Duration Batcher::TimeForWaiting() const {
+  absl::Duration time;
+  for (const auto& [lane, queue] : lanes_) {
+    uint64_t rows = 0;
+    for (const auto& [key, waiting] : queue) rows += waiting.rows();
+    time += lane->time.Estimate(limits_.batch_rows) * (rows / limits_.batch_rows);
+    if (rows % limits_.batch_rows != 0) time += lane->time.Estimate(static_cast<uint32_t>(rows % limits_.batch_rows));
+  }
+  return time / limits_.executors;
+}
+
+absl::Time Batcher::PredictFinish(const Request& request, absl::Time now) const {
+  // Batches are taken to be full: the estimate is rather too low than too high, and what it lets in too much expires in
+  // the queue, uncomputed.
+  uint64_t rows = request.rows;  // of its own lane up to and with its last row
+  absl::Duration others;
+  for (const auto& [lane, queue] : lanes_) {
+    uint64_t ahead = 0;
+    for (const auto& [key, waiting] : queue) {
+      if (key.first > request.deadline) break;
+      ahead += waiting.rows();
+    }
+    if (lane == request.lane) {
+      rows += ahead;
+    } else if (ahead > 0) {
+      others += lane->time.Estimate(limits_.batch_rows) * ahead / limits_.batch_rows;
+    }
+  }
+  absl::Time start = now;
+  if (running_.size() >= static_cast<size_t>(limits_.executors)) {
+    start = absl::InfiniteFuture();
+    for (const auto& [number, end] : running_) start = std::min(start, end);
+    start = std::max(start, now);
+  }
+  const uint64_t full = (rows - 1) / limits_.batch_rows;
+  const auto last = static_cast<uint32_t>(rows - full * limits_.batch_rows);
+  const ServiceTime& time = request.lane->time;
+  return start + others / limits_.executors + time.Estimate(limits_.batch_rows) * (full / limits_.executors) +
+         time.Estimate(last);
+}
+
+Batcher::Decision Batcher::Next(absl::Time now) {
+  Decision decision;
+  if (!HasWork()) return decision;
+  DropExpired(now, decision.expired);
+  Lane* lane = nullptr;
+  Queue* queue = EarliestQueue(&lane);
+  if (queue == nullptr) return decision;
+  decision.batch = Fill(lane, *queue, now);
+  return decision;
+}
+
+void Batcher::DropExpired(absl::Time now, std::vector<Id>& expired) {
+  for (auto lane = lanes_.begin(); lane != lanes_.end();) {
+    Queue& queue = lane->second;
+    while (!queue.empty() && queue.begin()->first.first <= now) {
+      expired.push_back(queue.begin()->second.request.id);
+      open_.erase(expired.back());
+      Forget(queue.begin()->second);
+      queue.erase(queue.begin());
+    }
+    lane = queue.empty() ? lanes_.erase(lane) : std::next(lane);
+  }
+}
+
+Batcher::Queue* Batcher::EarliestQueue(Lane** lane) {
+  Queue* earliest = nullptr;
+  for (auto& [candidate, queue] : lanes_) {
+    if (earliest != nullptr && earliest->begin()->first < queue.begin()->first) continue;
+    earliest = &queue;
+    *lane = candidate;
+  }
+  return earliest;
+}
+
+Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
+  Batch batch{.number = batches_++, .lane = lane, .slices = {}, .rows = 0, .release = Release::kFreedExecutor};
+  const bool met_free_executor = queue.begin()->second.met_free_executor;
+  uint64_t bytes = 0;
+  while (!queue.empty()) {
+    Waiting& waiting = queue.begin()->second;
+    const uint64_t row_bytes = std::max<uint64_t>(waiting.request.row_bytes, 1);
+    uint64_t fit = bytes < limits_.batch_bytes ? (limits_.batch_bytes - bytes) / row_bytes : 0;
+    if (batch.rows == 0) fit = std::max<uint64_t>(fit, 1);
+    const uint32_t room = limits_.batch_rows - batch.rows;
+    const auto rows = static_cast<uint32_t>(std::min<uint64_t>({waiting.rows(), fit, room}));
+    if (rows > 0) {
+      batch.slices.push_back({.id = waiting.request.id, .first_row = waiting.next_row, .rows = rows});
+      batch.rows += rows;
+      bytes += rows * waiting.request.row_bytes;
+      waiting_rows_ -= rows;
+      waiting_bytes_ -= rows * waiting.request.row_bytes;
+      waiting.next_row += rows;
+    }
+    if (waiting.rows() > 0) {
+      batch.release = fit < room ? Release::kBytesLimit : Release::kRowsLimit;
+      break;
+    }
+    open_[waiting.request.id].lane = nullptr;
+    queue.erase(queue.begin());
+  }
+  const bool limited = batch.release != Release::kFreedExecutor;
+  if (queue.empty()) lanes_.erase(lane);
+  if (!limited && met_free_executor) batch.release = Release::kIdleExecutor;
+  running_[batch.number] = now + lane->time.Estimate(batch.rows);
+  return batch;
+}
+
+void Batcher::Finish(const Batch& batch, absl::Duration took) {
+  running_.erase(batch.number);
+  if (took > absl::ZeroDuration()) batch.lane->time.Observe(batch.rows, took);
+}
+
+void Batcher::Close(Id id) {
+  const auto open = open_.find(id);
+  if (open == open_.end()) return;
+  const auto [lane, key] = open->second;
+  open_.erase(open);
+  if (lane == nullptr) return;
+  const auto found = lanes_.find(lane);
+  const auto waiting = found->second.find(key);
+  Forget(waiting->second);
+  found->second.erase(waiting);
+  if (found->second.empty()) lanes_.erase(found);
+}
+
+void Batcher::Forget(const Waiting& waiting) {
+  waiting_rows_ -= waiting.rows();
+  waiting_bytes_ -= waiting.bytes();
+}
+
+std::string_view Name(Batcher::Refusal::Reason reason) {
+  switch (reason) {
+    case Batcher::Refusal::Reason::kRequests:
+      return "queue_requests";
+    case Batcher::Refusal::Reason::kRows:
+      return "queue_rows";
+    case Batcher::Refusal::Reason::kBytes:
+      return "queue_bytes";
+    case Batcher::Refusal::Reason::kLate:
+      return "late";
+  }
+  return "unknown";
+}
+
+std::string_view Name(Batcher::Release release) {
+  switch (release) {
+    case Batcher::Release::kIdleExecutor:
+      return "idle_executor";
+    case Batcher::Release::kFreedExecutor:
+      return "freed_executor";
+    case Batcher::Release::kRowsLimit:
+      return "rows_limit";
+    case Batcher::Release::kBytesLimit:
+      return "bytes_limit";
+  }
+  return "unknown";
+}
+
+}  // namespace millrace

@@ -1,0 +1,39 @@
+// What a client asks of a version and what it gets, whatever the protocol: the seam between those who translate
+// (predict_service.cc) and the engine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace millrace {
+
+struct InferenceRequest {
+  enum class Kind {
+    kRaw,    // uint8 [rows, channels, height, width]
+    kImage,  // one PNG or JPEG
+  };
+  Kind kind = Kind::kRaw;
+  std::span<const uint8_t> input;                   // the caller's, until the answer
+  uint32_t rows = 1;                                // of raw
+  absl::Time deadline = absl::InfiniteFuture();     // of the engine's clock
+  bool deterministic = false;                       // the same bits for a row whatever else is being computed
+};
+
+struct InferenceAnswer {
+  std::vector<float> values;  // [rows, ModelInfo::values_per_row()]
+  uint32_t rows = 0;
+  uint32_t batch_rows = 0;    // rows of the batch in which they were computed; of several, the largest
+  absl::Duration queue;       // waiting for an executor
+  absl::Duration batch_wait;  // from there to the forward pass: waking the executor, decoding images, company's too
+  absl::Duration compute;     // in the forward pass
+};
+
+// Called exactly once for a request, on any thread, also before Infer returns. Must not block.
+using InferenceDone = std::function<void(absl::StatusOr<InferenceAnswer>)>;
+
+}  // namespace millrace
