@@ -31,7 +31,7 @@ namespace millrace {
 struct ParameterServerOptions {
   uint32_t shard = 0;
   uint32_t num_shards = 1;
-  std::string advertise;  // where others reach this process; empty: where it listens
+  std::string advertise;        // where others reach this process; empty: where it listens
   bool exit_when_done = false;  // end the process once the job is over; it goes on answering otherwise
   // Shard 0:
   std::string job_file;      // textproto of JobSpec

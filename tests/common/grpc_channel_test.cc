@@ -56,7 +56,7 @@ TEST(GrpcChannelTest, ReconnectsSoonAfterAServerComesBack) {
   EXPECT_TRUE(Eventually([&] { return Call(*stub, "m", absl::Seconds(20)).ok(); }));
 }
 
-// A peer that hangs up at once, again and again. With gRPC's own back-off the sixth attempt would come after 15 seconds.
+// A peer that hangs up at once, again and again. With gRPC's own back-off the sixth attempt would come after 15 s.
 TEST(GrpcChannelTest, TriesOftenWhileAServerIsAway) {
   const auto away = ListeningSocket::Bind(*ParseAddress("127.0.0.1:0"));
   ASSERT_THAT(away, IsOk());

@@ -41,10 +41,6 @@ class FaultsTest : public testing::Test {
     flags.insert(flags.begin(), job.begin(), job.end());
     return ClusterProcess(temporary_ / name, data_dir_, flags);
   }
-  nlohmann::json Finish(ClusterProcess& run) {
-    EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
-    return run.Result();
-  }
   nlohmann::json Reference(Flags flags = {}) {
     ClusterProcess run = Start("reference", std::move(flags));
     return Finish(run);

@@ -31,11 +31,6 @@ class OwnNetworkTest : public testing::Test {
     return ClusterProcess(temporary_ / name, temporary_ / "data", flags);
   }
 
-  nlohmann::json Finish(ClusterProcess run) {
-    EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
-    return run.Result();
-  }
-
   const TemporaryDirectory temporary_;
 };
 

@@ -116,8 +116,7 @@ std::string QuietDigest(const TemporaryDirectory& temporary) {
   ClusterProcess quiet(temporary / "quiet", temporary / "data",
                        {"--epochs", "4", "--batch-size", "64", "--seed", "3", "--checkpoint-steps", "10", "--workers",
                         "1", "--no-serving"});
-  EXPECT_EQ(quiet.Wait(), 0) << quiet.program().Errors();
-  return quiet.Result()["weights_sha256"];
+  return Finish(quiet)["weights_sha256"];
 }
 
 class PartitionTest : public testing::TestWithParam<Cut> {};
@@ -191,7 +190,7 @@ TEST(StandaloneTest, EveryProcessEndsWithItsJob) {
   WriteIdxDataset(temporary / "data");
   Cluster cluster(temporary.path(), temporary / "data", {"--exit-when-done"});
   cluster.WaitUntil([](const auto& status) { return status.state() == v1::JobStatus::STATE_DONE; });
-  for (Program* program : cluster.ProgramsOfTheJob()) EXPECT_EQ(program->Wait(absl::Minutes(1)), 0) << program->Errors();
+  for (Program* program : cluster.ProgramsOfTheJob()) EXPECT_EQ(program->Wait(), 0) << program->Errors();
 }
 
 // A call that has no deadline must not wait for the quarter of an hour after which the kernel gives a peer up, nor a

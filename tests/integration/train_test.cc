@@ -35,11 +35,6 @@ class TrainTest : public testing::Test {
     return ClusterProcess(temporary_ / name, data_dir_, flags);
   }
 
-  nlohmann::json Finish(ClusterProcess run) {
-    EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
-    return run.Result();
-  }
-
   // Goes on with the run `name`.
   nlohmann::json Resume(const std::string& name, Flags flags) {
     const Flags always = {"--resume", "--no-serving"};

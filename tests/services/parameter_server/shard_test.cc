@@ -746,8 +746,8 @@ TEST(StaleShardTest, CompensationIsNotForStatistics) {
     const auto sum = NodeGradient(step, {0, kSlots}, kSlots, kParameters);
     for (size_t i = 0; i < kParameters; ++i) expected[i] += sum[i] * (1.0f / 16);
   }
-  EXPECT_TRUE(std::ranges::equal(job.shards[0]->weights().values.last(kStatistics),
-                                 std::span(expected).last(kStatistics)));
+  EXPECT_TRUE(
+      std::ranges::equal(job.shards[0]->weights().values.last(kStatistics), std::span(expected).last(kStatistics)));
 }
 
 // A step whose slots were computed on these versions of the weights is applied at `rate`, by plain SGD.
@@ -757,10 +757,10 @@ void ExpectStepAtRate(Job& job, uint64_t step, const std::vector<uint64_t>& weig
   const std::vector<float> gradient(kParameters, 32.0f);  // neither the sum nor the division rounds
   for (uint32_t slot = 0; slot < kSlots; ++slot) {
     for (uint64_t offset = 0; offset < kParameters; offset += kChunkElements) {
-      ASSERT_THAT(job.PushChunk(shard,
-                                {step, slot, slot + 1, StepSamples(job.plan, step), offset, weights_versions.at(slot)},
-                                gradient),
-                  IsOk());
+      ASSERT_THAT(
+          job.PushChunk(shard, {step, slot, slot + 1, StepSamples(job.plan, step), offset, weights_versions.at(slot)},
+                        gradient),
+          IsOk());
     }
   }
   ASSERT_THAT(shard.Apply(), IsOk());

@@ -214,8 +214,8 @@ TEST_F(WorkLoopTest, EverySlotOfEveryStepHasANoiseOfItsOwn) {
   leases_.Add(Train(1, 0, 0, 2));
   leases_.Add(Train(2, 1, 0, 1));
   EXPECT_EQ(*loop.Run(), WorkLoop::End::kFinished);
-  EXPECT_THAT(model.noise_seeds, ElementsAre(WorkLoop::NoiseSeed(7, 0, 0), WorkLoop::NoiseSeed(7, 0, 1),
-                                             WorkLoop::NoiseSeed(7, 1, 0)));
+  EXPECT_THAT(model.noise_seeds,
+              ElementsAre(WorkLoop::NoiseSeed(7, 0, 0), WorkLoop::NoiseSeed(7, 0, 1), WorkLoop::NoiseSeed(7, 1, 0)));
 }
 
 TEST(NoiseSeedTest, DependsOnEveryBitOfSeedStepAndSlot) {
