@@ -193,8 +193,8 @@ TEST(StandaloneTest, EveryProcessEndsWithItsJob) {
   for (Program* program : cluster.ProgramsOfTheJob()) EXPECT_EQ(program->Wait(), 0) << program->Errors();
 }
 
-// A call that has no deadline must not wait for the quarter of an hour after which the kernel gives a peer up, nor a
-// server keep it.
+// Neither may a call that has no deadline wait for the quarter of an hour after which the kernel gives a peer up, nor a
+// server keep it for so long. This one has a deadline only to end the test.
 TEST(VanishedPeerTest, IsGivenUpByBothSides) {
   TemporaryDirectory temporary;
   WriteIdxDataset(temporary / "data", {.train_count = 20, .test_count = 10});
@@ -206,12 +206,11 @@ TEST(VanishedPeerTest, IsGivenUpByBothSides) {
   TcpRelay relay;
   relay.ForwardTo(service.announced()->grpc);
 
-  RawStream watch(MakeChannel(relay.address()), "/grpc.health.v1.Health/Watch", absl::Minutes(10));
+  RawStream watch(MakeChannel(relay.address()), "/grpc.health.v1.Health/Watch", absl::Minutes(1));
   watch.Write("");
   watch.WritesDone();
   ASSERT_TRUE(watch.Read().has_value());
   relay.Cut();
-  const absl::Time cut = absl::Now();
   while (watch.Read().has_value()) {
   }
   EXPECT_EQ(watch.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
@@ -219,7 +218,6 @@ TEST(VanishedPeerTest, IsGivenUpByBothSides) {
   EXPECT_TRUE(Eventually([&] {
     return testing::Matches(ContainsRegex("grpc_server_handled_total[^\n]*Health/Watch"))(metrics());
   })) << metrics();
-  EXPECT_LT(absl::Now() - cut, absl::Minutes(1));
 }
 
 }  // namespace
