@@ -32,6 +32,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--coordinator", options.coordinator_address, "Other shards: address of shard 0");
   app.add_option("--advertise", options.advertise, "Address under which others reach this shard; default: --listen");
+  app.add_flag("--exit-when-done", options.exit_when_done,
+               "End when the job is over, with its success or failure; otherwise the server goes on answering");
   millrace::AddServiceFlags(app, flags);
   app.callback([&] {
     const absl::Status valid = millrace::ValidateParameterServerOptions(options);

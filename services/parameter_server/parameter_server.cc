@@ -22,6 +22,8 @@ constexpr size_t kJobFileBytesMax = 1 << 20;
 constexpr absl::Duration kHeartbeatInterval = absl::Milliseconds(200);
 constexpr absl::Duration kRetryMax = absl::Milliseconds(500);
 constexpr int kAttemptsPerLogLine = 20;
+// For the other shards, and whoever watches the job, to learn from shard 0 that it is over.
+constexpr absl::Duration kFarewell = absl::Seconds(3);
 
 // The coordinator has understood, and a second try would not please it better. A connection that breaks has many codes.
 bool IsRefusal(const absl::Status& status) {
@@ -139,7 +141,7 @@ absl::Status ParameterServer::Follow(const RegisterCall& call) {
       const bool known = registered->plan().run_id() == host_.health().run_id;
       // Served or not, the coordinator is told at once.
       if (!known) host_.Serve(registered->plan(), registered->shard());
-      if (known && !Sleep(kHeartbeatInterval)) return absl::OkStatus();
+      if (known && (EndWithJob() || !Sleep(kHeartbeatInterval))) return absl::OkStatus();
       continue;
     }
     const absl::Status& status = registered.status();
@@ -147,6 +149,21 @@ absl::Status ParameterServer::Follow(const RegisterCall& call) {
     if (attempt++ % kAttemptsPerLogLine == 1) LogInfo("waiting for the coordinator", {{"reason", status.message()}});
     if (!Sleep(backoff.Next())) return absl::OkStatus();
   }
+}
+
+bool ParameterServer::EndWithJob() {
+  if (!options_.exit_when_done) return false;
+  const absl::StatusOr<v1::JobStatus> job = GetJobStatus();
+  const bool failed = job.ok() && job->state() == v1::JobStatus::STATE_FAILED;
+  if (!failed && !(job.ok() && job->state() == v1::JobStatus::STATE_DONE)) return false;
+  if (options_.shard == 0) {
+    if (job->workers_size() > 0) return false;  // they are told by their connections
+    if (!Sleep(kFarewell)) return true;
+  }
+  LogInfo("the job is over");
+  context_.RequestStop(failed ? absl::AbortedError(absl::StrCat("the job failed: ", job->failure()))
+                              : absl::OkStatus());
+  return true;
 }
 
 v1::RegisterShardRequest ParameterServer::Registration() const {

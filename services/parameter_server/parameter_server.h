@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "common/service_runtime.h"
+#include "millrace/v1/coordinator.grpc.pb.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/parameter_server/checkpoint_store.h"
 #include "services/parameter_server/coordinator.h"
@@ -31,7 +32,8 @@ namespace millrace {
 struct ParameterServerOptions {
   uint32_t shard = 0;
   uint32_t num_shards = 1;
-  std::string advertise;  // where others reach this process; empty: where it listens
+  std::string advertise;        // where others reach this process; empty: where it listens
+  bool exit_when_done = false;  // end the process once the job is over; it goes on answering otherwise
   // Shard 0:
   std::string job_file;      // textproto of JobSpec
   std::string data_address;  // of the data service
@@ -67,8 +69,9 @@ class ParameterServer : public Service {
 
   using RegisterCall = std::function<absl::StatusOr<v1::RegisterShardResponse>(const v1::RegisterShardRequest&)>;
   // Registers by `call` several times a second and serves whatever run the answer is about, until the process is to
-  // stop (OK) or the coordinator wants nothing of it (its error).
+  // stop or the job is over and nobody may ask for more (OK), or the coordinator wants nothing of it (its error).
   absl::Status Follow(const RegisterCall& call);
+  virtual absl::StatusOr<v1::JobStatus> GetJobStatus() = 0;
   bool stopping() const;
   // Waits; false if the process is to stop.
   bool Sleep(absl::Duration time);
@@ -81,6 +84,8 @@ class ParameterServer : public Service {
 
  private:
   v1::RegisterShardRequest Registration() const;
+  // Asks for the process's end if the job is over; true if it did.
+  bool EndWithJob();
 
   std::string address_;  // set before the thread starts
   const uint64_t incarnation_;
@@ -103,6 +108,7 @@ class CoordinatingServer final : public ParameterServer {
 
  private:
   absl::Status Start() override;
+  absl::StatusOr<v1::JobStatus> GetJobStatus() override { return coordinator_.GetStatus(); }
   // Asks until the data service answers. Errors other than its being away are final.
   absl::StatusOr<v1::DatasetInfo> AwaitDataset();
   absl::StatusOr<v1::JobPlan> MakePlan();
@@ -130,6 +136,9 @@ class FollowingServer final : public ParameterServer {
 
  private:
   absl::Status Start() override;
+  absl::StatusOr<v1::JobStatus> GetJobStatus() override;
+
+  std::unique_ptr<v1::Coordinator::Stub> stub_;  // of the process's own thread; null while the coordinator is away
 };
 
 }  // namespace millrace

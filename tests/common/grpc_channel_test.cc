@@ -1,5 +1,9 @@
 #include "common/grpc_channel.h"
 
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <string>
 
@@ -50,6 +54,22 @@ TEST(GrpcChannelTest, ReconnectsSoonAfterAServerComesBack) {
   auto again = GrpcServer::Start({.address = address}, {&service});
   ASSERT_THAT(again, IsOk());
   EXPECT_TRUE(Eventually([&] { return Call(*stub, "m", absl::Seconds(20)).ok(); }));
+}
+
+// A peer that hangs up at once, as what stands before a dead server may: gRPC waits until the time for connecting is
+// over, which was 5 s here before it was told otherwise.
+TEST(GrpcChannelTest, APeerThatHangsUpIsTriedAgainSoon) {
+  const auto away = ListeningSocket::Bind(*ParseAddress("127.0.0.1:0"));
+  ASSERT_THAT(away, IsOk());
+  const auto channel = MakeChannel(away->address().ToString());
+  const absl::Time begin = absl::Now();
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    channel->GetState(/*try_to_connect=*/true);
+    pollfd waiting{away->fd(), POLLIN, 0};
+    ASSERT_EQ(poll(&waiting, 1, /*timeout_ms=*/60'000), 1) << "attempt " << attempt;
+    close(accept(away->fd(), nullptr, nullptr));
+  }
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(8)) << "two attempts of 2 s each";
 }
 
 // gRPC's own shutdown with its last user stalls for 10 seconds in about every third of these rounds; see

@@ -24,11 +24,6 @@ class AsynchronyTest : public testing::Test {
     return ClusterProcess(temporary_ / name, data_dir_, flags);
   }
 
-  nlohmann::json Finish(ClusterProcess run) {
-    EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
-    return run.Result();
-  }
-
   TemporaryDirectory temporary_;
   const std::filesystem::path data_dir_ = temporary_ / "data";
 };

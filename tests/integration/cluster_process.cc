@@ -7,6 +7,7 @@
 
 #include "absl/time/clock.h"
 #include "common/grpc_channel.h"
+#include "gtest/gtest.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
 #include "services/cli/output_directory.h"
 
@@ -99,6 +100,11 @@ v1::JobStatus ClusterProcess::WaitUntil(const std::function<bool(const v1::JobSt
     absl::SleepFor(kPollInterval);
   }
   throw std::runtime_error("the job never got there; stderr:\n" + program_.Errors());
+}
+
+nlohmann::json Finish(ClusterProcess& run) {
+  EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
+  return run.Result();
 }
 
 }  // namespace millrace

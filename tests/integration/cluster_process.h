@@ -65,4 +65,8 @@ class ClusterProcess {
   Program program_;
 };
 
+// Waits for the run's end, which must be a success, and returns its result.
+nlohmann::json Finish(ClusterProcess& run);
+inline nlohmann::json Finish(ClusterProcess&& run) { return Finish(run); }
+
 }  // namespace millrace

@@ -26,11 +26,6 @@ class DatasetsTest : public testing::Test {
     return ClusterProcess(temporary_ / name, data_dir, flags);
   }
 
-  nlohmann::json Finish(ClusterProcess run) {
-    EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
-    return run.Result();
-  }
-
   TemporaryDirectory temporary_;
 };
 

@@ -34,8 +34,7 @@ class FullDiskTest : public testing::Test {
 
   std::string ReferenceWeights(const std::string& epochs) {
     ClusterProcess run = Start(temporary_ / "reference", {"--no-serving", "--epochs", epochs});
-    EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
-    return run.Result()["weights_sha256"];
+    return Finish(run)["weights_sha256"];
   }
 
   // The lines by which the command itself ends, as opposed to what it told on the way.

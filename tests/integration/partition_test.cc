@@ -14,12 +14,15 @@
 #include "tests/integration/idx_dataset.h"
 #include "tests/integration/tcp_relay.h"
 #include "tests/testing/eventually.h"
+#include "tests/testing/http_fetch.h"
+#include "tests/testing/raw_stream.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
 namespace millrace {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 constexpr absl::Duration kPoll = absl::Milliseconds(10);
@@ -39,8 +42,10 @@ void PrintTo(const Cut& cut, std::ostream* stream) { *stream << cut.between; }
 // Two shards and a worker whose connections all lead through relays.
 class Cluster {
  public:
-  Cluster(const std::filesystem::path& directory, const std::filesystem::path& data_dir)
-      : data_("millrace-data", {"--data-dir", data_dir, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"},
+  Cluster(const std::filesystem::path& directory, const std::filesystem::path& data_dir,
+          const std::vector<std::string>& shard_flags = {})
+      : shard_flags_(shard_flags),
+        data_("millrace-data", {"--data-dir", data_dir, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"},
               directory / "data.stderr") {
     to_data.ForwardTo(AddressOf(data_));
     const std::string out = directory / "out";
@@ -76,6 +81,14 @@ class Cluster {
                              worker_->Errors());
   }
 
+  // Shard 1 once more, by another process at an address of its own. The first one is left alone.
+  void StartShardElsewhere(const std::filesystem::path& directory) {
+    StartShard(third_, directory, 1, {"--coordinator", AddressOf(*first_)});
+  }
+
+  // Everything that belongs to the job, not the data service.
+  std::vector<Program*> ProgramsOfTheJob() { return {&*worker_, &*first_, &*second_}; }
+
   TcpRelay to_data, to_shard, worker_to_coordinator, shard_to_coordinator;
 
  private:
@@ -83,27 +96,34 @@ class Cluster {
     EXPECT_TRUE(Eventually([&] { return !program.Runs() || program.announced().has_value(); })) << program.Errors();
     return program.announced()->grpc;
   }
-  static void StartShard(std::optional<Program>& shard, const std::filesystem::path& directory, int index,
-                         std::vector<std::string> flags) {
+  void StartShard(std::optional<Program>& shard, const std::filesystem::path& directory, int index,
+                  std::vector<std::string> flags) const {
+    flags.insert(flags.end(), shard_flags_.begin(), shard_flags_.end());
     flags.insert(flags.end(), {"--shard", absl::StrCat(index), "--num-shards", "2", "--listen", "127.0.0.1:0",
                                "--http-listen", "127.0.0.1:0"});
     shard.emplace("millrace-ps", std::move(flags), directory / absl::StrCat("shard-", index, ".stderr"));
   }
 
+  const std::vector<std::string> shard_flags_;
   Program data_;
-  std::optional<Program> first_, second_, worker_;
+  std::optional<Program> first_, second_, third_, worker_;
   std::unique_ptr<v1::Coordinator::Stub> stub_;
 };
+
+// What the cluster's job comes to in peace. Writes the dataset, too.
+std::string QuietDigest(const TemporaryDirectory& temporary) {
+  WriteIdxDataset(temporary / "data");
+  ClusterProcess quiet(temporary / "quiet", temporary / "data",
+                       {"--epochs", "4", "--batch-size", "64", "--seed", "3", "--checkpoint-steps", "10", "--workers",
+                        "1", "--no-serving"});
+  return Finish(quiet)["weights_sha256"];
+}
 
 class PartitionTest : public testing::TestWithParam<Cut> {};
 
 TEST_P(PartitionTest, TrainingGoesOnWhenTheNetworkIsBack) {
   TemporaryDirectory temporary;
-  WriteIdxDataset(temporary / "data");
-  ClusterProcess quiet(temporary / "quiet", temporary / "data",
-                       {"--epochs", "4", "--batch-size", "64", "--seed", "3", "--checkpoint-steps", "10", "--workers",
-                        "1", "--no-serving"});
-  ASSERT_EQ(quiet.Wait(), 0) << quiet.program().Errors();
+  const std::string expected = QuietDigest(temporary);
 
   Cluster cluster(temporary.path(), temporary / "data");
   const uint64_t before = cluster.WaitUntil([](const auto& status) { return status.version() >= 15; }).version();
@@ -130,7 +150,7 @@ TEST_P(PartitionTest, TrainingGoesOnWhenTheNetworkIsBack) {
   EXPECT_EQ(on.recovery_count(), 0u) << "no weights were lost";
   const v1::JobStatus done =
       cluster.WaitUntil([](const auto& status) { return status.state() == v1::JobStatus::STATE_DONE; });
-  EXPECT_EQ(done.weights_sha256(), quiet.Result()["weights_sha256"]);
+  EXPECT_EQ(done.weights_sha256(), expected);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -144,6 +164,61 @@ INSTANTIATE_TEST_SUITE_P(
         Cut{"worker_and_data", [](Cluster& c) { return &c.to_data; }, absl::Seconds(4), "data service"},
         Cut{"shard_and_coordinator", [](Cluster& c) { return &c.shard_to_coordinator; }, absl::Seconds(4), ""}),
     [](const auto& info) { return info.param.between; });
+
+// As when a machine is gone: nobody closes the connections to it, and its replacement has another address.
+TEST(VanishedShardTest, IsReplacedByOneAtAnotherAddress) {
+  TemporaryDirectory temporary;
+  const std::string expected = QuietDigest(temporary);
+
+  Cluster cluster(temporary.path(), temporary / "data");
+  cluster.WaitUntil([](const auto& status) { return status.committed_version() >= 10 && status.version() >= 15; });
+  cluster.to_shard.Cut();
+  cluster.shard_to_coordinator.Cut();
+  EXPECT_THAT(cluster.WaitUntil([](const auto& status) { return !status.waiting_for().empty(); }).waiting_for(),
+              HasSubstr("shard 1"));
+  cluster.StartShardElsewhere(temporary.path());
+  const v1::JobStatus done =
+      cluster.WaitUntil([](const auto& status) { return status.state() == v1::JobStatus::STATE_DONE; });
+  EXPECT_EQ(done.recovery_count(), 1u);
+  EXPECT_NE(done.shards(1).address(), cluster.to_shard.address());
+  EXPECT_EQ(done.weights_sha256(), expected);
+}
+
+// Without anyone who supervises them, as a batch system starts them.
+TEST(StandaloneTest, EveryProcessEndsWithItsJob) {
+  TemporaryDirectory temporary;
+  WriteIdxDataset(temporary / "data");
+  Cluster cluster(temporary.path(), temporary / "data", {"--exit-when-done"});
+  cluster.WaitUntil([](const auto& status) { return status.state() == v1::JobStatus::STATE_DONE; });
+  for (Program* program : cluster.ProgramsOfTheJob()) EXPECT_EQ(program->Wait(), 0) << program->Errors();
+}
+
+// Neither may a call that has no deadline wait for the quarter of an hour after which the kernel gives a peer up, nor a
+// server keep it for so long. This one has a deadline only to end the test.
+TEST(VanishedPeerTest, IsGivenUpByBothSides) {
+  TemporaryDirectory temporary;
+  WriteIdxDataset(temporary / "data", {.train_count = 20, .test_count = 10});
+  Program service("millrace-data",
+                  {"--data-dir", temporary / "data", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"},
+                  temporary / "stderr");
+  ASSERT_TRUE(Eventually([&] { return !service.Runs() || service.announced().has_value(); }));
+  ASSERT_TRUE(service.announced().has_value()) << service.Errors();
+  TcpRelay relay;
+  relay.ForwardTo(service.announced()->grpc);
+
+  RawStream watch(MakeChannel(relay.address()), "/grpc.health.v1.Health/Watch", absl::Minutes(1));
+  watch.Write("");
+  watch.WritesDone();
+  ASSERT_TRUE(watch.Read().has_value());
+  relay.Cut();
+  while (watch.Read().has_value()) {
+  }
+  EXPECT_EQ(watch.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  const auto metrics = [&] { return HttpFetch(service.announced()->http, "/metrics").body; };
+  EXPECT_TRUE(Eventually([&] {
+    return testing::Matches(ContainsRegex("grpc_server_handled_total[^\n]*Health/Watch"))(metrics());
+  })) << metrics();
+}
 
 }  // namespace
 }  // namespace millrace

@@ -40,9 +40,11 @@ class TrainTest : public testing::Test {
     return ClusterProcess(temporary_ / name, data_dir_, flags);
   }
 
-  nlohmann::json Finish(ClusterProcess run) {
-    EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
-    return run.Result();
+  // Goes on with the run `name`.
+  nlohmann::json Resume(const std::string& name, Flags flags) {
+    const Flags always = {"--resume", "--no-serving"};
+    flags.insert(flags.begin(), always.begin(), always.end());
+    return Finish(ClusterProcess(temporary_ / name, data_dir_, flags));
   }
 
   // How many workers have computed something that counted.
@@ -150,16 +152,11 @@ TEST_F(TrainTest, AJobThatGetsNoBetterStopsAndIsOverWhenResumed) {
   EXPECT_EQ(stopped["stopped_early"], true);
   EXPECT_EQ(stopped["epochs"], 3);
   EXPECT_EQ(stopped["steps"], 3 * 23);
-  const auto resume = [&](Flags flags) {
-    const Flags always = {"--resume", "--no-serving"};
-    flags.insert(flags.begin(), always.begin(), always.end());
-    return Finish(ClusterProcess(temporary_ / "stopped", data_dir_, flags));
-  };
-  const nlohmann::json again = resume({});
+  const nlohmann::json again = Resume("stopped", {});
   for (const char* name : {"steps", "stopped_early", "weights_sha256", "test_loss", "best"}) {
     EXPECT_EQ(again[name], stopped[name]) << name;
   }
-  const nlohmann::json further = resume({"--early-stopping-patience", "3"});
+  const nlohmann::json further = Resume("stopped", {"--early-stopping-patience", "3"});
   EXPECT_EQ(further["steps"], 4 * 23) << "a more patient job goes on";
 }
 
@@ -191,8 +188,7 @@ TEST_F(TrainTest, AResumedRunGoesOnWithTheRateOfItsStep) {
   ClusterProcess longer(temporary_ / "interrupted", data_dir_, {"--resume", "--no-serving", "--epochs", "7"});
   EXPECT_NE(longer.Wait(), 0);
   EXPECT_THAT(longer.program().Errors(), HasSubstr("was laid out over 6 epochs"));
-  const nlohmann::json result =
-      Finish(ClusterProcess(temporary_ / "interrupted", data_dir_, {"--resume", "--no-serving"}));
+  const nlohmann::json result = Resume("interrupted", {});
   EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
 }
 
@@ -292,6 +288,19 @@ TEST_F(TrainTest, AnInterruptedRunCanBeResumed) {
   const nlohmann::json result = Finish(std::move(resumed));
   EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
   EXPECT_EQ(result["visit_mismatches"], 0);
+}
+
+// At the ends of epochs, where one is easily left out or passed twice; and every time by another cluster.
+TEST_F(TrainTest, ARunResumedByOtherClustersIsTheUninterruptedOne) {
+  const nlohmann::json reference = Finish(Start("reference", {"--epochs", "3", "--workers", "2"}));
+  Finish(Start("resumed", {"--epochs", "1", "--workers", "1"}));
+  Resume("resumed", {"--epochs", "2", "--workers", "3", "--shards", "2"});
+  const nlohmann::json result = Resume("resumed", {"--epochs", "3", "--workers", "2", "--shards", "1"});
+  const nlohmann::json once_more = Resume("resumed", {});
+  for (const char* name : {"steps", "weights_sha256", "optimizer_sha256", "test_loss", "best"}) {
+    EXPECT_EQ(result[name], reference[name]) << name;
+    EXPECT_EQ(once_more[name], reference[name]) << name << ", resumed at its end";
+  }
 }
 
 TEST_F(TrainTest, AModelOfMoreThanFourMebibytesTrains) {

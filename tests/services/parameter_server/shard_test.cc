@@ -1,5 +1,6 @@
 #include "services/parameter_server/shard.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -286,6 +287,30 @@ TEST(ShardTest, StatisticsHaveNoOptimizerStateAndSurviveResharding) {
   five.Steps(2, 4);
   two.Steps(2, 4);
   EXPECT_EQ(five.Digest(), two.Digest());
+}
+
+// They are no gradients: they neither count in its norm nor are scaled down with it.
+TEST(ShardTest, ClippingIsNotForStatistics) {
+  constexpr uint64_t kStatistics = kChunkElements + 777;
+  v1::JobPlan plan = SmallPlan(kParameters, kSlots);
+  plan.set_statistics_count(kStatistics);
+  Job unclipped(1, plan);
+  unclipped.Steps(0, 1);
+  const auto sum = NodeGradient(0, {0, kSlots}, kSlots, kParameters);
+  double square = 0;
+  for (size_t i = 0; i < kParameters - kStatistics; ++i) square += std::pow(static_cast<double>(sum[i]) / 16, 2);
+
+  plan.mutable_spec()->set_clip_norm(1.01 * std::sqrt(square));
+  Job loose(2, plan);
+  loose.Steps(0, 1);
+  EXPECT_EQ(loose.Digest(), unclipped.Digest()) << "the norm of the gradient alone is not reached";
+
+  plan.mutable_spec()->set_clip_norm(0.1 * std::sqrt(square));
+  Job clipped(1, plan);
+  clipped.Steps(0, 1);
+  EXPECT_NE(clipped.Digest(), unclipped.Digest());
+  const WeightsVersion weights = clipped.shards[0]->weights(), expected = unclipped.shards[0]->weights();
+  EXPECT_TRUE(std::ranges::equal(weights.values.last(kStatistics), expected.values.last(kStatistics)));
 }
 
 TEST(ShardTest, GradientsAreDividedByTheSamplesOfTheStep) {
@@ -674,7 +699,9 @@ TEST(StaleShardTest, RefusesStepsThatCannotHaveBeenComputedYet) {
   };
   // Step 3 begins an epoch, and nothing reaches back beyond a boundary.
   EXPECT_THAT(job.Push(*job.shards[0], 3, {0, kSlots}), too_early(3, 0));
-  job.Steps(0, 3);
+  job.Steps(0, 2);
+  EXPECT_THAT(job.Push(*job.shards[0], 3, {0, kSlots}), too_early(3, 2));
+  job.Steps(2, 3);
   EXPECT_THAT(job.Push(*job.shards[0], 5, {0, kSlots}), IsOk());
   EXPECT_THAT(Job(1, StalePlan(1)).Push(*Job(1, StalePlan(1)).shards[0], 2, {0, kSlots}), too_early(2, 0));
 }
@@ -704,6 +731,59 @@ TEST(StaleShardTest, CompensatesForTheDelay) {
     changed = std::max(changed, std::abs(compensation / g));
   }
   EXPECT_GT(changed, 1e-3) << "the compensation would not be seen";
+}
+
+TEST(StaleShardTest, CompensationIsNotForStatistics) {
+  constexpr uint64_t kStatistics = 777;
+  v1::JobPlan plan = StalePlan(1);
+  plan.set_statistics_count(kStatistics);
+  plan.mutable_spec()->mutable_asynchrony()->set_stale_gradients(v1::STALE_GRADIENTS_COMPENSATED);
+  plan.mutable_spec()->mutable_asynchrony()->set_compensation(0.5);
+  Job job(1, plan);
+  job.Steps(0, 2);
+  std::vector<float> expected = Initial();
+  for (const uint64_t step : {0, 1}) {
+    const auto sum = NodeGradient(step, {0, kSlots}, kSlots, kParameters);
+    for (size_t i = 0; i < kParameters; ++i) expected[i] += sum[i] * (1.0f / 16);
+  }
+  EXPECT_TRUE(
+      std::ranges::equal(job.shards[0]->weights().values.last(kStatistics), std::span(expected).last(kStatistics)));
+}
+
+// A step whose slots were computed on these versions of the weights is applied at `rate`, by plain SGD.
+void ExpectStepAtRate(Job& job, uint64_t step, const std::vector<uint64_t>& weights_versions, double rate) {
+  Shard& shard = *job.shards[0];
+  const WeightsVersion before = shard.weights();
+  const std::vector<float> gradient(kParameters, 32.0f);  // neither the sum nor the division rounds
+  for (uint32_t slot = 0; slot < kSlots; ++slot) {
+    for (uint64_t offset = 0; offset < kParameters; offset += kChunkElements) {
+      ASSERT_THAT(
+          job.PushChunk(shard, {step, slot, slot + 1, StepSamples(job.plan, step), offset, weights_versions.at(slot)},
+                        gradient),
+          IsOk());
+    }
+  }
+  ASSERT_THAT(shard.Apply(), IsOk());
+  const double mean = kSlots * 32.0 / static_cast<double>(StepSamples(job.plan, step));
+  EXPECT_NEAR(before.values[7] - shard.weights().values[7], rate * mean, 1e-5) << "step " << step;
+}
+
+TEST(StaleShardTest, TakesSmallerStepsTheOlderTheGradients) {
+  for (const bool unbounded : {false, true}) {
+    v1::JobPlan plan = StalePlan(unbounded ? 0 : 2, unbounded);
+    *plan.mutable_spec()->mutable_optimizer() = Sgd(0);
+    plan.mutable_spec()->mutable_asynchrony()->set_stale_gradients(v1::STALE_GRADIENTS_SMALLER_STEPS);
+    Job job(1, plan);
+    ExpectStepAtRate(job, 0, {0, 0, 0}, 0.1);
+    ExpectStepAtRate(job, 1, {0, 0, 0}, 0.1 / 2);
+    // Without a bound it is the oldest of its gradients that counts.
+    ExpectStepAtRate(job, 2, unbounded ? std::vector<uint64_t>{2, 1, 2} : std::vector<uint64_t>{0, 0, 0},
+                     unbounded ? 0.1 / 2 : 0.1 / 3);
+    ExpectStepAtRate(job, 3, {3, 3, 3}, 0.1);  // nothing reaches back beyond the boundary
+    const std::string metrics = job.metrics.Render();
+    EXPECT_THAT(metrics, HasSubstr("millrace_ps_staleness_steps_count{shard=\"0\"} 12"));
+    EXPECT_THAT(metrics, HasSubstr(absl::StrCat("millrace_ps_staleness_steps_sum{shard=\"0\"} ", unbounded ? 4 : 9)));
+  }
 }
 
 TEST(UnboundedShardTest, AppliesWhatIsCompleteFirst) {

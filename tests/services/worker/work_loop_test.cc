@@ -186,6 +186,45 @@ TEST_F(WorkLoopTest, ComputesPushesAndReportsATrainLease) {
   EXPECT_EQ(metrics_.train_samples.Value(), 4);
 }
 
+// Remembers what noise it was to compute with.
+class ListeningModel final : public TrainableModel {
+ public:
+  explicit ListeningModel(TrainableModel* model) : model_(model) {}
+  uint64_t parameter_count() const override { return model_->parameter_count(); }
+  absl::StatusOr<BatchResult> ComputeGradient(std::span<const uint8_t> images, std::span<const uint8_t> labels,
+                                              uint64_t noise_seed) override {
+    noise_seeds.push_back(noise_seed);
+    return model_->ComputeGradient(images, labels, noise_seed);
+  }
+  std::span<const std::span<const float>> gradient() const override { return model_->gradient(); }
+  absl::StatusOr<BatchResult> Evaluate(std::span<const uint8_t> images, std::span<const uint8_t> labels) override {
+    return model_->Evaluate(images, labels);
+  }
+
+  std::vector<uint64_t> noise_seeds;
+
+ private:
+  TrainableModel* const model_;
+};
+
+TEST_F(WorkLoopTest, EverySlotOfEveryStepHasANoiseOfItsOwn) {
+  ListeningModel model(replica_.get());
+  v1::JobPlan plan = TinyJob(kSlots);
+  plan.mutable_spec()->set_seed(7);
+  WorkLoop loop(plan, {&model, &leases_, &batches_, &parameters_, &activity_, &metrics_});
+  leases_.Add(Train(1, 0, 0, 2));
+  leases_.Add(Train(2, 1, 0, 1));
+  EXPECT_EQ(*loop.Run(), WorkLoop::End::kFinished);
+  EXPECT_THAT(model.noise_seeds,
+              ElementsAre(WorkLoop::NoiseSeed(7, 0, 0), WorkLoop::NoiseSeed(7, 0, 1), WorkLoop::NoiseSeed(7, 1, 0)));
+}
+
+TEST(NoiseSeedTest, DependsOnEveryBitOfSeedStepAndSlot) {
+  // From a second implementation of Philox, in another language.
+  EXPECT_EQ(WorkLoop::NoiseSeed(1, 0, 0), 13892541631431449664u);
+  EXPECT_EQ(WorkLoop::NoiseSeed((uint64_t{1} << 40) + 5, (uint64_t{1} << 33) + 1, 3), 12559735756561172369u);
+}
+
 TEST_F(WorkLoopTest, EvaluatesWithoutPushing) {
   parameters_.version = 3;
   leases_.Add(NewLease(9, v1::Lease::KIND_TEST, 3, 4, 6));
