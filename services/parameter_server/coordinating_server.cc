@@ -59,7 +59,8 @@ absl::StatusOr<RunStart> CoordinatingServer::StartFrom(const std::optional<Check
                   .checkpoint_dir = directory,
                   .validation = checkpoint->validation,
                   .fingerprint = checkpoint->fingerprint,
-                  .synchronous_again = IsSynchronousAgain(checkpoint->plan.spec())};
+                  .synchronous_again = IsSynchronousAgain(checkpoint->plan.spec()),
+                  .optimizer_sha256 = checkpoint->optimizer_sha256};
 }
 
 absl::StatusOr<v1::JobPlan> CoordinatingServer::MakePlan() {

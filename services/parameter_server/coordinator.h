@@ -57,6 +57,7 @@ struct RunStart {
   std::vector<v1::Evaluation> validation = {};     // the history before `version`
   std::optional<RunFingerprint> fingerprint = {};  // of the run that committed it
   bool synchronous_again = false;  // the job is asynchronous, and had diverged before that version
+  std::string optimizer_sha256 = {};  // of the optimizer's state at `version`; empty for the beginning
 };
 
 class Coordinator : public CheckpointListener {

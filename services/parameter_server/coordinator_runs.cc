@@ -53,6 +53,7 @@ void Coordinator::PlanRun(RunStart start) {
   divergence_ = {};
   validation_ = std::move(start.validation);
   committed_version_ = start.version;
+  optimizer_sha256_ = std::move(start.optimizer_sha256);
 }
 
 // --- Shards ---
