@@ -68,7 +68,8 @@ absl::StatusOr<RunStart> CoordinatingServer::StartFrom(const std::optional<Check
                   .validation = checkpoint->validation,
                   .fingerprint = checkpoint->fingerprint,
                   .visits = checkpoint->visits,
-                  .synchronous_again = IsSynchronousAgain(checkpoint->plan.spec())};
+                  .synchronous_again = IsSynchronousAgain(checkpoint->plan.spec()),
+                  .optimizer_sha256 = checkpoint->optimizer_sha256};
 }
 
 absl::StatusOr<v1::JobPlan> CoordinatingServer::MakePlan() {

@@ -60,6 +60,7 @@ struct RunStart {
   std::optional<RunFingerprint> fingerprint = {};  // of the run that committed it
   std::optional<v1::VisitCheck> visits = {};  // of its epoch before `version`
   bool synchronous_again = false;  // the job is asynchronous, and had diverged before that version
+  std::string optimizer_sha256 = {};  // of the optimizer's state at `version`; empty for the beginning
 };
 
 class Coordinator : public CheckpointListener {

@@ -55,6 +55,7 @@ void Coordinator::PlanRun(RunStart start) {
   validation_ = std::move(start.validation);
   committed_version_ = start.version;
   recorder_.Begin(start.version);
+  optimizer_sha256_ = std::move(start.optimizer_sha256);
 }
 
 // --- Shards ---
