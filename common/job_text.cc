@@ -64,7 +64,7 @@ void AddJob(const v1::JobStatus& status, Rows& rows) {
                              plan.dataset().name(), plan.spec().seed()));
   const std::string score = LossAndAccuracy(status.train_loss(), status.has_train_accuracy(), status.train_accuracy());
   rows.emplace_back("training", absl::StrCat(score, ", ", ImagesPerSecond(status),
-                                            absl::StrFormat(", learning rate %.3g", status.learning_rate())));
+                                             absl::StrFormat(", learning rate %.3g", status.learning_rate())));
   rows.emplace_back("checkpoint", status.committed_version() == 0
                                       ? "none yet"
                                       : absl::StrCat("step ", FormatCount(status.committed_version())));

@@ -58,12 +58,9 @@ void AddBest(const v1::JobStatus& status, std::vector<std::pair<std::string, std
 
 nlohmann::ordered_json BestJson(const v1::JobStatus& status) {
   if (!status.has_best()) return nullptr;
-  nlohmann::ordered_json json = {{"version", status.best().version()},
-                                 {"epoch", status.best().epoch()},
-                                 {"validation_accuracy", nullptr},
-                                 {"validation_loss", status.best().loss()},
-                                 {"test_accuracy", nullptr},
-                                 {"test_loss", nullptr}};
+  nlohmann::ordered_json json = {{"version", status.best().version()}, {"epoch", status.best().epoch()},
+                                 {"validation_accuracy", nullptr},     {"validation_loss", status.best().loss()},
+                                 {"test_accuracy", nullptr},           {"test_loss", nullptr}};
   if (status.best().has_accuracy()) json["validation_accuracy"] = status.best().accuracy();
   if (status.has_best_test()) {
     if (status.best_test().has_accuracy()) json["test_accuracy"] = status.best_test().accuracy();

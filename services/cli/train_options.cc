@@ -192,9 +192,10 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
                  "distort train images: shift=PIXELS,rotate=DEGREES,scale=PART,elastic=PIXELS, each or any, or none")
       ->group(what)
       ->default_str("none");
-  app.add_option("--wire", job.wire,
-                 "numbers in which gradients and weights travel; all are the same bits for every cluster, but fp32's are "
-                 "others than bf16's")
+  app.add_option(
+         "--wire", job.wire,
+         "numbers in which gradients and weights travel; all are the same bits for every cluster, but fp32's are "
+         "others than bf16's")
       ->group(what)
       ->default_str("fp32")
       ->check(CLI::IsMember(NamesOf(kWires)));
@@ -223,9 +224,10 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->group("Cluster")
       ->default_str("1")
       ->check(CLI::Range(1u, kShardsMax));
-  app.add_option("--backup-workers", options.backup_workers,
-                 "how many of the workers compute again what the others compute, so that a slow one holds nobody up; the "
-                 "same bits")
+  app.add_option(
+         "--backup-workers", options.backup_workers,
+         "how many of the workers compute again what the others compute, so that a slow one holds nobody up; the "
+         "same bits")
       ->group("Cluster")
       ->capture_default_str()
       ->check(CLI::Range(0u, kWorkersMax - 1));

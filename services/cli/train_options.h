@@ -50,7 +50,7 @@ struct TrainOptions {
   std::optional<std::string> transpose;  // as millrace-data has it
   std::optional<uint32_t> workers;
   std::optional<uint32_t> shards;
-  uint32_t threads = 1;  // intra-op threads per worker
+  uint32_t threads = 1;         // intra-op threads per worker
   std::string device = "auto";  // of the workers: auto, cpu, cuda or cuda:N
 
   std::string out;      // empty: a new directory under out/
@@ -60,7 +60,7 @@ struct TrainOptions {
   bool serve = false;
   std::string serve_listen = "127.0.0.1:8500";
   std::string serve_http_listen = "127.0.0.1:8501";
-  std::string json;     // empty: no JSON
+  std::string json;  // empty: no JSON
   uint32_t keep_checkpoints = 3;
   uint32_t backup_workers = 0;
   std::string bin_dir;  // empty: where this program lies

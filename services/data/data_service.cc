@@ -116,8 +116,9 @@ void DataService::WhenLoaded(Waiter waiter) {
 }
 
 template <typename Request, typename Response>
-grpc::ServerUnaryReactor* DataService::AnswerOnceLoaded(
-    absl::StatusOr<Response> (*function)(const Dataset&, const Request&), const Request& request, Response& response) {
+grpc::ServerUnaryReactor* DataService::AnswerOnceLoaded(absl::StatusOr<Response> (*function)(const Dataset&,
+                                                                                             const Request&),
+                                                        const Request& request, Response& response) {
   const auto call = DatasetCall<Request, Response>::Create(function, request, response);
   WhenLoaded({.call = call, .resume = [call = std::weak_ptr(call)](const auto& dataset) {
                 if (const auto waiting = call.lock()) waiting->Answer(dataset);

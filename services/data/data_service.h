@@ -56,8 +56,7 @@ class DataService final
                                             v1::DatasetInfo* response) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StreamBatches(
       grpc::CallbackServerContext* context) override;
-  grpc::ServerUnaryReactor* ExpectVisits(grpc::CallbackServerContext* context,
-                                         const v1::ExpectedVisitsRequest* request,
+  grpc::ServerUnaryReactor* ExpectVisits(grpc::CallbackServerContext* context, const v1::ExpectedVisitsRequest* request,
                                          v1::ExpectedVisits* response) override;
 
  private:

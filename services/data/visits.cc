@@ -54,8 +54,8 @@ absl::StatusOr<v1::ExpectedVisits> ExpectVisits(const Dataset& dataset, const v1
   const bool whole = request.steps() == schedule.StepCount(v1::SPLIT_TRAIN);
   const uint64_t samples = whole ? dataset.train().count() : request.steps() * request.plan().batch_size();
   if (samples > kExpectedVisitsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("the visits of ", samples,
-                                                   " samples in one request: over the limit of ", kExpectedVisitsMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the visits of ", samples, " samples in one request: over the limit of ", kExpectedVisitsMax));
   }
   if (!whole) return OfSteps(schedule, range);
   return OfWholeEpoch(VisitHash(request.plan().seed(), request.epoch()), dataset.train().count(),

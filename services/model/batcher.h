@@ -127,9 +127,9 @@ class Batcher {
   void Forget(const Waiting& waiting);
 
   const Limits limits_;
-  std::map<Lane*, Queue> lanes_;             // none empty
-  std::unordered_map<Id, Place> open_;       // of one whose rows are all given out the place is void
-  std::map<uint64_t, absl::Time> running_;   // by batch number: when it should be done
+  std::map<Lane*, Queue> lanes_;            // none empty
+  std::unordered_map<Id, Place> open_;      // of one whose rows are all given out the place is void
+  std::map<uint64_t, absl::Time> running_;  // by batch number: when it should be done
   uint64_t waiting_rows_ = 0;
   uint64_t waiting_bytes_ = 0;
   uint64_t arrivals_ = 0;

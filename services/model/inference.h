@@ -18,10 +18,10 @@ struct InferenceRequest {
     kImage,  // one PNG or JPEG
   };
   Kind kind = Kind::kRaw;
-  std::span<const uint8_t> input;                   // the caller's, until the answer
-  uint32_t rows = 1;                                // of raw
-  absl::Time deadline = absl::InfiniteFuture();     // of the engine's clock
-  bool deterministic = false;                       // the same bits for a row whatever else is being computed
+  std::span<const uint8_t> input;                // the caller's, until the answer
+  uint32_t rows = 1;                             // of raw
+  absl::Time deadline = absl::InfiniteFuture();  // of the engine's clock
+  bool deterministic = false;                    // the same bits for a row whatever else is being computed
 };
 
 struct InferenceAnswer {

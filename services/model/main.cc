@@ -46,12 +46,11 @@ int main(int argc, char** argv) {
     millrace::ConfigureTorch(1);
     // One intra-op thread each: together no more than the processors that we may use.
     const int executors = std::min(millrace::UsableProcessors(), static_cast<int>(max_in_flight));
-    return millrace::ModelServer::Create({.repository = repository,
-                                          .poll_interval = absl::Milliseconds(poll_interval_ms),
-                                          .limits = {.executors = executors,
-                                                     .batch_rows = max_batch_rows,
-                                                     .requests = max_in_flight},
-                                          .drain_delay = absl::Seconds(drain_seconds)},
-                                         millrace::ServableLoader(), context.metrics(), millrace::RealClock());
+    return millrace::ModelServer::Create(
+        {.repository = repository,
+         .poll_interval = absl::Milliseconds(poll_interval_ms),
+         .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
+         .drain_delay = absl::Seconds(drain_seconds)},
+        millrace::ServableLoader(), context.metrics(), millrace::RealClock());
   });
 }

@@ -121,7 +121,8 @@ void VersionSeries::CountRequest(absl::StatusCode code, absl::Duration total) {
   std::atomic<prometheus::Counter*>& slot = requests_[static_cast<int>(code) % kCodes];
   prometheus::Counter* counter = slot.load(std::memory_order_acquire);
   if (counter == nullptr) {
-    counter = &owner_->requests_.Add(With("code", absl::StatusCodeToString(code)));  // the same one, should two threads come here at once
+    counter = &owner_->requests_.Add(
+        With("code", absl::StatusCodeToString(code)));  // the same one, should two threads come here at once
     slot.store(counter, std::memory_order_release);
   }
   counter->Increment();

@@ -32,8 +32,8 @@ class VersionSeries;
 //   millrace_model_batch_rows{model,version}                 of batches that were computed
 //   millrace_model_batches_total{model,version,release}      why each was begun: idle_executor, freed_executor,
 //                                                            rows_limit, bytes_limit (batcher.h)
-//   millrace_model_rejected_total{model,version,reason}      not admitted: queue_requests, queue_rows, queue_bytes, late
-//   millrace_model_expired_rows_executed_total{model,version}  computed after their deadline; stays 0
+//   millrace_model_rejected_total{model,version,reason}      not admitted: queue_requests, queue_rows, queue_bytes,
+//   late millrace_model_expired_rows_executed_total{model,version}  computed after their deadline; stays 0
 // Threads: any. Held by shared ownership because versions, and so their series, can outlive the rest of the service.
 class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
  public:

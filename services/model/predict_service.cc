@@ -139,8 +139,8 @@ grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* c
   return call;
 }
 
-grpc::ServerUnaryReactor* PredictService::ListModels(grpc::CallbackServerContext* context,
-                                                     const v1::ListModelsRequest*, v1::ListModelsResponse* response) {
+grpc::ServerUnaryReactor* PredictService::ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
+                                                     v1::ListModelsResponse* response) {
   for (const VersionReport& report : table_.Report()) {
     v1::ModelVersionStatus* status = response->add_versions();
     status->set_model(report.model);

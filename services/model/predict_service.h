@@ -8,8 +8,8 @@
 
 namespace millrace {
 
-// Any thread: handlers run on gRPC's, of which there are few, and do not wait; a Predict ends on whatever thread computed
-// it. The references must outlive the service.
+// Any thread: handlers run on gRPC's, of which there are few, and do not wait; a Predict ends on whatever thread
+// computed it. The references must outlive the service.
 class PredictService final : public v1::ModelService::CallbackService {
  public:
   // `clock`: the engine's.

@@ -20,10 +20,10 @@ namespace millrace {
 struct ModelInfo {
   std::string model;
   uint64_t version = 0;
-  uint64_t step = 0;    // training step
-  std::string digest;   // SHA-256 of model.pt, lower-case hexadecimal
-  double accuracy = 0;  // [0, 1]: test, else validation; 0 if neither is known
-  ImageShape input;     // of one row
+  uint64_t step = 0;     // training step
+  std::string digest;    // SHA-256 of model.pt, lower-case hexadecimal
+  double accuracy = 0;   // [0, 1]: test, else validation; 0 if neither is known
+  ImageShape input;      // of one row
   uint32_t classes = 0;  // 0: the answer is a reconstruction of the image, with pixels in [0, 1], and its error
 
   // Numbers in the answer for one row.

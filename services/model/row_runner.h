@@ -20,10 +20,10 @@ struct RowAnswers {
   std::vector<RowFault> faults;  // by row
 };
 
-// pixels: uint8 [rows, channels, height, width]. If the forward pass fails, or answers with what is not a finite number,
-// the rows are halved and tried again until what is left to blame is single rows: each is INTERNAL, or what LibTorch
-// said. `alone`: each row is computed by itself, so that its bits depend on nothing but the row: kernels are chosen by
-// the size of a batch, and a row may round differently in another place of it.
+// pixels: uint8 [rows, channels, height, width]. If the forward pass fails, or answers with what is not a finite
+// number, the rows are halved and tried again until what is left to blame is single rows: each is INTERNAL, or what
+// LibTorch said. `alone`: each row is computed by itself, so that its bits depend on nothing but the row: kernels are
+// chosen by the size of a batch, and a row may round differently in another place of it.
 RowAnswers RunRows(const Predictor& predictor, std::span<const uint8_t> pixels, uint32_t rows, bool alone);
 
 }  // namespace millrace

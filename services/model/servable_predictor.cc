@@ -42,7 +42,8 @@ class ServablePredictor : public Predictor {
 LoadVersion ServableLoader() {
   // Warmed where it will run, by InferenceEngine::Warm.
   return [](const std::string& version_directory) -> LoadResult {
-    absl::StatusOr<std::shared_ptr<const ServableModel>> servable = ServableModel::Load(version_directory, /*max_warm_batch=*/0);
+    absl::StatusOr<std::shared_ptr<const ServableModel>> servable =
+        ServableModel::Load(version_directory, /*max_warm_batch=*/0);
     if (servable.ok())
       return {.predictor = std::make_unique<ServablePredictor>(*std::move(servable)), .status = {}, .refusal = {}};
     const std::optional<RefusalReason> reason = RefusalReasonOf(servable.status());

@@ -165,10 +165,10 @@ std::string OptimizerSha256(const OptimizerState& state) {
 
 absl::Status CheckSameJob(const CheckpointManifest& saved, const v1::JobPlan& plan) {
   if (saved.plan.dataset().fingerprint() != plan.dataset().fingerprint()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the checkpoint was trained on another dataset (", saved.plan.dataset().name(), " ",
-        saved.plan.dataset().fingerprint().substr(0, 12), ") than the data service has (", plan.dataset().name(), " ",
-        plan.dataset().fingerprint().substr(0, 12), ")"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the checkpoint was trained on another dataset (", saved.plan.dataset().name(), " ",
+                     saved.plan.dataset().fingerprint().substr(0, 12), ") than the data service has (",
+                     plan.dataset().name(), " ", plan.dataset().fingerprint().substr(0, 12), ")"));
   }
   v1::JobPlan before, now;
   for (const auto& [from, to] : {std::pair(&saved.plan, &before), std::pair(&plan, &now)}) {

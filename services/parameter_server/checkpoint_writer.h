@@ -58,7 +58,7 @@ struct CheckpointTask {
   SlotChecksums slot_checksums;              // of a commit: of the steps before `version`; may be empty
   std::optional<v1::Evaluation> validation;  // of an export, or the best
   std::optional<v1::Evaluation> test;
-  std::optional<v1::VisitCheck> visits;      // of a commit: in its epoch before `version`
+  std::optional<v1::VisitCheck> visits;  // of a commit: in its epoch before `version`
 };
 
 class CheckpointWriter {

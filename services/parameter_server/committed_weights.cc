@@ -26,7 +26,8 @@ absl::StatusOr<WeightsVersion> CommittedWeights::Read(uint64_t version) {
     return absl::NotFoundError(
         absl::StrCat("version ", version, " is neither one of the newest, nor a retained snapshot, nor committed"));
   }
-  absl::StatusOr<ShardState> state = ReadShardCheckpoint(directory, {version, parameter_count_, optimizer_}, range_, files_);
+  absl::StatusOr<ShardState> state =
+      ReadShardCheckpoint(directory, {version, parameter_count_, optimizer_}, range_, files_);
   if (!state.ok()) {
     LogWarning("a checkpoint could not be read", {{"directory", directory.string()}, {"reason", state.status()}});
     return absl::NotFoundError(absl::StrCat("the checkpoint of version ", version, ": ", state.status().message()));

@@ -58,9 +58,9 @@ struct RunStart {
   std::string checkpoint_dir = {};                 // empty for the beginning
   std::vector<v1::Evaluation> validation = {};     // the history before `version`
   std::optional<RunFingerprint> fingerprint = {};  // of the run that committed it
-  std::optional<v1::VisitCheck> visits = {};  // of its epoch before `version`
-  bool synchronous_again = false;  // the job is asynchronous, and had diverged before that version
-  std::string optimizer_sha256 = {};  // of the optimizer's state at `version`; empty for the beginning
+  std::optional<v1::VisitCheck> visits = {};       // of its epoch before `version`
+  bool synchronous_again = false;                  // the job is asynchronous, and had diverged before that version
+  std::string optimizer_sha256 = {};               // of the optimizer's state at `version`; empty for the beginning
 };
 
 class Coordinator : public CheckpointListener {
@@ -73,8 +73,8 @@ class Coordinator : public CheckpointListener {
     absl::Duration heartbeat_interval = absl::Milliseconds(500);
     absl::Duration tick_interval = absl::Milliseconds(20);  // infinite: only Tick() ticks
     Ledger::Limits limits = {};
-    // Asks what visits there should be; VisitsExpected has the answer, later. Called with the lock held: must not block.
-    // Null: visits are counted, and not checked.
+    // Asks what visits there should be; VisitsExpected has the answer, later. Called with the lock held: must not
+    // block. Null: visits are counted, and not checked.
     std::function<void(const v1::JobPlan& plan, const v1::VisitCheck& check)> ask_visits = nullptr;
   };
   // Called for each run, when all shards are there; the queue of the run before is gone by then.

@@ -1,5 +1,5 @@
-// The job's metrics: millrace_coordinator_* says how the cluster works together, millrace_training_* how the training is
-// going. Any thread, one at a time.
+// The job's metrics: millrace_coordinator_* says how the cluster works together, millrace_training_* how the training
+// is going. Any thread, one at a time.
 #pragma once
 
 #include <cstdint>

@@ -80,8 +80,8 @@ absl::StatusOr<v1::RegisterShardResponse> Coordinator::RegisterShard(const v1::R
   MILLRACE_RETURN_IF_ERROR(CheckShard(request));
   const auto [entry, first] = shards_.try_emplace(request.shard());
   Registration& shard = entry->second;
-  const bool restarted = !first && shard.incarnation != request.incarnation() &&
-                         kPlantedBug != PlantedBug::kStaleIncarnation;
+  const bool restarted =
+      !first && shard.incarnation != request.incarnation() && kPlantedBug != PlantedBug::kStaleIncarnation;
   if (restarted) {
     shard.replaced.push_back(shard.incarnation);
     if (shard.replaced.size() > kReplacedMax) shard.replaced.pop_front();
@@ -139,7 +139,8 @@ void Coordinator::StartTrainingIfServed() {
                               {"parameters", plan_.parameter_count()},
                               {"slots", plan_.spec().slots()},
                               {"shards", options_.num_shards}});
-  if (IsEpochEnd(plan_, plan_.start_version())) ExportUnlessEvaluated(plan_.start_version(), FirstRound(plan_, validation_));
+  if (IsEpochEnd(plan_, plan_.start_version()))
+    ExportUnlessEvaluated(plan_.start_version(), FirstRound(plan_, validation_));
   for (const auto& [id, session] : sessions_) Welcome(id, session);
   FinishIfOver();
 }

@@ -53,7 +53,8 @@ absl::Status CheckAsynchrony(const v1::AsynchronySpec& spec) {
     return absl::InvalidArgumentError("asynchrony.staleness and asynchrony.unbounded do not go together");
   }
   if (!v1::StaleGradients_IsValid(spec.stale_gradients())) {
-    return absl::InvalidArgumentError("asynchrony.stale_gradients is unknown; known: AS_THEY_ARE, SMALLER_STEPS, COMPENSATED");
+    return absl::InvalidArgumentError(
+        "asynchrony.stale_gradients is unknown; known: AS_THEY_ARE, SMALLER_STEPS, COMPENSATED");
   }
   if (spec.stale_gradients() != v1::STALE_GRADIENTS_COMPENSATED) return absl::OkStatus();
   if (spec.unbounded()) {

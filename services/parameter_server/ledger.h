@@ -62,7 +62,7 @@ struct LedgerActions {
     RoundId id;
     RoundSums sums;
     std::vector<uint64_t> checksums;  // of a train round, by slot
-    absl::Duration took;  // from when it was the oldest incomplete round and had a lease
+    absl::Duration took;              // from when it was the oldest incomplete round and had a lease
   };
   struct Expulsion {
     WorkerId worker;  // is forgotten already; close its connection

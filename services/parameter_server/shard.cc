@@ -64,9 +64,9 @@ std::string FormatSlots(const std::vector<uint32_t>& slots) {
 absl::StatusOr<std::unique_ptr<Shard>> Shard::Create(Options options, std::span<const float> initial_weights) {
   const ElementRange range{options.info.begin(), options.info.end()};
   MILLRACE_RETURN_IF_ERROR(CheckOptions(options.plan, range, initial_weights.size()));
-  MILLRACE_ASSIGN_OR_RETURN(auto optimizer,
-                            options.make_optimizer(options.plan.spec().optimizer(), range.size(), options.chunk_elements,
-                                                   TrainableElements(options.plan, range)));
+  MILLRACE_ASSIGN_OR_RETURN(
+      auto optimizer, options.make_optimizer(options.plan.spec().optimizer(), range.size(), options.chunk_elements,
+                                             TrainableElements(options.plan, range)));
   return std::unique_ptr<Shard>(new Shard(std::move(options), initial_weights, std::move(optimizer)));
 }
 

@@ -2,9 +2,9 @@
 // whole epoch, the samples and the sum of their visits (services/data/visits.h defines a visit's hash). What they
 // should be, the data service says later.
 //
-// A job that goes back to a checkpoint goes on with the sum that the checkpoint keeps of its epoch: the steps in between
-// are made again and count once. An epoch whose beginning is not known, of a checkpoint without that sum, is checked in
-// its parts only.
+// A job that goes back to a checkpoint goes on with the sum that the checkpoint keeps of its epoch: the steps in
+// between are made again and count once. An epoch whose beginning is not known, of a checkpoint without that sum, is
+// checked in its parts only.
 //
 // Pure: no clock, no threads. Threads: one at a time.
 #pragma once
@@ -43,8 +43,8 @@ class VisitAudit {
  private:
   void Show(const v1::VisitCheck& check);
 
-  v1::VisitCheck part_;                  // since the last boundary
-  std::optional<v1::VisitCheck> whole_;  // since the epoch's begin, if known
+  v1::VisitCheck part_;                             // since the last boundary
+  std::optional<v1::VisitCheck> whole_;             // since the epoch's begin, if known
   std::map<uint64_t, v1::VisitCheck> at_boundary_;  // whole_ at the last boundaries
   std::deque<v1::VisitCheck> checks_;
   uint64_t mismatches_ = 0;

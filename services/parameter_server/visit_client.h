@@ -1,6 +1,6 @@
 // Asks the data service what visits should have been made, in the background: training never waits for it. A question
-// is asked until it is answered, with back-off, and of each address in turn; meanwhile a line in the log says so now and
-// then.
+// is asked until it is answered, with back-off, and of each address in turn; meanwhile a line in the log says so now
+// and then.
 //
 // Threads: Ask from any thread, with locks held; it returns at once. Answers come on the client's own thread.
 #pragma once

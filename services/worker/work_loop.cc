@@ -137,8 +137,8 @@ absl::Status WorkLoop::Accept(const v1::Lease& lease) {
   const bool sound = known && lease.begin() < lease.end() && lease.id() != 0 && lease.staleness() <= lease.version() &&
                      (!train || IsSlotNode({lease.begin(), lease.end()}, plan_.spec().slots()));
   if (!sound || pending_.size() >= kMaxPendingLeases) {
-    return absl::InternalError(absl::StrCat("the coordinator sent a lease that makes no sense (", Describe(lease),
-                                            ", ", pending_.size(), " pending)"));
+    return absl::InternalError(absl::StrCat("the coordinator sent a lease that makes no sense (", Describe(lease), ", ",
+                                            pending_.size(), " pending)"));
   }
   // Asked for now, so that the batches travel while an earlier lease is computed and pushed.
   const EpochAhead::Change change = ahead_.Accept(lease, UnitsOf(lease));
@@ -155,8 +155,8 @@ std::vector<BatchKey> WorkLoop::UnitsOf(const v1::Lease& lease) const {
   units.reserve(lease.end() - lease.begin());
   for (uint32_t i = lease.begin(); i < lease.end(); ++i) {
     if (lease.kind() == v1::Lease::KIND_TRAIN) {
-      units.push_back({v1::SPLIT_TRAIN, lease.version() / plan_.steps_per_epoch(),
-                       lease.version() % plan_.steps_per_epoch(), i});
+      units.push_back(
+          {v1::SPLIT_TRAIN, lease.version() / plan_.steps_per_epoch(), lease.version() % plan_.steps_per_epoch(), i});
     } else {
       units.push_back({SplitOf(lease.kind()), 0, i, 0});
     }
@@ -244,9 +244,9 @@ absl::Status WorkLoop::ComputeUnit(const v1::Lease& lease, const BatchKey& unit,
   if (lease.kind() == v1::Lease::KIND_TRAIN) {
     step_samples = batch.step_samples();
     result.set_visits(batch.visits());
-    MILLRACE_ASSIGN_OR_RETURN(computed, parts_.model->ComputeGradient(
-                                            Bytes(batch.images()), Bytes(batch.labels()),
-                                            NoiseSeed(plan_.spec().seed(), lease.version(), unit.slot)));
+    MILLRACE_ASSIGN_OR_RETURN(
+        computed, parts_.model->ComputeGradient(Bytes(batch.images()), Bytes(batch.labels()),
+                                                NoiseSeed(plan_.spec().seed(), lease.version(), unit.slot)));
     result.set_unit(unit.slot);
     result.set_checksum(sum_.Add(unit.slot, parts_.model->gradient()));
   } else {
@@ -265,8 +265,8 @@ absl::Status WorkLoop::PushGradient(const v1::Lease& lease, uint64_t step_sample
                           .samples = step_samples,
                           .weights_version = weights_version,
                           .gradient = sum_.Finish()};
-  return parts_.parameters->Push(
-      push, [this](std::string_view what) { return Waiting(what, /*interruptible=*/false); });
+  return parts_.parameters->Push(push,
+                                 [this](std::string_view what) { return Waiting(what, /*interruptible=*/false); });
 }
 
 absl::Status WorkLoop::Waiting(std::string_view what, bool interruptible) {

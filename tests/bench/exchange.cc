@@ -30,8 +30,7 @@ constexpr int kWarmUp = 20;
 double Seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
 
 // Sends every message back as it came.
-class EchoService final
-    : public v1::ParameterServer::WithRawCallbackMethod_Exchange<v1::ParameterServer::Service> {
+class EchoService final : public v1::ParameterServer::WithRawCallbackMethod_Exchange<v1::ParameterServer::Service> {
  public:
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Exchange(grpc::CallbackServerContext*) override {
     class Reactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
@@ -75,7 +74,8 @@ absl::StatusOr<double> EchoSeconds(const std::string& address, int rounds) {
     uint64_t offset = 0, chunks_read = 0;
     auto write = [&] {
       const uint64_t count = ChunkSize(kParameters, offset);
-      stream->Write(EncodeGradient({.offset = offset}, ToWire({}, values->span().subspan(offset, count), values)), &tag_write);
+      stream->Write(EncodeGradient({.offset = offset}, ToWire({}, values->span().subspan(offset, count), values)),
+                    &tag_write);
       offset += count;
     };
     write();

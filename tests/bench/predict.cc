@@ -1,7 +1,7 @@
 // One client's latency over Predict against a bare forward pass of the same version in this process and against a call
-// that computes nothing, call by call in turn so that all see the same machine. First `--export` writes a version; then,
-// with the model service up, `--target` measures; `--bare ROWS` is how fast forward passes of so many rows are when
-// nothing else is done. Prints one JSON object.
+// that computes nothing, call by call in turn so that all see the same machine. First `--export` writes a version;
+// then, with the model service up, `--target` measures; `--bare ROWS` is how fast forward passes of so many rows are
+// when nothing else is done. Prints one JSON object.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>

@@ -160,8 +160,7 @@ TEST(FormatVisitsTest, SaysWhetherEachSampleWasTrainedOnce) {
   EXPECT_THAT(FormatVisits(status), HasSubstr("epoch 2, steps 422 to 800: 54,000 samples, each once"));
   status.set_visit_mismatches(2);
   check.set_expected_visits(0xabcdee);
-  EXPECT_THAT(FormatVisits(status),
-              HasSubstr("54,000 samples, NOT EACH ONCE; CHECKS THAT DID NOT COME OUT EQUAL: 2"));
+  EXPECT_THAT(FormatVisits(status), HasSubstr("54,000 samples, NOT EACH ONCE; CHECKS THAT DID NOT COME OUT EQUAL: 2"));
   check.set_expected_samples(54'001);
   EXPECT_THAT(FormatVisits(status), HasSubstr("NOT THE 54,001 THAT THERE ARE"));
 }

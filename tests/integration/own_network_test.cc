@@ -25,8 +25,8 @@ class OwnNetworkTest : public testing::Test {
   }
 
   ClusterProcess Start(const std::string& name, Flags flags) {
-    const Flags job = {"--model", temporary_ / "net.pt", "--epochs", "3", "--batch-size", "64", "--learning-rate",
-                       "0.1"};
+    const Flags job = {"--model", temporary_ / "net.pt", "--epochs", "3", "--batch-size",
+                       "64",      "--learning-rate",     "0.1"};
     flags.insert(flags.begin(), job.begin(), job.end());
     return ClusterProcess(temporary_ / name, temporary_ / "data", flags);
   }

@@ -283,8 +283,7 @@ TEST_F(TrainTest, AnInterruptedRunCanBeResumed) {
   }
   // Somewhere in the middle of an epoch, which is checked as a whole all the same.
   ClusterProcess resumed(temporary_ / "interrupted", data_dir_, {"--resume", "--no-serving"});
-  resumed.WaitUntil(
-      [](const auto& s) { return std::ranges::any_of(s.visit_checks(), IsWholeAndEqual); });
+  resumed.WaitUntil([](const auto& s) { return std::ranges::any_of(s.visit_checks(), IsWholeAndEqual); });
   const nlohmann::json result = Finish(std::move(resumed));
   EXPECT_EQ(result["weights_sha256"], reference["weights_sha256"]);
   EXPECT_EQ(result["visit_mismatches"], 0);

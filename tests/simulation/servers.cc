@@ -290,16 +290,14 @@ v1::RegisterShardRequest Server::Registration() const {
 absl::Status Server::Coordinate() {
   MILLRACE_ASSIGN_OR_RETURN(store_, CheckpointStore::Open(kOutputDirectory, *files_));
   MILLRACE_ASSIGN_OR_RETURN(RunStart start, FindStart());
-  coordinator_ = std::make_unique<Coordinator>(Coordinator::Options{.num_shards = job_.num_shards,
-                                                                    .data_address = "data",
-                                                                    .clock = job_.world,
-                                                                    .metrics = job_.metrics,
-                                                                    .tick_interval = absl::InfiniteDuration(),
-                                                                    .limits = job_.limits,
-                                                                    .ask_visits = [this](const auto& plan,
-                                                                                         const auto& check) {
-                                                                      AskVisits(plan, check);
-                                                                    }});
+  coordinator_ = std::make_unique<Coordinator>(
+      Coordinator::Options{.num_shards = job_.num_shards,
+                           .data_address = "data",
+                           .clock = job_.world,
+                           .metrics = job_.metrics,
+                           .tick_interval = absl::InfiniteDuration(),
+                           .limits = job_.limits,
+                           .ask_visits = [this](const auto& plan, const auto& check) { AskVisits(plan, check); }});
   coordinator_peer_->coordinator = coordinator_.get();
   process_->Spawn([this] {
     while (process_->Sleep(job_.tick)) coordinator_->Tick();
@@ -318,8 +316,7 @@ void Server::AskVisits(const v1::JobPlan& plan, const v1::VisitCheck& check) {
   v1::VisitCheck answer = check;
   for (uint64_t step = check.begin(); step < check.end(); ++step) {
     for (uint32_t slot = 0; slot < plan.spec().slots(); ++slot) {
-      const v1::Batch batch =
-          ToyBatch(plan, {v1::SPLIT_TRAIN, check.epoch(), step % plan.steps_per_epoch(), slot});
+      const v1::Batch batch = ToyBatch(plan, {v1::SPLIT_TRAIN, check.epoch(), step % plan.steps_per_epoch(), slot});
       answer.set_expected_samples(answer.expected_samples() + batch.samples());
       answer.set_expected_visits(answer.expected_visits() + batch.visits());
     }

@@ -225,7 +225,7 @@ TEST(WireTest, RefusesMalformedMessages) {
       std::string("\x0f", 1),                                           // wire type 7
       std::string(11, '\xff'),                                          // endless varint
       std::string("\x12\x02\x32\x05", 4),                               // values longer than their message
-      std::string("\x0a\x02\x12\x05", 4),  // malformed open
+      std::string("\x0a\x02\x12\x05", 4),                               // malformed open
   };
   for (const std::string& bytes : malformed) {
     MessageView view;

@@ -41,8 +41,7 @@ TEST(SummaryJsonTest, HasExactlyTheDocumentedFields) {
   for (const auto& [name, value] : json.items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("steps", "epochs", "workers", "shards", "slots", "test_accuracy", "test_loss",
                                  "images_per_second", "wall_seconds", "recoveries", "seconds_lost", "weights_sha256",
-                                 "optimizer_sha256", "dataset", "served", "best", "stopped_early",
-                                 "visit_mismatches"));
+                                 "optimizer_sha256", "dataset", "served", "best", "stopped_early", "visit_mismatches"));
   names.clear();
   for (const auto& [name, value] : json["served"].items()) names.push_back(name);
   EXPECT_THAT(names, ElementsAre("version", "requests", "accuracy", "p50_ms", "p99_ms"));

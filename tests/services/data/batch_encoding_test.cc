@@ -51,7 +51,8 @@ class BatchEncodingTest : public testing::Test {
 };
 
 TEST_F(BatchEncodingTest, IsOrdinaryProtobuf) {
-  ExpectRoundTrip({v1::SPLIT_TRAIN, 3, 812, 5}, {.step_samples = 128, .indices = {7, 299, 0, 7}, .visits = 0x123456789abcdef0});
+  ExpectRoundTrip({v1::SPLIT_TRAIN, 3, 812, 5},
+                  {.step_samples = 128, .indices = {7, 299, 0, 7}, .visits = 0x123456789abcdef0});
   std::vector<uint64_t> many;
   for (uint64_t i = 0; i < 200; ++i) many.push_back(299 - i);  // lengths of two bytes
   ExpectRoundTrip({v1::SPLIT_VALIDATION, 0, 0, 0}, {.step_samples = 200, .indices = many});

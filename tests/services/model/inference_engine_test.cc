@@ -130,13 +130,12 @@ TEST_F(InferenceEngineTest, AnIdleEngineAnswersOnTheCallersThreadAndCounts) {
   EXPECT_EQ(result->batch_rows, 3u);
   EXPECT_EQ(version_->requests(), 1u);
   const std::string text = metrics_.Render();
-  for (const char* series :
-       {"millrace_model_requests_total{code=\"OK\",model=\"mnist\",version=\"6\"} 1",
-        "millrace_model_requests_in_flight{model=\"mnist\",version=\"6\"} 0",
-        "millrace_model_batches_total{model=\"mnist\",release=\"idle_executor\",version=\"6\"} 1",
-        "millrace_model_batch_rows_sum{model=\"mnist\",version=\"6\"} 3",
-        "millrace_model_batch_wait_seconds_count{model=\"mnist\",version=\"6\"} 1",
-        "millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"}) {
+  for (const char* series : {"millrace_model_requests_total{code=\"OK\",model=\"mnist\",version=\"6\"} 1",
+                             "millrace_model_requests_in_flight{model=\"mnist\",version=\"6\"} 0",
+                             "millrace_model_batches_total{model=\"mnist\",release=\"idle_executor\",version=\"6\"} 1",
+                             "millrace_model_batch_rows_sum{model=\"mnist\",version=\"6\"} 3",
+                             "millrace_model_batch_wait_seconds_count{model=\"mnist\",version=\"6\"} 1",
+                             "millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"}) {
     EXPECT_THAT(text, HasSubstr(series));
   }
 }
@@ -254,7 +253,8 @@ TEST_F(InferenceEngineTest, NothingIsComputedForAClientThatIsGone) {
   EXPECT_THAT(expires_unsaid->future.get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
   busy.join();
   EXPECT_EQ(predictor_->entered, 1);
-  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"));
+  EXPECT_THAT(metrics_.Render(),
+              HasSubstr("millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"));
 }
 
 TEST_F(InferenceEngineTest, ACallThatRunsIsWaitedForBecauseItsInputIsRead) {
@@ -316,7 +316,8 @@ TEST_F(InferenceEngineTest, ManyCallersNeverGetAnothersAnswer) {
     callers.emplace_back([&, caller] {
       for (int i = 0; i < 400; ++i) {
         std::vector<uint8_t> first(1 + (i * 7 + caller) % 19);
-        for (size_t row = 0; row < first.size(); ++row) first[row] = static_cast<uint8_t>((caller * 31 + i + row) % 250);
+        for (size_t row = 0; row < first.size(); ++row)
+          first[row] = static_cast<uint8_t>((caller * 31 + i + row) % 250);
         const absl::Time deadline = RealClock().Now() + (i % 5 == 0 ? absl::Microseconds(200) : absl::Seconds(20));
         const auto pending = Ask(engine, first, deadline, i % 11 == 0);
         if (i % 3 == 0) engine.Cancel(pending->ticket);
@@ -330,7 +331,8 @@ TEST_F(InferenceEngineTest, ManyCallersNeverGetAnothersAnswer) {
   for (std::thread& caller : callers) caller.join();
   EXPECT_GT(answered, 0);
   EXPECT_EQ(engine.in_flight(), 0);
-  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"));
+  EXPECT_THAT(metrics_.Render(),
+              HasSubstr("millrace_model_expired_rows_executed_total{model=\"mnist\",version=\"6\"} 0"));
 }
 
 }  // namespace

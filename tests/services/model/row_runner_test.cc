@@ -65,8 +65,8 @@ RC_GTEST_PROP(RowRunner, OnlyTheGuiltyRowsFail, ()) {
   const auto first = *rc::gen::nonEmpty(rc::gen::container<std::vector<uint8_t>>(rc::gen::weightedOneOf<uint8_t>(
       {{8, rc::gen::inRange<uint8_t>(0, 100)}, {1, rc::gen::just(kThrows)}, {1, rc::gen::just(kNan)}})));
   const PoisonablePredictor predictor;
-  const RowAnswers answers = RunRows(predictor, PixelsOf(first), static_cast<uint32_t>(first.size()),
-                                     *rc::gen::arbitrary<bool>());
+  const RowAnswers answers =
+      RunRows(predictor, PixelsOf(first), static_cast<uint32_t>(first.size()), *rc::gen::arbitrary<bool>());
   RC_ASSERT(answers.values.size() == first.size() * kFakeClasses);
   std::set<uint32_t> guilty;
   for (const RowFault& fault : answers.faults) {

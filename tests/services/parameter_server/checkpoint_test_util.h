@@ -23,7 +23,8 @@ inline std::vector<float> FakeWeights(const v1::JobPlan& plan, uint64_t version)
 // Shards without processes: they write real checkpoint files. `error` makes the next calls fail.
 class FakeFleet : public ShardFleet {
  public:
-  FakeFleet(const v1::JobPlan& plan, uint32_t shards) : plan_(plan), ranges_(*ShardRanges(plan.parameter_count(), shards)) {}
+  FakeFleet(const v1::JobPlan& plan, uint32_t shards)
+      : plan_(plan), ranges_(*ShardRanges(plan.parameter_count(), shards)) {}
 
   absl::StatusOr<std::vector<v1::SaveCheckpointResponse>> Save(uint64_t version,
                                                                const std::string& directory) override {

@@ -157,8 +157,7 @@ TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
 TEST_F(CheckpointerTest, AFailureLeavesNothingHalfWrittenAndTheNextOneIsTried) {
   fleet_->error = absl::ResourceExhaustedError("no space left on device");
   checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
-  EXPECT_THAT(listener_.WaitForSettled(1),
-              ElementsAre("commit failed 1: no space left on device", "settled 1"));
+  EXPECT_THAT(listener_.WaitForSettled(1), ElementsAre("commit failed 1: no space left on device", "settled 1"));
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
   EXPECT_THAT(fleet_->released, ElementsAre("1 given up"));
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_commits_total{result=\"failed\"} 1"));

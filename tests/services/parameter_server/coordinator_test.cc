@@ -61,8 +61,7 @@ class FakeQueue : public CheckpointQueue {
     EXPECT_EQ(fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
     (*checksums_)[version] = std::move(slot_checksums);
   }
-  void Export(uint64_t version, std::optional<v1::Evaluation> validation,
-              std::optional<v1::Evaluation> test) override {
+  void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override {
     asked_->push_back(absl::StrCat("export ", version, validation.has_value() ? " validated" : "",
                                    test.has_value() ? " tested" : ""));
   }
@@ -142,7 +141,7 @@ class CoordinatorTest : public ::testing::Test {
       result.set_correct(result.samples() / 2);
       result.set_checksum(100 * lease.version() + unit);
       result.set_loss_sum(lease.kind() == v1::Lease::KIND_TRAIN ? train_loss_ * result.samples()
-                                                               : LossAt(lease.version()));
+                                                                : LossAt(lease.version()));
     }
     clock_.Advance(absl::Milliseconds(100));
     EXPECT_THAT(coordinator_->Receive(worker, message), IsOk());
@@ -175,7 +174,7 @@ class CoordinatorTest : public ::testing::Test {
   std::map<uint64_t, SlotChecksums> checksums_;   // by the version they were to be saved with
   int queues_ = 0;                                // alive
   absl::StatusOr<RunStart> newest_ = RunStart();  // what is committed
-  double train_loss_ = 1;  // of a sample
+  double train_loss_ = 1;                         // of a sample
   std::map<uint64_t, double> losses_;
   std::unique_ptr<Coordinator> coordinator_;
 };

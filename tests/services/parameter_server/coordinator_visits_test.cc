@@ -37,13 +37,12 @@ class Connection : public WorkerConnection {
 class CoordinatorVisitsTest : public testing::Test {
  protected:
   CoordinatorVisitsTest() {
-    EXPECT_THAT(coordinator_.Begin(
-                    plan_, {},
-                    [](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) {
-                      return std::make_unique<IgnoringQueue>();
-                    },
-                    [] { return RunStart(); }),
-                IsOk());
+    EXPECT_THAT(
+        coordinator_.Begin(
+            plan_, {},
+            [](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) { return std::make_unique<IgnoringQueue>(); },
+            [] { return RunStart(); }),
+        IsOk());
     v1::RegisterShardRequest request;
     request.set_num_shards(1);
     request.set_address("unix:/shard-0");
@@ -76,12 +75,12 @@ class CoordinatorVisitsTest : public testing::Test {
   Metrics metrics_{"test"};
   const v1::JobPlan plan_ = TestPlan{.epochs = 1}.Build();  // 3 steps of 4 slots
   std::vector<v1::VisitCheck> asked_;
-  Coordinator coordinator_{{.data_address = "unix:/data",
-                            .clock = &clock_,
-                            .metrics = &metrics_,
-                            .tick_interval = absl::InfiniteDuration(),
-                            .ask_visits = [this](const v1::JobPlan&,
-                                                 const v1::VisitCheck& check) { asked_.push_back(check); }}};
+  Coordinator coordinator_{
+      {.data_address = "unix:/data",
+       .clock = &clock_,
+       .metrics = &metrics_,
+       .tick_interval = absl::InfiniteDuration(),
+       .ask_visits = [this](const v1::JobPlan&, const v1::VisitCheck& check) { asked_.push_back(check); }}};
   Connection connection_;
   WorkerId worker_ = 0;
 };

@@ -31,7 +31,8 @@ v1::UnitResult Compute(const v1::JobPlan& plan, const RoundId& round, uint32_t u
 
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed) : random_(seed, 0), plan_(RandomPlan()), ledger_(plan_, {.backup_workers = Random(3)}) {
+  explicit Simulation(uint64_t seed)
+      : random_(seed, 0), plan_(RandomPlan()), ledger_(plan_, {.backup_workers = Random(3)}) {
     applied_ = plan_.start_version();
     expected_ = FirstRound(plan_, history_);
   }

@@ -727,7 +727,8 @@ TEST(StaleShardTest, CompensatesForTheDelay) {
   for (size_t i = 0; i < kParameters; i += 101) {
     const double w1 = before[i] - 0.1 * first[i] / 16, g = second[i] / 16;
     const double compensation = 0.5 * g * g * (w1 - before[i]);
-    EXPECT_NEAR(weights[i], w1 - 0.1 * (g + compensation), 1e-5 * (std::abs(w1) + std::abs(g) + std::abs(compensation)));
+    EXPECT_NEAR(weights[i], w1 - 0.1 * (g + compensation),
+                1e-5 * (std::abs(w1) + std::abs(g) + std::abs(compensation)));
     changed = std::max(changed, std::abs(compensation / g));
   }
   EXPECT_GT(changed, 1e-3) << "the compensation would not be seen";
