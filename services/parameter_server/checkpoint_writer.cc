@@ -113,7 +113,7 @@ void CheckpointWriter::RunCommit(const CheckpointTask& task) {
                                      {"seconds", absl::ToDoubleSeconds(absl::Now() - began)}});
     if (IsEpochEnd(options_.plan, task.version)) weights_sha256_[task.version] = manifest->weights_sha256;
     listener_->Committed(task.version, manifest->optimizer_sha256);
-    const v1::Evaluation* const best = BestOf(options_.plan.spec(), task.history);
+    const v1::Evaluation* const best = BestOf(options_.plan.spec(), task.record.validation);
     const absl::Status pruned = store_.Prune(options_.keep, best == nullptr ? 0 : best->version());
     if (!pruned.ok()) {
       LogWarning("old checkpoints could not be removed", {{"reason", pruned}});
@@ -141,18 +141,18 @@ absl::StatusOr<CheckpointManifest> CheckpointWriter::CommitOnce(const Checkpoint
                             ReadWholeCheckpoint(options_.plan, task.version, directory, store_.files()));
   CheckpointManifest manifest{.version = task.version,
                               .plan = PlanOfTheJob(options_.plan),
-                              .fingerprint = task.fingerprint,
+                              .fingerprint = task.record.fingerprint,
                               .files = {},
                               .slot_checksums = {},
                               .weights_sha256 = WeightsSha256(state.weights),
                               .optimizer_sha256 = OptimizerSha256(state.optimizer),
-                              .validation = task.history,
-                              .visits = task.visits};
+                              .validation = task.record.validation,
+                              .visits = task.record.visits};
   for (const v1::SaveCheckpointResponse& file : saved) {
     manifest.files.push_back({file.file(), file.bytes(), file.sha256()});
   }
-  if (!task.slot_checksums.empty()) {
-    const std::string text = SlotChecksumsToText(task.slot_checksums);
+  if (!task.record.slot_checksums.empty()) {
+    const std::string text = SlotChecksumsToText(task.record.slot_checksums);
     MILLRACE_RETURN_IF_ERROR(
         WriteFileAtomically(absl::StrCat(directory, "/", kSlotChecksumsFile), text, store_.files()));
     manifest.slot_checksums = CheckpointFile{kSlotChecksumsFile, text.size(), Sha256Hex(text)};

@@ -50,15 +50,20 @@ class CheckpointListener {
   virtual void Settled(uint64_t version) = 0;
 };
 
+// What goes with the weights of a checkpoint.
+struct CheckpointRecord {
+  std::vector<v1::Evaluation> validation = {};  // the history before the version
+  RunFingerprint fingerprint = {};
+  SlotChecksums slot_checksums = {};          // of the steps before the version; may be empty
+  std::optional<v1::VisitCheck> visits = {};  // what was trained of its epoch before the version
+};
+
 struct CheckpointTask {
   enum Kind { kCommit, kExport, kSkip, kNoteBest } kind;
   uint64_t version;
-  std::vector<v1::Evaluation> history;       // of a commit: the validation before `version`
-  RunFingerprint fingerprint;                // of a commit
-  SlotChecksums slot_checksums;              // of a commit: of the steps before `version`; may be empty
-  std::optional<v1::Evaluation> validation;  // of an export, or the best
-  std::optional<v1::Evaluation> test;
-  std::optional<v1::VisitCheck> visits;  // of a commit: in its epoch before `version`
+  CheckpointRecord record = {};                   // of a commit
+  std::optional<v1::Evaluation> validation = {};  // of an export, or the best
+  std::optional<v1::Evaluation> test = {};        // of an export
 };
 
 class CheckpointWriter {

@@ -18,50 +18,22 @@ Checkpointer::~Checkpointer() {
   thread_.join();
 }
 
-void Checkpointer::Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-                          SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) {
-  Push({.kind = CheckpointTask::kCommit,
-        .version = version,
-        .history = std::move(validation),
-        .fingerprint = std::move(fingerprint),
-        .slot_checksums = std::move(slot_checksums),
-        .validation = {},
-        .test = {},
-        .visits = std::move(visits)});
+void Checkpointer::Commit(uint64_t version, CheckpointRecord record) {
+  Push({.kind = CheckpointTask::kCommit, .version = version, .record = std::move(record)});
 }
 
 void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> validation,
                           std::optional<v1::Evaluation> test) {
   Push({.kind = CheckpointTask::kExport,
         .version = version,
-        .history = {},
-        .fingerprint = {},
-        .slot_checksums = {},
         .validation = std::move(validation),
-        .test = std::move(test),
-        .visits = {}});
+        .test = std::move(test)});
 }
 
-void Checkpointer::Skip(uint64_t version) {
-  Push({.kind = CheckpointTask::kSkip,
-        .version = version,
-        .history = {},
-        .fingerprint = {},
-        .slot_checksums = {},
-        .validation = {},
-        .test = {},
-        .visits = {}});
-}
+void Checkpointer::Skip(uint64_t version) { Push({.kind = CheckpointTask::kSkip, .version = version}); }
 
 void Checkpointer::NoteBest(const v1::Evaluation& validation) {
-  Push({.kind = CheckpointTask::kNoteBest,
-        .version = validation.version(),
-        .history = {},
-        .fingerprint = {},
-        .slot_checksums = {},
-        .validation = validation,
-        .test = {},
-        .visits = {}});
+  Push({.kind = CheckpointTask::kNoteBest, .version = validation.version(), .validation = validation});
 }
 
 void Checkpointer::Stop() {

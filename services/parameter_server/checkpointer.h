@@ -30,10 +30,7 @@ namespace millrace {
 class CheckpointQueue {
  public:
   virtual ~CheckpointQueue() = default;
-  // `validation` is the history before `version`, `slot_checksums` those of the steps before it, `visits` what was
-  // trained of its epoch.
-  virtual void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-                      SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) = 0;
+  virtual void Commit(uint64_t version, CheckpointRecord record) = 0;
   // Once for every epoch end, after Commit. The version that a run resumed from is exported without Commit.
   virtual void Export(uint64_t version, std::optional<v1::Evaluation> validation,
                       std::optional<v1::Evaluation> test) = 0;
@@ -59,8 +56,7 @@ class Checkpointer : public CheckpointQueue {
   // Stops and waits for the thread.
   ~Checkpointer() override;
 
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-              SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) override;
+  void Commit(uint64_t version, CheckpointRecord record) override;
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override;
 
   void Skip(uint64_t version) override;

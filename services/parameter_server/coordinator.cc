@@ -240,8 +240,10 @@ bool Coordinator::HasDiverged(const LedgerActions& actions) {
 
 void Coordinator::ReachBoundary(uint64_t version) {
   unsettled_.insert(version);
-  queue_->Commit(version, validation_, fingerprint_.value_or(RunFingerprint()), recorder_.Before(version),
-                 visits_.EpochSoFar(version));
+  queue_->Commit(version, {.validation = validation_,
+                           .fingerprint = fingerprint_.value_or(RunFingerprint()),
+                           .slot_checksums = recorder_.Before(version),
+                           .visits = visits_.EpochSoFar(version)});
   if (IsEpochEnd(plan_, version)) {
     ExportUnlessEvaluated(version, NextRound(plan_, {v1::Lease::KIND_TRAIN, version - 1}));
   }

@@ -188,24 +188,19 @@ class Server::Queue final : public CheckpointQueue {
     if (server_.queue_ == this) server_.queue_ = nullptr;
   }
 
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-              SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) override {
-    CheckChecksums(version, slot_checksums);
-    Push({CheckpointTask::kCommit,
-          version,
-          std::move(validation),
-          std::move(fingerprint),
-          std::move(slot_checksums),
-          {},
-          {},
-          std::move(visits)});
+  void Commit(uint64_t version, CheckpointRecord record) override {
+    CheckChecksums(version, record.slot_checksums);
+    Push({.kind = CheckpointTask::kCommit, .version = version, .record = std::move(record)});
   }
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override {
-    Push({CheckpointTask::kExport, version, {}, {}, {}, std::move(validation), std::move(test), {}});
+    Push({.kind = CheckpointTask::kExport,
+          .version = version,
+          .validation = std::move(validation),
+          .test = std::move(test)});
   }
-  void Skip(uint64_t version) override { Push({CheckpointTask::kSkip, version, {}, {}, {}, {}, {}, {}}); }
+  void Skip(uint64_t version) override { Push({.kind = CheckpointTask::kSkip, .version = version}); }
   void NoteBest(const v1::Evaluation& validation) override {
-    Push({CheckpointTask::kNoteBest, validation.version(), {}, {}, {}, validation, {}, {}});
+    Push({.kind = CheckpointTask::kNoteBest, .version = validation.version(), .validation = validation});
   }
   void Stop() override {
     stopping_ = true;

@@ -28,6 +28,8 @@
 namespace millrace {
 namespace {
 
+const RunFingerprint kFingerprint = {"1.13.1", "AVX2", 1};
+
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -116,7 +118,7 @@ class CheckpointerTest : public ::testing::Test {
 };
 
 TEST_F(CheckpointerTest, CommitsAndReleases) {
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(1, {.fingerprint = kFingerprint});
   EXPECT_THAT(listener_.WaitForSettled(1), ElementsAre("committed 1", "settled 1"));
   EXPECT_THAT(fleet_->released, ElementsAre("1 committed"));
   const CheckpointManifest manifest = ReadManifest(1);
@@ -126,11 +128,11 @@ TEST_F(CheckpointerTest, CommitsAndReleases) {
 }
 
 TEST_F(CheckpointerTest, DigestsDoNotDependOnTheNumberOfShards) {
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(1, {.fingerprint = kFingerprint});
   listener_.WaitForSettled(1);
   const CheckpointManifest two = ReadManifest(1);
   Start(3);
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(1, {.fingerprint = kFingerprint});
   listener_.WaitForSettled(1);
   const CheckpointManifest three = ReadManifest(1);
   EXPECT_EQ(three.files.size(), 3u);
@@ -139,7 +141,7 @@ TEST_F(CheckpointerTest, DigestsDoNotDependOnTheNumberOfShards) {
 }
 
 TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
-  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(3, {.fingerprint = kFingerprint});
   v1::Evaluation evaluation;
   evaluation.set_version(3);
   evaluation.set_accuracy(0.5);
@@ -156,20 +158,20 @@ TEST_F(CheckpointerTest, AnEpochEndIsCommittedAtOnceAndExportedWhenEvaluated) {
 
 TEST_F(CheckpointerTest, AFailureLeavesNothingHalfWrittenAndTheNextOneIsTried) {
   fleet_->error = absl::ResourceExhaustedError("no space left on device");
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(1, {.fingerprint = kFingerprint});
   EXPECT_THAT(listener_.WaitForSettled(1), ElementsAre("commit failed 1: no space left on device", "settled 1"));
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
   EXPECT_THAT(fleet_->released, ElementsAre("1 given up"));
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_coordinator_commits_total{result=\"failed\"} 1"));
   fleet_->error = absl::OkStatus();
-  checkpointer_->Commit(2, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(2, {.fingerprint = kFingerprint});
   EXPECT_THAT(listener_.WaitForSettled(2), ElementsAre("committed 2", "settled 2"));
 }
 
 TEST_F(CheckpointerTest, AnUnwritableDirectoryIsAFailureToo) {
   fs::remove_all(directory_ / "checkpoints");
   std::ofstream(directory_ / "checkpoints") << "a file where the directory was";
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(1, {.fingerprint = kFingerprint});
   const std::vector<std::string> heard = listener_.WaitForSettled(1);
   ASSERT_EQ(heard.size(), 2u);
   EXPECT_THAT(heard[0], HasSubstr("commit failed 1"));
@@ -177,7 +179,7 @@ TEST_F(CheckpointerTest, AnUnwritableDirectoryIsAFailureToo) {
 
 TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
   for (const uint64_t version : {1, 2, 4}) {
-    checkpointer_->Commit(version, {}, {"1.13.1", "AVX2", 1}, {});
+    checkpointer_->Commit(version, {.fingerprint = kFingerprint});
     listener_.WaitForSettled(version);
   }
   EXPECT_FALSE(fs::exists(Checkpoint(1)));
@@ -188,7 +190,7 @@ TEST_F(CheckpointerTest, OnlyTheNewestCheckpointsStay) {
 TEST_F(CheckpointerTest, TheBestCheckpointStaysUntilThereIsABetterOne) {
   std::vector<v1::Evaluation> history;
   const auto commit = [&](uint64_t version) {
-    checkpointer_->Commit(version, history, {"1.13.1", "AVX2", 1}, {});
+    checkpointer_->Commit(version, {.validation = history, .fingerprint = kFingerprint});
     listener_.WaitForSettled(version);
   };
   const auto validate = [&](uint64_t version, double loss) {
@@ -208,7 +210,7 @@ TEST_F(CheckpointerTest, TheBestCheckpointStaysUntilThereIsABetterOne) {
 }
 
 TEST_F(CheckpointerTest, AVersionThatIsNotPublishedIsSettledWithoutAnExport) {
-  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(3, {.fingerprint = kFingerprint});
   checkpointer_->Skip(3);
   EXPECT_THAT(listener_.WaitForSettled(3), ElementsAre("committed 3", "settled 3"));
   EXPECT_THAT(fleet_->released, ElementsAre("3 committed"));
@@ -222,7 +224,7 @@ TEST_F(CheckpointerTest, TheBestVersionIsWrittenDown) {
   evaluation.set_loss(0.25);
   evaluation.set_accuracy(0.75);
   checkpointer_->NoteBest(evaluation);
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(1, {.fingerprint = kFingerprint});
   listener_.WaitForSettled(1);
   const auto json = nlohmann::json::parse(*ReadFile(directory_ / "best.json", 1 << 20));
   EXPECT_EQ(json["version"], 3);
@@ -232,7 +234,7 @@ TEST_F(CheckpointerTest, TheBestVersionIsWrittenDown) {
 }
 
 TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
-  checkpointer_->Commit(3, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(3, {.fingerprint = kFingerprint});
   checkpointer_->Export(3, std::nullopt, std::nullopt);
   listener_.WaitForSettled(3);
   fs::remove_all(directory_ / "models");
@@ -247,7 +249,7 @@ TEST_F(CheckpointerTest, TheVersionResumedFromIsExportedFromDisk) {
 
 TEST_F(CheckpointerTest, WhatTheSlotsCameToIsSavedBesideTheWeights) {
   const SlotChecksums checksums{.first_step = 0, .slots = 2, .values = {0xab, 0xcd}};
-  checkpointer_->Commit(1, {}, {"1.13.1", "AVX2", 1}, checksums);
+  checkpointer_->Commit(1, {.fingerprint = kFingerprint, .slot_checksums = checksums});
   listener_.WaitForSettled(1);
   const auto text = ReadFile(Checkpoint(1) / kSlotChecksumsFile, 1 << 20);
   ASSERT_THAT(text, IsOk());
@@ -259,7 +261,7 @@ TEST_F(CheckpointerTest, WhatTheSlotsCameToIsSavedBesideTheWeights) {
   EXPECT_EQ(manifest.slot_checksums->sha256, Sha256Hex(*text));
   fs::remove(Checkpoint(1) / kSlotChecksumsFile);
   EXPECT_EQ((*store_.FindNewest())->version, 1u) << "the weights are as good as ever";
-  checkpointer_->Commit(2, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(2, {.fingerprint = kFingerprint});
   listener_.WaitForSettled(2);
   EXPECT_FALSE(fs::exists(Checkpoint(2) / kSlotChecksumsFile));
   EXPECT_FALSE(ReadManifest(2).slot_checksums.has_value());
@@ -275,7 +277,7 @@ absl::Status DeviceError() {
 TEST_F(CheckpointerTest, ABrokenDiskAtTheLastVersionIsGivenUpAfterAFewAttempts) {
   fleet_->error = DeviceError();
   ASSERT_THAT(fleet_->error, StatusIs(absl::StatusCode::kInternal, HasSubstr("Input/output error")));
-  checkpointer_->Commit(6, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(6, {.fingerprint = kFingerprint});
   checkpointer_->Skip(6);
   EXPECT_THAT(listener_.WaitForSettled(6),
               ElementsAre(HasSubstr("commit failed 6: cannot read /proc/self/mem"), "settled 6"));
@@ -286,7 +288,7 @@ TEST_F(CheckpointerTest, ABrokenDiskAtTheLastVersionIsGivenUpAfterAFewAttempts) 
 
 TEST_F(CheckpointerTest, StopsWhileTheLastVersionIsRetried) {
   fleet_->error = absl::ResourceExhaustedError("no space left on device");
-  checkpointer_->Commit(6, {}, {"1.13.1", "AVX2", 1}, {});
+  checkpointer_->Commit(6, {.fingerprint = kFingerprint});
   checkpointer_.reset();  // does not hang
 }
 

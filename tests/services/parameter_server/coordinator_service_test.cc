@@ -20,8 +20,7 @@ using ::testing::HasSubstr;
 
 class NoQueue : public CheckpointQueue {
  public:
-  void Commit(uint64_t, std::vector<v1::Evaluation>, RunFingerprint, SlotChecksums,
-              std::optional<v1::VisitCheck>) override {}
+  void Commit(uint64_t, CheckpointRecord) override {}
   void Export(uint64_t, std::optional<v1::Evaluation>, std::optional<v1::Evaluation>) override {}
   void Skip(uint64_t) override {}
   void NoteBest(const v1::Evaluation&) override {}

@@ -54,12 +54,13 @@ class FakeQueue : public CheckpointQueue {
     ++*alive_;
   }
   ~FakeQueue() override { --*alive_; }
-  void Commit(uint64_t version, std::vector<v1::Evaluation> validation, RunFingerprint fingerprint,
-              SlotChecksums slot_checksums, std::optional<v1::VisitCheck> visits) override {
-    asked_->push_back(absl::StrCat("commit ", version, " after ", validation.size(), " evaluations"));
-    if (visits.has_value()) asked_->back() += absl::StrCat(" and ", visits->samples(), " samples of its epoch");
-    EXPECT_EQ(fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
-    (*checksums_)[version] = std::move(slot_checksums);
+  void Commit(uint64_t version, CheckpointRecord record) override {
+    asked_->push_back(absl::StrCat("commit ", version, " after ", record.validation.size(), " evaluations"));
+    if (record.visits.has_value()) {
+      asked_->back() += absl::StrCat(" and ", record.visits->samples(), " samples of its epoch");
+    }
+    EXPECT_EQ(record.fingerprint, (RunFingerprint{"1.13.1", "AVX2", 1}));
+    (*checksums_)[version] = std::move(record.slot_checksums);
   }
   void Export(uint64_t version, std::optional<v1::Evaluation> validation, std::optional<v1::Evaluation> test) override {
     asked_->push_back(absl::StrCat("export ", version, validation.has_value() ? " validated" : "",

@@ -18,7 +18,7 @@ using ::testing::SizeIs;
 
 class IgnoringQueue : public CheckpointQueue {
  public:
-  void Commit(uint64_t, std::vector<v1::Evaluation>, RunFingerprint, std::optional<v1::VisitCheck>) override {}
+  void Commit(uint64_t, CheckpointRecord) override {}
   void Export(uint64_t, std::optional<v1::Evaluation>, std::optional<v1::Evaluation>) override {}
   void Skip(uint64_t) override {}
   void NoteBest(const v1::Evaluation&) override {}
