@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <fstream>
 #include <limits>
 #include <system_error>
 #include <utility>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr absl::Duration kStartTimeout = absl::Minutes(2);  // loading LibTorch on a busy machine takes seconds
 constexpr absl::Duration kPoll = absl::Milliseconds(5);
-constexpr uint64_t kTrainSamples = 1'000'000'000;
+constexpr uint64_t kTrainSamples = 100'000'000;
 
 }  // namespace
 
@@ -99,6 +100,19 @@ std::vector<double> BenchCluster::CpuSeconds() const {
     seconds.push_back(static_cast<double>(used.tv_sec) + 1e-9 * static_cast<double>(used.tv_nsec));
   }
   return seconds;
+}
+
+std::vector<double> BenchCluster::PeakMemoryMib() const {
+  std::vector<double> peaks;
+  for (size_t shard = 1; shard < processes_.size(); ++shard) {
+    std::ifstream status(absl::StrCat("/proc/", processes_[shard]->pid(), "/status"));
+    double kib = std::numeric_limits<double>::quiet_NaN();
+    for (std::string word; status >> word;) {
+      if (word == "VmHWM:") status >> kib;
+    }
+    peaks.push_back(kib / 1024);
+  }
+  return peaks;
 }
 
 bool BenchCluster::IsCommitted(uint64_t version) const {

@@ -1,7 +1,7 @@
 // A cluster without workers, for benchmarks: millrace-data and the shards as real processes on Unix sockets, started as
 // `millrace train` starts them. The job's dataset is drawn, and so large that its first epoch never ends.
 //
-// Threads: CpuSeconds from any; the rest from the one that started it (the processes end with that thread). They are
+// Threads: CpuSeconds and PeakMemoryMib from any; the rest from the one that started it (the processes end with that thread). They are
 // killed with the object.
 #pragma once
 
@@ -42,6 +42,8 @@ class BenchCluster {
 
   // Processor time that each shard has used so far.
   std::vector<double> CpuSeconds() const;
+  // The most memory that each has had resident, in MiB.
+  std::vector<double> PeakMemoryMib() const;
   // An error once a process has ended.
   absl::Status Check();
   bool IsCommitted(uint64_t version) const;

@@ -207,6 +207,7 @@ absl::StatusOr<Json> Measure(const Options& options) {
       {"pushes_per_step", static_cast<double>(to.pushes - from.pushes) / steps},
       {"workers_cpu_ms", 1e3 * (to.workers_cpu - from.workers_cpu) / steps},
       {"shards_cpu_ms", shards_ms},
+      {"shards_peak_mib", cluster->PeakMemoryMib()},
   };
   if (every > 0) json.update(CommitTimes::ToJson(versions, commits));
   return json;
