@@ -216,6 +216,7 @@ absl::Status Shard::Apply() {
       case Work::kApply:
         MILLRACE_RETURN_IF_ERROR(FinishWork(*work, ApplyChunk(*work)));
         for (const auto& listener : listeners_) listener({work->next.weights, work->elements.end});
+        if (work->elements.end == range().size()) TakeSnapshotIfDue();
         break;
     }
   }
@@ -340,21 +341,35 @@ void Shard::EndStepLocked(const Work& last) {
   applied_ahead_.insert(last.step);
   while (applied_ahead_.erase(oldest_step_) > 0) ++oldest_step_;
   ++version_;
-  if (IsCheckpointBoundary(plan(), version_)) KeepSnapshotLocked();
+  if (IsCheckpointBoundary(plan(), version_)) snapshot_due_ = version_;
   metrics_->steps_applied.Increment();
   metrics_->version.Set(static_cast<double>(version_));
   metrics_->apply_seconds.Observe(absl::ToDoubleSeconds(step_time_));
   step_time_ = absl::ZeroDuration();
 }
 
-void Shard::KeepSnapshotLocked() {
+// The copy takes about as long as a step's update. No later step can change what is copied: this thread would do it.
+void Shard::TakeSnapshotIfDue() {
+  WeightsVersion weights;
+  {
+    MutexLock lock(&mutex_);
+    if (!snapshot_due_.has_value()) return;
+    weights = weights_.current();
+  }
+  auto snapshot = std::make_shared<const Snapshot>(Snapshot{std::move(weights), optimizer_->Save()});
+  MutexLock lock(&mutex_);
+  if (snapshot_due_.has_value()) KeepSnapshotLocked(std::move(snapshot));
+  snapshot_due_.reset();
+}
+
+void Shard::KeepSnapshotLocked(std::shared_ptr<const Snapshot> snapshot) {
   if (snapshots_.size() == kSnapshotsMax) {
     LogError("snapshot dropped: it was never released",
              {{"version", snapshots_.begin()->first}, {"snapshots_max", kSnapshotsMax}});
     metrics_->snapshots_dropped.Increment();
     snapshots_.erase(snapshots_.begin());
   }
-  snapshots_[version_] = std::make_shared<const Snapshot>(Snapshot{weights_.current(), optimizer_->Save()});
+  snapshots_[version_] = std::move(snapshot);
   metrics_->snapshots.Set(static_cast<double>(snapshots_.size()));
 }
 
@@ -393,6 +408,7 @@ absl::StatusOr<Shard::SavedFile> Shard::SaveCheckpoint(uint64_t version, const s
 void Shard::ReleaseSnapshot(uint64_t version, bool committed) {
   std::shared_ptr<const Snapshot> released;  // freed after the lock
   MutexLock lock(&mutex_);
+  if (snapshot_due_ == version) snapshot_due_.reset();
   const auto found = snapshots_.find(version);
   if (found == snapshots_.end()) return;
   released = std::move(found->second);

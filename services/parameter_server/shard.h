@@ -18,7 +18,7 @@
 // boundary, which no step passes, all have applied the same ones.
 //
 // Threads: every method may be called from any thread. Gradients are added on the caller's thread under one lock;
-// applying (but for the copy that a snapshot is), listeners and the disk are outside it. Ownership: the plan is copied;
+// applying, snapshots, listeners and the disk are outside it. Ownership: the plan is copied;
 // the metrics must outlive the shard.
 #pragma once
 
@@ -131,8 +131,9 @@ class Shard : public std::enable_shared_from_this<Shard> {
   absl::StatusOr<AddResult> AddGradient(const GradientChunkView& chunk);
 
   // Applies, front to back, the chunks that are complete and not applied yet, and calls the listeners after each. The
-  // last chunk makes the next version, of which a snapshot is kept if it is a checkpoint boundary. A thread that comes
-  // while another one applies leaves it the work. INTERNAL if LibTorch failed; the shard is of no use then.
+  // last chunk makes the next version, of which a snapshot is kept if it is a checkpoint boundary: it is taken once the
+  // listeners know of the version, so that workers receive the weights meanwhile. A thread that comes while another one
+  // applies leaves it the work. INTERNAL if LibTorch failed; the shard is of no use then.
   absl::Status Apply();
 
   // `listener` is called after every applied chunk, on the thread that applied it, without locks held; never two calls
@@ -153,8 +154,8 @@ class Shard : public std::enable_shared_from_this<Shard> {
   // there; the file is complete and on disk, or absent. Blocks for the disk. NOT_FOUND without such a snapshot.
   absl::StatusOr<SavedFile> SaveCheckpoint(uint64_t version, const std::string& directory);
 
-  // Frees a snapshot; one that is not there is no error. A committed one takes the place of the one committed before
-  // it.
+  // Frees a snapshot, or stops one that is being taken from being kept; one that is not there is no error. A committed
+  // one takes the place of the one committed before it.
   void ReleaseSnapshot(uint64_t version, bool committed);
 
   // The part of another shard has come; NormExchange::Receive says when `answer` is called.
@@ -202,7 +203,8 @@ class Shard : public std::enable_shared_from_this<Shard> {
   absl::Status ApplyChunk(const Work& work);
   absl::Status FinishWork(const Work& work, const absl::Status& applied);
   void EndStepLocked(const Work& last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void KeepSnapshotLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeSnapshotIfDue();
+  void KeepSnapshotLocked(std::shared_ptr<const Snapshot> snapshot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // shard_clipping.cc
   bool clips() const { return plan().spec().clip_norm() > 0; }
@@ -225,6 +227,7 @@ class Shard : public std::enable_shared_from_this<Shard> {
   uint64_t oldest_step_ ABSL_GUARDED_BY(mutex_);               // not applied; all before it are
   std::set<uint64_t> applied_ahead_ ABSL_GUARDED_BY(mutex_);  // after oldest_step_; only with unbounded staleness
   std::map<uint64_t, std::shared_ptr<const Snapshot>> snapshots_ ABSL_GUARDED_BY(mutex_);
+  std::optional<uint64_t> snapshot_due_ ABSL_GUARDED_BY(mutex_);  // of this version, by the thread that made it
   std::shared_ptr<const Snapshot> committed_ ABSL_GUARDED_BY(mutex_);  // the newest; null before the first
 
   bool applying_ ABSL_GUARDED_BY(mutex_) = false;     // some thread is in Apply's loop

@@ -564,6 +564,32 @@ TEST(ShardTest, SnapshotsAreBounded) {
   EXPECT_THAT(job.metrics.Render(), HasSubstr("millrace_ps_snapshots_dropped_total{shard=\"0\"} 2"));
 }
 
+TEST(ShardTest, WorkersHaveACheckpointsWeightsBeforeItsSnapshotIsTaken) {
+  Job job(1);
+  Shard& shard = *job.shards[0];
+  int heard = 0;
+  shard.OnApplied([&](const WeightsProgress& progress) {
+    if (!progress.whole() || progress.weights.version != 2) return;
+    ++heard;
+    EXPECT_EQ(shard.SnapshotOf(2), nullptr);
+    EXPECT_EQ(shard.WeightsAt(2)->values.data(), progress.weights.values.data());
+  });
+  job.Steps(0, 2);
+  EXPECT_EQ(heard, 1);
+  EXPECT_NE(shard.SnapshotOf(2), nullptr);
+}
+
+TEST(ShardTest, ASnapshotThatIsGivenUpWhileItIsTakenIsNotKept) {
+  Job job(1);
+  Shard& shard = *job.shards[0];
+  shard.OnApplied([&](const WeightsProgress& progress) {
+    if (progress.whole()) shard.ReleaseSnapshot(progress.weights.version, /*committed=*/false);
+  });
+  job.Steps(0, 6);
+  for (const uint64_t version : {2, 3, 4, 6}) EXPECT_EQ(shard.SnapshotOf(version), nullptr);
+  EXPECT_THAT(job.metrics.Render(), HasSubstr("millrace_ps_snapshots_dropped_total{shard=\"0\"} 0"));
+}
+
 class ShardCheckpointTest : public testing::Test {
  protected:
   // Writes the checkpoint of version 3 by so many shards.
