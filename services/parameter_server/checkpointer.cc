@@ -33,7 +33,9 @@ void Checkpointer::Export(uint64_t version, std::optional<v1::Evaluation> valida
 void Checkpointer::Skip(uint64_t version) { Push({.kind = CheckpointTask::kSkip, .version = version}); }
 
 void Checkpointer::NoteBest(const v1::Evaluation& validation) {
-  Push({.kind = CheckpointTask::kNoteBest, .version = validation.version(), .validation = validation});
+  CheckpointTask task{.kind = CheckpointTask::kNoteBest, .version = validation.version()};
+  task.validation = validation;
+  Push(std::move(task));
 }
 
 void Checkpointer::Stop() {

@@ -200,7 +200,9 @@ class Server::Queue final : public CheckpointQueue {
   }
   void Skip(uint64_t version) override { Push({.kind = CheckpointTask::kSkip, .version = version}); }
   void NoteBest(const v1::Evaluation& validation) override {
-    Push({.kind = CheckpointTask::kNoteBest, .version = validation.version(), .validation = validation});
+    CheckpointTask task{.kind = CheckpointTask::kNoteBest, .version = validation.version()};
+    task.validation = validation;
+    Push(std::move(task));
   }
   void Stop() override {
     stopping_ = true;
