@@ -175,7 +175,7 @@ class Ledger {
   // ledger_schedule.cc
   void Schedule(absl::Time now, LedgerActions& actions);
   void ScheduleBackups(absl::Time now, LedgerActions& actions);
-  // The lease of the oldest round that has been worked at the longest, by another worker and not backed up yet.
+  // The first granted lease of the oldest round that another worker holds, is not backed up, and has results to come.
   const Lease* OldestToBackUp(WorkerId worker) const;
   uint32_t LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const;
   bool TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t workers, absl::Time now,

@@ -111,14 +111,14 @@ void Ledger::ScheduleBackups(absl::Time now, LedgerActions& actions) {
 const Ledger::Lease* Ledger::OldestToBackUp(WorkerId worker) const {
   std::set<uint64_t> backed_up;
   for (const auto& [id, lease] : leases_) backed_up.insert(lease.backs_up);
-  const Lease* oldest = nullptr;
+  const RoundState& round = open_.front().state;
   for (const auto& [id, lease] : leases_) {
     // What is late has been taken back and is granted as any other work.
     if (lease.worker == worker || lease.late || lease.backs_up != 0 || backed_up.contains(id)) continue;
-    if (lease.round() != open_.front().state.id() || lease.started == absl::InfiniteFuture()) continue;
-    if (oldest == nullptr || lease.started < oldest->started) oldest = &lease;
+    // Its holder may not have begun: a slow one is still at an older step, that others have brought.
+    if (lease.round() == round.id() && round.IsMissing(lease.range())) return &lease;
   }
-  return oldest;
+  return nullptr;
 }
 
 // How many units of an open round this worker may take now; 0 for none.

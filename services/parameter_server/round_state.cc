@@ -97,6 +97,11 @@ std::vector<uint64_t> RoundState::Checksums() const {
   return checksums;
 }
 
+bool RoundState::IsMissing(UnitRange range) const {
+  return std::any_of(units_.begin() + range.begin, units_.begin() + range.end,
+                     [](const Unit& unit) { return !unit.done; });
+}
+
 uint32_t RoundState::FirstMissing() const {
   const auto unit = std::find_if(units_.begin(), units_.end(), [](const Unit& u) { return !u.done; });
   return static_cast<uint32_t>(unit - units_.begin());

@@ -57,6 +57,8 @@ class RoundState {
   // Of what was accepted, by unit.
   std::vector<uint64_t> Checksums() const;
 
+  // Some unit of the range is not done.
+  bool IsMissing(UnitRange range) const;
   // The first unit that is not done. Requires a round that is not complete.
   uint32_t FirstMissing() const;
 
