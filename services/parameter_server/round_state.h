@@ -39,6 +39,8 @@ class RoundState {
   const RoundId& id() const { return id_; }
   uint32_t units() const { return static_cast<uint32_t>(units_.size()); }
   uint32_t free_units() const { return free_; }
+  // Grows whenever free_units() changes.
+  uint64_t changes() const { return changes_; }
   bool complete() const { return done_ == units(); }
 
   // Gives `lease` (not 0) the first aligned range of `width` units (a power of two; shorter only at the end of the
@@ -78,6 +80,7 @@ class RoundState {
   const RoundId id_;
   std::vector<Unit> units_;
   uint32_t free_;
+  uint64_t changes_ = 0;
   uint32_t done_ = 0;
   uint32_t first_free_ = 0;  // no unit before this one is free
 };

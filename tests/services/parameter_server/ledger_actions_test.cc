@@ -19,7 +19,10 @@ class RandomEvents {
  public:
   // Up to `workers_max` at a time; each takes its leases in the order of their versions, or declines, or dawdles.
   RandomEvents(uint64_t seed, uint32_t workers_max)
-      : random_(seed, 1), workers_max_(workers_max), plan_(RandomPlan()), ledger_(plan_, {.lease_first = absl::Seconds(1)}) {}
+      : random_(seed, 1),
+        workers_max_(workers_max),
+        plan_(RandomPlan()),
+        ledger_(plan_, {.lease_first = absl::Seconds(1)}) {}
 
   // Everything the ledger asked for, as text.
   std::string Run(int events) {
@@ -37,8 +40,13 @@ class RandomEvents {
   bool Chance(double p) { return random_.NextUniform() < p; }
 
   v1::JobPlan RandomPlan() {
-    TestPlan plan{.slots = 1 + Random(40), .batch_size = 40, .epochs = 3, .checkpoint_steps = Random(4),
-                  .train_count = 100 + Random(300), .validation_count = Random(60), .test_count = Random(60)};
+    TestPlan plan{.slots = 1 + Random(40),
+                  .batch_size = 40,
+                  .epochs = 3,
+                  .checkpoint_steps = Random(4),
+                  .train_count = 100 + Random(300),
+                  .validation_count = Random(60),
+                  .test_count = Random(60)};
     if (Chance(0.3)) plan.staleness = 1 + Random(4);
     if (Chance(0.1)) plan.unbounded = true;
     return plan.Build();
@@ -104,8 +112,8 @@ class RandomEvents {
   void Apply(const LedgerActions& actions) {
     for (const auto& [worker, lease] : actions.grants) {
       held_.push_back({worker, lease});
-      absl::StrAppend(&actions_, worker, ":", lease.id(), " ", lease.kind(), " ", lease.version(), " ", lease.begin(), "-",
-                      lease.end(), " ", lease.staleness(), lease.newest() ? "n\n" : "\n");
+      absl::StrAppend(&actions_, worker, ":", lease.id(), " ", lease.kind(), " ", lease.version(), " ", lease.begin(),
+                      "-", lease.end(), " ", lease.staleness(), lease.newest() ? "n\n" : "\n");
     }
     for (const auto& round : actions.completed) absl::StrAppend(&actions_, "done ", RoundName(round.id), "\n");
     for (const uint64_t version : actions.boundaries) {
@@ -138,12 +146,12 @@ constexpr uint64_t kSeeds = 400;
 constexpr int kEvents = 3000;
 
 TEST(LedgerActionsTest, TheSameEventsGiveTheActionsThatWereRecorded) {
-  for (const Recorded& recorded : {Recorded{3, "5cc06e44f22270a7"}, Recorded{12, "8395fd0b67859197"},
-                                   Recorded{60, "3b9b0c22fb0034c3"}}) {
+  for (const Recorded& recorded :
+       {Recorded{3, "5cc06e44f22270a7"}, Recorded{12, "8395fd0b67859197"}, Recorded{60, "3b9b0c22fb0034c3"}}) {
     std::string all;
     for (uint64_t seed = 0; seed < kSeeds; ++seed) all += RandomEvents(seed, recorded.workers_max).Run(kEvents);
-    EXPECT_EQ(Sha256Hex(all).substr(0, 16), recorded.digest) << "with up to " << recorded.workers_max << " workers, of " << all.size()
-                                          << " bytes";
+    EXPECT_EQ(Sha256Hex(all).substr(0, 16), recorded.digest)
+        << "with up to " << recorded.workers_max << " workers, of " << all.size() << " bytes";
   }
 }
 
