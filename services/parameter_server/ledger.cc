@@ -44,7 +44,7 @@ LedgerActions Ledger::WorkerJoined(WorkerId worker, std::string name, absl::Time
   Worker& joined = workers_[worker];
   joined.name = std::move(name);
   joined.last_heard = now;
-  Schedule(now, actions);
+  Schedule(now, actions, worker);
   return actions;
 }
 
@@ -61,7 +61,7 @@ LedgerActions Ledger::WorkerLeaving(WorkerId worker, absl::Time now) {
     found->second.leaving = true;
     found->second.last_heard = now;
   }
-  Schedule(now, actions);
+  Schedule(now, actions, worker);
   return actions;
 }
 
@@ -71,7 +71,7 @@ LedgerActions Ledger::Heard(WorkerId worker, std::string waiting_for, absl::Time
     found->second.last_heard = now;
     found->second.waiting_for = std::move(waiting_for);
   }
-  Schedule(now, actions);
+  Schedule(now, actions, worker);
   return actions;
 }
 
@@ -99,7 +99,7 @@ LedgerActions Ledger::Reported(WorkerId worker, const v1::Report& report, absl::
     StartNextLease(found->second, now);
     CompleteRounds(now, actions);
   }
-  Schedule(now, actions);
+  Schedule(now, actions, worker);
   return actions;
 }
 
@@ -116,7 +116,8 @@ LedgerActions Ledger::Declined(WorkerId worker, uint64_t lease, absl::Time now, 
   if (weights_gone && !open_.empty() && open_.front().state.id() == round && IsOlderTest(round)) AbandonRound(actions);
   StartNextLease(found->second, now);
   found->second.paused_until = now + limits_.decline_pause;
-  Schedule(now, actions);
+  pause_ends_ = std::min(pause_ends_, found->second.paused_until);
+  Schedule(now, actions, worker);
   return actions;
 }
 

@@ -173,13 +173,28 @@ class Ledger {
   void MarkLate(Worker& worker, const std::string& why, LedgerActions& actions);
 
   // ledger_schedule.cc
-  void Schedule(absl::Time now, LedgerActions& actions);
+  struct Pass {
+    absl::Time now;
+    LedgerActions& actions;
+    uint32_t sharers = 0;  // how many workers share a round's units; counted when first needed
+  };
+  // What other workers than the one an event is about can be granted depends on this and on the time alone.
+  struct FreeWork {
+    RoundId oldest;
+    uint64_t changes = 0;
+    bool operator==(const FreeWork&) const = default;
+  };
+  // `changed`: the worker that the event is about. Leaving and falling silent open nothing to others by themselves.
+  void Schedule(absl::Time now, LedgerActions& actions, std::optional<WorkerId> changed = std::nullopt);
+  void GrantWork(Pass& pass, std::optional<WorkerId> changed);
+  FreeWork WhatIsFree() const;
+  uint32_t CountSharers(absl::Time now) const;
   void ScheduleBackups(absl::Time now, LedgerActions& actions);
-  // The lease of the oldest round that has been worked at the longest, by another worker and not backed up yet.
+  // The first granted lease of the oldest round that another worker holds, is not backed up, and has results to come.
   const Lease* OldestToBackUp(WorkerId worker) const;
-  uint32_t LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const;
-  bool TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t workers, absl::Time now,
-                LedgerActions& actions);
+  bool MayTake(WorkerId id, const Worker& worker, size_t open_index) const;
+  uint32_t LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t sharers) const;
+  bool TryGrant(WorkerId id, Worker& worker, size_t open_index, Pass& pass);
   void Grant(WorkerId id, Worker& worker, Lease lease, absl::Time now, LedgerActions& actions);
   bool IsOlderTest(const RoundId& round) const {
     return round.kind == v1::Lease::KIND_TEST && round.version < version_;
@@ -212,6 +227,8 @@ class Ledger {
   absl::Time current_since_;      // since when open_.front() has been worked at
   std::set<uint64_t> unsettled_;  // boundaries reached, not settled
   std::map<WorkerId, Worker> workers_;
+  std::optional<FreeWork> useless_;  // free work of which nobody could be granted any, until a pause ends at
+  absl::Time pause_ends_ = absl::InfiniteFuture();
   std::map<uint64_t, Lease> leases_;
   LeaseTimes train_times_;
   LeaseTimes evaluation_times_;

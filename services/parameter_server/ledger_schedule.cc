@@ -65,30 +65,61 @@ bool Ledger::AnyoneIdle(const RoundId& round, absl::Time now) const {
   });
 }
 
-void Ledger::Schedule(absl::Time now, LedgerActions& actions) {
+void Ledger::Schedule(absl::Time now, LedgerActions& actions, std::optional<WorkerId> changed) {
   OpenRounds();
-  // Nearly always all that can be computed is leased: then no worker needs to be looked at, however many there are.
   const auto has_free = [](const OpenRound& open) { return open.state.free_units() > 0; };
-  if (std::none_of(open_.begin(), open_.end(), has_free)) return ScheduleBackups(now, actions);
-  std::vector<WorkerId> candidates;
-  uint32_t live = 0;
-  for (const auto& [id, worker] : workers_) {
-    if (worker.leaving || worker.late || IsSilent(worker, now)) continue;
-    ++live;
-    if (IsCandidate(worker, now)) candidates.push_back(id);
-  }
-  const uint32_t sharers = std::max(1u, live - std::min(live, limits_.backup_workers));
-  // One lease for everyone before a second one for anyone.
-  for (uint32_t held = 0; held < limits_.leases_per_worker; ++held) {
-    for (const WorkerId id : candidates) {
-      Worker& worker = workers_.at(id);
-      if (worker.leases.size() > held) continue;
-      for (size_t i = 0; i < open_.size(); ++i) {
-        if (TryGrant(id, worker, i, sharers, now, actions)) break;
-      }
-    }
+  if (std::any_of(open_.begin(), open_.end(), has_free)) {
+    Pass pass{now, actions};
+    GrantWork(pass, changed);
   }
   ScheduleBackups(now, actions);
+}
+
+Ledger::FreeWork Ledger::WhatIsFree() const {
+  FreeWork work{.oldest = open_.front().state.id()};
+  for (const OpenRound& open : open_) work.changes += open.state.changes();
+  return work;
+}
+
+// Every candidate in turn, one lease for everyone before a second one for anyone. With many workers nearly always
+// nobody but the one that the event is about can be granted anything: the others hold as much as they may. So as long
+// as the free work is what it was when they were last tried in vain, they are not looked at. (One worker's grants make
+// less work free, which helps nobody, unless nothing is left of a round: then the rounds after it are next.)
+void Ledger::GrantWork(Pass& pass, std::optional<WorkerId> changed) {
+  bool everyone = useless_ != WhatIsFree() || pass.now >= pause_ends_;
+  if (!everyone && !changed.has_value()) return;
+  const bool all_tried = everyone;
+  bool granted = false;
+  for (uint32_t held = 0; held < limits_.leases_per_worker; ++held) {
+    for (auto entry = everyone ? workers_.begin() : workers_.find(*changed); entry != workers_.end(); ++entry) {
+      auto& [id, worker] = *entry;
+      if (worker.leases.size() <= held && IsCandidate(worker, pass.now)) {
+        for (size_t i = 0; i < open_.size(); ++i) {
+          if (!TryGrant(id, worker, i, pass)) continue;
+          granted = true;
+          everyone |= open_[i].state.free_units() == 0;
+          break;
+        }
+      }
+      if (!everyone) break;
+    }
+  }
+  useless_.reset();
+  if (everyone && granted) return;  // there may be more for those tried before
+  useless_ = WhatIsFree();
+  if (!all_tried) return;
+  pause_ends_ = absl::InfiniteFuture();
+  for (const auto& [id, worker] : workers_) {
+    if (worker.paused_until > pass.now) pause_ends_ = std::min(pause_ends_, worker.paused_until);
+  }
+}
+
+uint32_t Ledger::CountSharers(absl::Time now) const {
+  const auto live = std::count_if(workers_.begin(), workers_.end(), [&](const auto& entry) {
+    return !entry.second.leaving && !entry.second.late && !IsSilent(entry.second, now);
+  });
+  const auto count = static_cast<uint32_t>(live);
+  return std::max(1u, count - std::min(count, limits_.backup_workers));
 }
 
 void Ledger::ScheduleBackups(absl::Time now, LedgerActions& actions) {
@@ -111,48 +142,51 @@ void Ledger::ScheduleBackups(absl::Time now, LedgerActions& actions) {
 const Ledger::Lease* Ledger::OldestToBackUp(WorkerId worker) const {
   std::set<uint64_t> backed_up;
   for (const auto& [id, lease] : leases_) backed_up.insert(lease.backs_up);
-  const Lease* oldest = nullptr;
+  const RoundState& round = open_.front().state;
   for (const auto& [id, lease] : leases_) {
     // What is late has been taken back and is granted as any other work.
     if (lease.worker == worker || lease.late || lease.backs_up != 0 || backed_up.contains(id)) continue;
-    if (lease.round() != open_.front().state.id() || lease.started == absl::InfiniteFuture()) continue;
-    if (oldest == nullptr || lease.started < oldest->started) oldest = &lease;
+    // Its holder may not have begun: a slow one is still at an older step, that others have brought.
+    if (lease.round() == round.id() && round.IsMissing(lease.range())) return &lease;
   }
-  return oldest;
+  return nullptr;
 }
 
-// How many units of an open round this worker may take now; 0 for none.
-uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t workers) const {
+// Some of an open round. Depends neither on the time nor on other workers.
+bool Ledger::MayTake(WorkerId id, const Worker& worker, size_t open_index) const {
   const OpenRound& round = open_[open_index];
-  const uint32_t units = round.state.units(), free = round.state.free_units();
-  if (free == 0) return 0;
-  const uint32_t held = LeasesOf(worker, round.state.id());
+  if (round.state.free_units() == 0) return false;
   for (size_t earlier = 0; earlier < open_index; ++earlier) {
     // Nobody waits for the next weights while there is work on these.
-    if (open_[earlier].state.free_units() > 0) return 0;
+    if (open_[earlier].state.free_units() > 0) return false;
   }
   // And leases that wait for weights must leave room for work that brings them: another worker's part of that may come
   // back at any time.
-  const auto waits = [&](uint64_t id) { return !IsComputable(leases_.at(id).round()); };
+  const auto waits = [&](uint64_t lease) { return !IsComputable(leases_.at(lease).round()); };
   const auto waiting = std::count_if(worker.leases.begin(), worker.leases.end(), waits);
-  if (!IsComputable(round.state.id()) && waiting + 1 >= limits_.leases_per_worker) return 0;
-  if (!round.state.id().is_train()) {
-    return std::min(kEvaluationLeaseMax, WidthOf(units / (kEvaluationLeasesPerWorker * workers)));
-  }
-  if (IsAsynchronous()) return workers == 1 ? std::bit_ceil(units) : WidthOf(units / workers);
-  // Everyone's share is kept for them, however busy they still are with the step before...
-  if (!round.served.contains(id)) {
-    return workers == 1 ? std::bit_ceil(units) : WidthOf(static_cast<uint32_t>(units * ShareOf(worker) / workers));
-  }
-  // ... and what nobody's share covers goes to whoever has nothing left to do for the oldest step.
-  if (open_index > 0 || held > 0) return 0;
-  return WidthOf(free / workers);
+  if (!IsComputable(round.state.id()) && waiting + 1 >= limits_.leases_per_worker) return false;
+  if (!round.state.id().is_train() || IsAsynchronous()) return true;
+  // Everyone's share is kept for them, however busy they still are with the step before, and what nobody's share covers
+  // goes to whoever has nothing left to do for the oldest step.
+  return !round.served.contains(id) || (open_index == 0 && LeasesOf(worker, round.state.id()) == 0);
 }
 
-bool Ledger::TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t workers, absl::Time now,
-                      LedgerActions& actions) {
-  const uint32_t width = LeaseWidth(id, worker, open_index, workers);
-  if (width == 0) return false;
+// How many units a worker that may take some gets, at least 1.
+uint32_t Ledger::LeaseWidth(WorkerId id, const Worker& worker, size_t open_index, uint32_t sharers) const {
+  const OpenRound& round = open_[open_index];
+  const uint32_t units = round.state.units();
+  if (!round.state.id().is_train()) {
+    return std::min(kEvaluationLeaseMax, WidthOf(units / (kEvaluationLeasesPerWorker * sharers)));
+  }
+  if (IsAsynchronous()) return sharers == 1 ? std::bit_ceil(units) : WidthOf(units / sharers);
+  if (round.served.contains(id)) return WidthOf(round.state.free_units() / sharers);
+  return sharers == 1 ? std::bit_ceil(units) : WidthOf(static_cast<uint32_t>(units * ShareOf(worker) / sharers));
+}
+
+bool Ledger::TryGrant(WorkerId id, Worker& worker, size_t open_index, Pass& pass) {
+  if (!MayTake(id, worker, open_index)) return false;
+  if (pass.sharers == 0) pass.sharers = CountSharers(pass.now);
+  const uint32_t width = LeaseWidth(id, worker, open_index, pass.sharers);
   OpenRound& round = open_[open_index];
   std::vector<UnitRange> own;  // a late lease of its own is no work to give it again
   for (const uint64_t held : worker.leases) {
@@ -171,8 +205,8 @@ bool Ledger::TryGrant(WorkerId id, Worker& worker, size_t open_index, uint32_t w
     lease.message.set_newest(plan_.spec().asynchrony().unbounded());
   }
   round.served.insert(id);
-  if (open_index == 0) current_since_ = std::min(current_since_, now);
-  Grant(id, worker, std::move(lease), now, actions);
+  if (open_index == 0) current_since_ = std::min(current_since_, pass.now);
+  Grant(id, worker, std::move(lease), pass.now, pass.actions);
   return true;
 }
 

@@ -40,6 +40,7 @@ std::optional<UnitRange> RoundState::Take(uint64_t lease, uint32_t width, std::s
       if (avoided || !IsFree(range)) continue;
       for (uint32_t unit = range.begin; unit < range.end; ++unit) units_[unit].lease = lease;
       free_ -= range.end - range.begin;
+      ++changes_;
       return range;
     }
   }
@@ -55,6 +56,7 @@ uint32_t RoundState::Release(uint64_t lease, UnitRange range) {
     ++released;
   }
   free_ += released;
+  if (released > 0) ++changes_;
   return released;
 }
 
@@ -67,7 +69,10 @@ RoundState::Verdict RoundState::Accept(const v1::UnitResult& result) {
                       std::bit_cast<uint64_t>(unit.loss) == std::bit_cast<uint64_t>(result.loss_sum());
     return same ? Verdict::kDuplicate : Verdict::kMismatch;
   }
-  if (unit.lease == 0) --free_;
+  if (unit.lease == 0) {
+    --free_;
+    ++changes_;
+  }
   unit = {.lease = unit.lease,
           .done = true,
           .samples = result.samples(),
@@ -95,6 +100,11 @@ std::vector<uint64_t> RoundState::Checksums() const {
   checksums.reserve(units_.size());
   for (const Unit& unit : units_) checksums.push_back(unit.checksum);
   return checksums;
+}
+
+bool RoundState::IsMissing(UnitRange range) const {
+  return std::any_of(units_.begin() + range.begin, units_.begin() + range.end,
+                     [](const Unit& unit) { return !unit.done; });
 }
 
 uint32_t RoundState::FirstMissing() const {

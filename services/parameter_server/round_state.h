@@ -39,6 +39,8 @@ class RoundState {
   const RoundId& id() const { return id_; }
   uint32_t units() const { return static_cast<uint32_t>(units_.size()); }
   uint32_t free_units() const { return free_; }
+  // Grows whenever free_units() changes.
+  uint64_t changes() const { return changes_; }
   bool complete() const { return done_ == units(); }
 
   // Gives `lease` (not 0) the first aligned range of `width` units (a power of two; shorter only at the end of the
@@ -57,6 +59,8 @@ class RoundState {
   // Of what was accepted, by unit.
   std::vector<uint64_t> Checksums() const;
 
+  // Some unit of the range is not done.
+  bool IsMissing(UnitRange range) const;
   // The first unit that is not done. Requires a round that is not complete.
   uint32_t FirstMissing() const;
 
@@ -76,6 +80,7 @@ class RoundState {
   const RoundId id_;
   std::vector<Unit> units_;
   uint32_t free_;
+  uint64_t changes_ = 0;
   uint32_t done_ = 0;
   uint32_t first_free_ = 0;  // no unit before this one is free
 };

@@ -1,6 +1,7 @@
 // How many leases a second the coordinator's ledger grants and takes in, by the number of workers: no network, no
 // computation, every worker reports at once. Prints one JSON line.
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <deque>
@@ -15,9 +16,10 @@ namespace {
 constexpr uint32_t kSamplesPerSlot = 32;
 constexpr auto kRunTime = std::chrono::seconds(2);
 
-// As many slots as workers, so that every worker has one of every step; at least 4, at most what a job may have.
+// At least as many slots as workers, so that every worker has one of every step; a power of two, so that with 1,000
+// workers some slots of every step are nobody's share: the ledger has free work then that nobody may take yet.
 v1::JobPlan PlanFor(uint32_t workers) {
-  const uint32_t slots = std::min(1024u, std::max(4u, workers));
+  const uint32_t slots = std::max(4u, std::bit_ceil(workers));
   v1::JobPlan plan;
   plan.mutable_spec()->set_slots(slots);
   plan.mutable_spec()->set_batch_size(slots * kSamplesPerSlot);

@@ -239,6 +239,23 @@ TEST_F(BackupLedgerTest, TheSharesAreThoseOfTheOthers) {
   EXPECT_THAT(halves, testing::Contains(Pair(2u, 4u)));
 }
 
+// Worker 2 dawdles at its half of step 2.
+class DawdlingWorkerTest : public BackupLedgerTest {
+ protected:
+  DawdlingWorkerTest() {
+    for (const WorkerId worker : {2, 1, 1, 3, 3}) Report(worker);
+    EXPECT_EQ(ledger_.version(), 3u);
+    EXPECT_THAT(leases_[2], SizeIs(2)) << "of step 2, which is complete, and of step 3";
+  }
+};
+
+TEST_F(DawdlingWorkerTest, BackupsBringAllThatIsMissing) {
+  ASSERT_THAT(Report(3), ElementsAre("3: step 3 slots [0, 2)")) << "which worker 1 is computing";
+  ASSERT_THAT(Report(3), ElementsAre("3: step 3 slots [2, 4)")) << "which worker 2 has not begun";
+  Report(3);
+  EXPECT_EQ(ledger_.version(), 4u) << ledger_.WaitingFor(now_);
+}
+
 TEST_F(BackupLedgerTest, WithoutBackupWorkersNothingIsComputedTwice) {
   Ledger plain(plan_);
   for (const WorkerId worker : {1, 2, 3}) plain.WorkerJoined(worker, "w", now_);

@@ -64,6 +64,15 @@ TEST(RoundStateTest, ReleasesOnlyWhatTheLeaseStillHolds) {
   EXPECT_EQ(round.FirstMissing(), 0u);
 }
 
+TEST(RoundStateTest, ARangeIsMissingUntilAllOfItIsDone) {
+  RoundState round(kStep, 4);
+  round.Accept(Result(2));
+  EXPECT_TRUE(round.IsMissing({2, 4}));
+  round.Accept(Result(3));
+  EXPECT_FALSE(round.IsMissing({2, 4}));
+  EXPECT_TRUE(round.IsMissing({0, 4}));
+}
+
 TEST(RoundStateTest, AcceptsOnceAndComparesDuplicates) {
   RoundState round(kStep, 2);
   EXPECT_EQ(round.Accept(Result(0)), RoundState::Verdict::kAccepted);
