@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/thread_priority.h"
+
 namespace millrace {
 
 Checkpointer::Checkpointer(Options options, CheckpointStore* store, std::unique_ptr<ShardFleet> fleet,
@@ -58,6 +60,7 @@ void Checkpointer::Pause(absl::Duration time) {
 }
 
 void Checkpointer::Run() {
+  LowerThreadPriority();  // digests of all parameters take a second, and training goes first
   for (;;) {
     CheckpointTask task;
     {

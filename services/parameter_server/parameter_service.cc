@@ -1,11 +1,13 @@
 #include "services/parameter_server/parameter_service.h"
 
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
 #include "common/status_macros.h"
 #include "common/tensor/wire.h"
+#include "common/thread_priority.h"
 #include "services/parameter_server/exchange_reactor.h"
 #include "services/parameter_server/norm_client.h"
 #include "services/parameter_server/shard_metrics.h"
@@ -179,7 +181,11 @@ grpc::Status ParameterService::SaveCheckpoint(grpc::ServerContext* /*context*/,
   MutexLock one_at_a_time(&save_mutex_);
   const absl::StatusOr<Served> now = ServedRun(request->run_id());
   if (!now.ok()) return ToGrpcStatus(now.status());
-  absl::StatusOr<Shard::SavedFile> saved = now->shard->SaveCheckpoint(request->version(), request->directory());
+  absl::StatusOr<Shard::SavedFile> saved;
+  std::thread([&] {  // this one is gRPC's
+    LowerThreadPriority();
+    saved = now->shard->SaveCheckpoint(request->version(), request->directory());
+  }).join();
   if (!saved.ok()) return ToGrpcStatus(saved.status());
   response->set_file(std::move(saved->file));
   response->set_bytes(saved->bytes);

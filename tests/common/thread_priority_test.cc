@@ -1,0 +1,26 @@
+#include "common/thread_priority.h"
+
+#include <sys/resource.h>
+
+#include <thread>
+
+#include "gtest/gtest.h"
+
+namespace millrace {
+namespace {
+
+int Nice() { return getpriority(PRIO_PROCESS, 0); }
+
+TEST(ThreadPriorityTest, LowersThatOfTheCallingThreadAlone) {
+  const int before = Nice();
+  int lowered = before;
+  std::thread([&] {
+    LowerThreadPriority();
+    lowered = Nice();
+  }).join();
+  EXPECT_GT(lowered, before);
+  EXPECT_EQ(Nice(), before);
+}
+
+}  // namespace
+}  // namespace millrace
