@@ -19,6 +19,9 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 
+import cost_model
+import scaling
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -88,6 +91,7 @@ class ModelService:
 
 class Benchmarks:
     def __init__(self, build, rounds, data_dir):
+        self.build = build
         self.bin = os.path.join(build, "bin")
         self.bench = os.path.join(build, "bench")
         self.rounds = rounds
@@ -163,6 +167,43 @@ class Benchmarks:
         return [Row(f"ledger, {int(workers):,} workers / 1 worker", f"{rate:,.0f} leases/s", f"{median['1']:,.0f} leases/s",
                     [r[workers] / r["1"] for r in results], ">= 20,000 leases/s", rate >= 20_000, {"results": results})
                 for workers, rate in median.items() if workers != "1"]
+
+    def scaling(self):
+        """A step without its computation by workers and shards, once each; what cost_model.py predicts from that."""
+        bench = scaling.Scaling(self.build)
+        grid, small, unseen = (list(bench.grid(part)) for part in (scaling.GRID, scaling.SMALL, scaling.UNSEEN))
+        scaling.show_grid(grid)
+        slopes = scaling.slopes(grid)
+        step = {(r["workers"], r["shards"]): r["median_step_ms"] for r in grid}
+
+        def against(name, mine, baseline):
+            return Row(name, f"{step[mine]:.2f} ms", f"{step[baseline]:.2f} ms", [step[mine] / step[baseline]], "-", True,
+                       {"grid": grid, "slopes": slopes})
+
+        rows = [against(f"step of {w} simulated workers / 1, 1 shard", (w, 1), (1, 1)) for w in scaling.WORKERS[1:]]
+        rows += [against(f"step with {s} shards / 1, 8 simulated workers", (8, s), (8, 1)) for s in scaling.SHARDS[1:]]
+        constants = cost_model.fit(grid + small)
+        for result in unseen:
+            cluster = cost_model.cluster_of(result)
+            predicted = cost_model.predict_local(cluster, constants) * 1e3
+            rows.append(Row(f"cost model, {cluster.workers} workers, {cluster.shards} shards, {cluster.parameters:,} "
+                            "parameters: predicted / measured step", f"{predicted:.2f} ms",
+                            f"{result['median_step_ms']:.2f} ms", [predicted / result["median_step_ms"]], "-", True,
+                            {"unseen": result, "small": small, "constants": vars(constants)}))
+        return rows
+
+    def checkpoints(self):
+        """The longest step while a checkpoint is made against the median of the others; a ratio per checkpoint."""
+        rows = []
+        for compute_ms in scaling.COMPUTE_MS:
+            result = scaling.Scaling(self.build).checkpoints(compute_ms)
+            ratios = scaling.stall(result)
+            longest = statistics.median(max(commit["step_ms"]) for commit in result["commits"])
+            rows.append(Row(f"longest step in a checkpoint of {result['parameters']:,} parameters / median step, "
+                            f"computing {compute_ms} ms", f"{longest:.0f} ms",
+                            f"{statistics.median(result['quiet_step_ms']):.0f} ms", ratios, "<= 1.2",
+                            statistics.median(ratios) <= 1.2, result))
+        return rows
 
     def data(self):
         """Images per second from the data service to one local client."""
@@ -278,7 +319,7 @@ def show(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["training", "exchange", "leases", "data", "predict"]
+    names = ["training", "exchange", "leases", "scaling", "checkpoints", "data", "predict"]
     parser.add_argument("--bin", required=True, help="the build directory")
     parser.add_argument("--json", help="also write every figure of every round to this file")
     parser.add_argument("--rounds", type=int, default=3)

@@ -27,6 +27,7 @@ UNSEEN = [{"workers": 4, "shards": 2, "model": "mlp"}, {"workers": 16, "shards":
 # 9,917,450 parameters.
 CHECKPOINT = {"workers": 2, "shards": 1, "model": "mlp", "image-size": 93, "slots": 2, "checkpoint-steps": 40}
 CHECKPOINTS = 6
+COMPUTE_MS = (0, 100)  # a lease's computation, as far as it is simulated: a pause
 
 
 class Scaling:
@@ -53,12 +54,12 @@ class Scaling:
             yield self.measure(seconds, **combination)
         print(file=sys.stderr)
 
-    def checkpoints(self, **changes):
-        """Steps while a checkpoint is made, and the others. A pause between checkpoints at least as long as one."""
-        combination = {**CHECKPOINT, **changes}
+    def checkpoints(self, compute_ms):
+        """Steps while a checkpoint is made, and the others."""
+        combination = {**CHECKPOINT, "compute-ms": compute_ms}
         probe = self.measure(1, **{**combination, "checkpoint-steps": 1_000_000})
         seconds = combination["checkpoint-steps"] * CHECKPOINTS * probe["median_step_ms"] / 1e3
-        return self.measure(seconds, **combination)
+        return {"compute_ms": compute_ms, **self.measure(seconds, **combination)}
 
 
 def slopes(results):
@@ -86,7 +87,8 @@ def stall(result):
 
 def show_checkpoints(result):
     quiet = sorted(result["quiet_step_ms"])
-    print(f"{result['parameters']:,} parameters, {len(result['commits'])} checkpoints: outside of them a step takes "
+    print(f"{result['parameters']:,} parameters, computing {result['compute_ms']} ms, {len(result['commits'])} "
+          f"checkpoints: outside of them a step takes "
           f"{statistics.median(quiet):.0f} ms, one in ten over {quiet[len(quiet) * 9 // 10]:.0f} ms, "
           f"the longest {quiet[-1]:.0f} ms")
     for commit, ratio in zip(result["commits"], stall(result)):
@@ -114,8 +116,9 @@ def main():
         print("a step takes {constant_ms:.2f} ms + {per_worker_ms:.2f} ms per worker + {per_shard_ms:.2f} ms per "
               "shard (least squares)".format(**figures["slopes"]))
     if "checkpoint" in args.only:
-        figures["checkpoint"] = scaling.checkpoints()
-        show_checkpoints(figures["checkpoint"])
+        figures["checkpoints"] = [scaling.checkpoints(ms) for ms in COMPUTE_MS]
+        for result in figures["checkpoints"]:
+            show_checkpoints(result)
     if args.json:
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=1)
