@@ -61,10 +61,11 @@ class Timeline {
 
   explicit Timeline(std::function<Reading()> read) : read_(std::move(read)) {}
 
-  // On worker 0's thread.
+  // On worker 0's thread. A version of which it has a second lease is not another one.
   void Note(uint64_t version) {
     if (!measuring_) return;
     MutexLock lock(&mutex_);
+    if (!versions_.empty() && versions_.back().version == version) return;
     if (versions_.empty()) begin_ = read_();
     versions_.push_back({version, absl::Now()});
     if (!end_due_) return;
