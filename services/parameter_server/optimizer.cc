@@ -3,6 +3,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <tuple>
 #include <type_traits>
@@ -70,8 +71,16 @@ struct ShardOptimizer::Impl {
     std::vector<at::Tensor> blocks;  // views of the weights, whose gradients are views of the gradient
     std::unique_ptr<torch::optim::Optimizer> optimizer;
     uint64_t step = 0;         // updates made
+    bool in_saved = false;     // its state is in `saved`, which must not be changed
     float* weights = nullptr;  // what the blocks point at now
     float* gradient = nullptr;
+  };
+
+  // The memory of one state. `held` as in weights_buffer.h: cleared (release) when the last holder of what was saved
+  // lets go, and read (acquire) before it is written again.
+  struct Memory {
+    std::vector<AlignedBuffer<float>> tensors;  // flat, in the order of OptimizerTensorNames
+    std::atomic<bool> held{false};
   };
 
   Impl(const v1::OptimizerSpec& optimizer_spec, uint64_t element_count, uint64_t chunk_elements,
@@ -80,8 +89,7 @@ struct ShardOptimizer::Impl {
         elements(element_count),
         block_elements(std::min(kBlockElements, chunk_elements)),
         trainable(std::min(trainable_count, elements)),
-        tensors(OptimizerTensorNames(spec, 1).size()) {
-    for (auto& tensor : tensors) tensor = AlignedBuffer<float>(elements);
+        live(TakeMemory()) {
     for (uint64_t begin = 0; begin < elements; begin += block_elements) {
       if (begin % chunk_elements == 0) chunks.emplace_back();
       if (begin >= trainable) continue;
@@ -92,6 +100,32 @@ struct ShardOptimizer::Impl {
       chunk.optimizer = MakeOptimizer(spec, chunk.blocks);
       BindState(chunk);
     }
+  }
+
+  // With any values.
+  std::shared_ptr<Memory> TakeMemory() {
+    for (const auto& memory : memories) {
+      if (memory != live && memory != saved && !memory->held.load(std::memory_order_acquire)) return memory;
+    }
+    memories.push_back(std::make_shared<Memory>());
+    for (size_t i = 0; i < OptimizerTensorNames(spec, 1).size(); ++i) {
+      memories.back()->tensors.emplace_back(elements);
+    }
+    return memories.back();
+  }
+
+  // Takes the chunk's state out of what was saved.
+  void MoveToLive(Chunk& chunk) {
+    if (!std::exchange(chunk.in_saved, false)) return;
+    for (const uint64_t begin : chunk.begins) {
+      const uint64_t count = std::min(block_elements, trainable - begin);
+      for (size_t i = 0; i < live->tensors.size(); ++i) {
+        std::copy_n(saved->tensors[i].data() + begin, count, live->tensors[i].data() + begin);
+      }
+    }
+    BindState(chunk);
+    const auto left = [](const Chunk& other) { return other.in_saved; };
+    if (std::none_of(chunks.begin(), chunks.end(), left)) saved.reset();
   }
 
   // The part of a flat array that is the block at `begin`.
@@ -108,7 +142,7 @@ struct ShardOptimizer::Impl {
     chunk.gradient = gradient;
   }
 
-  // Lets LibTorch's state of every block point into `tensors`, which hold the values to go on with.
+  // Lets LibTorch's state of every block point into `live`, which holds the values to go on with.
   void BindState(Chunk& chunk) {
     auto& state = chunk.optimizer->state();
     state.clear();
@@ -128,7 +162,7 @@ struct ShardOptimizer::Impl {
       default: {
         if (OptimizerTensorNames(spec, step).empty()) return nullptr;
         auto state = std::make_unique<torch::optim::SGDParamState>();
-        state->momentum_buffer(View(tensors[0].data(), begin));
+        state->momentum_buffer(View(live->tensors[0].data(), begin));
         return state;
       }
     }
@@ -138,17 +172,17 @@ struct ShardOptimizer::Impl {
   std::unique_ptr<torch::optim::OptimizerParamState> AdaptiveState(uint64_t step, uint64_t begin) {
     auto state = std::make_unique<State>();
     state->step(static_cast<int64_t>(step));
-    state->exp_avg(View(tensors[0].data(), begin));
-    state->exp_avg_sq(View(tensors[1].data(), begin));
+    state->exp_avg(View(live->tensors[0].data(), begin));
+    state->exp_avg_sq(View(live->tensors[1].data(), begin));
     return state;
   }
 
-  // SGD makes its momentum buffers in the first update (a copy of the gradient); from then on they live in `tensors`.
+  // SGD makes its momentum buffers in the first update (a copy of the gradient); from then on they are in `live`.
   void AdoptMomentum(Chunk& chunk) {
     auto& state = chunk.optimizer->state();
     for (size_t i = 0; i < chunk.blocks.size(); ++i) {
       auto& made = static_cast<torch::optim::SGDParamState&>(*state.at(StateKey(state, chunk.blocks[i])));
-      View(tensors[0].data(), chunk.begins[i]).copy_(made.momentum_buffer());
+      View(live->tensors[0].data(), chunk.begins[i]).copy_(made.momentum_buffer());
     }
     BindState(chunk);
   }
@@ -157,7 +191,9 @@ struct ShardOptimizer::Impl {
   const uint64_t elements;
   const uint64_t block_elements;
   const uint64_t trainable;
-  std::vector<AlignedBuffer<float>> tensors;  // flat, in the order of OptimizerTensorNames
+  std::vector<std::shared_ptr<Memory>> memories;
+  std::shared_ptr<Memory> live;   // of chunks that are not in_saved; updates are made here
+  std::shared_ptr<Memory> saved;  // of the others; null if there are none
   std::vector<Chunk> chunks;
 };
 
@@ -191,6 +227,7 @@ absl::Status ShardOptimizer::Step(uint64_t chunk, std::span<float> weights, std:
   try {
     torch::NoGradGuard no_grad;
     Impl::Chunk& part = impl_->chunks[chunk];
+    impl_->MoveToLive(part);
     impl_->Bind(part, weights.data(), const_cast<float*>(gradient.data()));  // optimizers do not write to gradients
     for (torch::optim::OptimizerParamGroup& group : part.optimizer->param_groups()) {
       group.options().set_lr(learning_rate);
@@ -198,20 +235,29 @@ absl::Status ShardOptimizer::Step(uint64_t chunk, std::span<float> weights, std:
     part.optimizer->step();
     ++part.step;
     const bool made_momentum = part.step == 1 && impl_->spec.kind() == v1::OPTIMIZER_KIND_SGD;
-    if (made_momentum && !impl_->tensors.empty()) impl_->AdoptMomentum(part);
+    if (made_momentum && !impl_->live->tensors.empty()) impl_->AdoptMomentum(part);
     return absl::OkStatus();
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("the optimizer failed: ", error.what()));
   }
 }
 
-OptimizerState ShardOptimizer::Save() const {
+OptimizerState ShardOptimizer::Save() {
   OptimizerState state;
   state.step = impl_->chunks.empty() ? 0 : impl_->chunks.front().step;
   const std::vector<std::string> names = OptimizerTensorNames(impl_->spec, state.step);
+  if (names.empty()) return state;
+  for (Impl::Chunk& chunk : impl_->chunks) impl_->MoveToLive(chunk);  // saved twice without an update
+  impl_->saved = std::exchange(impl_->live, nullptr);
+  impl_->live = impl_->TakeMemory();
+  for (Impl::Chunk& chunk : impl_->chunks) chunk.in_saved = true;
+  impl_->saved->held.store(true, std::memory_order_relaxed);
+  // The deleter owns the memory, so that a state may outlive the optimizer.
+  const std::shared_ptr<const void> owner(impl_->saved.get(), [memory = impl_->saved](const void*) {
+    memory->held.store(false, std::memory_order_release);
+  });
   for (size_t i = 0; i < names.size(); ++i) {
-    const std::span<const float> values = impl_->tensors[i].span();
-    state.tensors.push_back({names[i], std::vector<float>(values.begin(), values.end())});
+    state.tensors.push_back({names[i], SharedValues(std::as_const(impl_->saved->tensors[i]).span(), owner)});
   }
   return state;
 }
@@ -227,8 +273,8 @@ absl::Status ShardOptimizer::Load(const OptimizerState& state) {
                                                    " after ", state.step, " steps over ", impl_->elements,
                                                    " elements"));
   }
-  for (size_t i = 0; i < impl_->tensors.size(); ++i) {
-    const std::span<float> out = impl_->tensors[i].span();
+  for (size_t i = 0; i < impl_->live->tensors.size(); ++i) {
+    const std::span<float> out = impl_->live->tensors[i].span();
     if (i < names.size()) {
       std::copy(state.tensors[i].values.begin(), state.tensors[i].values.end(), out.begin());
     } else {
@@ -238,8 +284,10 @@ absl::Status ShardOptimizer::Load(const OptimizerState& state) {
   try {
     for (Impl::Chunk& chunk : impl_->chunks) {
       chunk.step = state.step;
+      chunk.in_saved = false;
       impl_->BindState(chunk);
     }
+    impl_->saved.reset();
     return absl::OkStatus();
   } catch (const std::exception& error) {
     return absl::InternalError(absl::StrCat("cannot restore the optimizer: ", error.what()));

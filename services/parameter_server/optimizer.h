@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,12 +24,34 @@
 
 namespace millrace {
 
-// A copy of everything an optimizer remembers besides the weights.
+// Numbers that do not change any more, shared by all copies.
+class SharedValues {
+ public:
+  SharedValues(std::vector<float> values)  // NOLINT(google-explicit-constructor): it only gives them away
+      : SharedValues(std::make_shared<const std::vector<float>>(std::move(values))) {}
+  // `owner` keeps them alive and unchanged.
+  SharedValues(std::span<const float> values, std::shared_ptr<const void> owner)
+      : values_(values), owner_(std::move(owner)) {}
+
+  operator std::span<const float>() const { return values_; }  // NOLINT(google-explicit-constructor)
+  auto begin() const { return values_.begin(); }
+  auto end() const { return values_.end(); }
+  size_t size() const { return values_.size(); }
+  float operator[](size_t i) const { return values_[i]; }
+
+ private:
+  explicit SharedValues(std::shared_ptr<const std::vector<float>> values) : values_(*values), owner_(values) {}
+
+  std::span<const float> values_;
+  std::shared_ptr<const void> owner_;
+};
+
+// Everything an optimizer remembers besides the weights.
 struct OptimizerState {
   uint64_t step = 0;  // updates made so far
   struct Tensor {
-    std::string name;           // "exp_avg", "exp_avg_sq" or "momentum_buffer"
-    std::vector<float> values;  // one per element of the range
+    std::string name;     // "exp_avg", "exp_avg_sq" or "momentum_buffer"
+    SharedValues values;  // one per element of the range
   };
   std::vector<Tensor> tensors;  // sorted by name; what a fresh optimizer does not have yet is absent
 };
@@ -56,8 +79,10 @@ class ShardOptimizer {
   // state are undefined.
   absl::Status Step(uint64_t chunk, std::span<float> weights, std::span<const float> gradient, double learning_rate);
 
-  // Requires that every chunk has made the same number of updates.
-  OptimizerState Save() const;
+  // Requires that every chunk has made the same number of updates. Copies nothing: the optimizer goes on in other
+  // memory, into which each chunk's next update takes what it needs. Memory of states that nobody has any more serves
+  // again.
+  OptimizerState Save();
   // Continues with the bits of the optimizer that was saved. INVALID_ARGUMENT (nothing changed) for other tensors or
   // sizes than this optimizer has after state.step updates.
   absl::Status Load(const OptimizerState& state);

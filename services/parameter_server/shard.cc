@@ -348,7 +348,8 @@ void Shard::EndStepLocked(const Work& last) {
   step_time_ = absl::ZeroDuration();
 }
 
-// The copy takes about as long as a step's update. No later step can change what is copied: this thread would do it.
+// The first few take new memory, for about as long as a step's update. No later step comes between: this thread would
+// apply it.
 void Shard::TakeSnapshotIfDue() {
   WeightsVersion weights;
   {

@@ -87,11 +87,11 @@ absl::StatusOr<std::span<const float>> FlatTensor(const SafetensorsFile& file, c
 }
 
 // Copies the part of `values`, which lie at `from` of the flat vector, that belongs to `to`.
-void CopyOverlap(std::span<const float> values, ElementRange from, ElementRange to, std::vector<float>* out) {
+void CopyOverlap(std::span<const float> values, ElementRange from, ElementRange to, std::span<float> out) {
   const uint64_t begin = std::max(from.begin, to.begin), end = std::min(from.end, to.end);
   if (begin >= end) return;
   std::copy(values.begin() + (begin - from.begin), values.begin() + (end - from.begin),
-            out->begin() + (begin - to.begin));
+            out.begin() + (begin - to.begin));
 }
 
 }  // namespace
@@ -126,6 +126,7 @@ absl::StatusOr<ShardState> ReadShardCheckpoint(const std::string& directory, con
   MILLRACE_ASSIGN_OR_RETURN(const uint32_t num_shards, CountShards(directory, files));
   ShardState state;
   state.weights.resize(range.size());
+  std::map<std::string, std::vector<float>> optimizer;  // tensors by name, so in order
   uint64_t covered = 0;
   for (uint32_t shard = 0; shard < num_shards; ++shard) {
     const std::string path = std::filesystem::path(directory) / ShardFileName(shard, num_shards);
@@ -146,21 +147,22 @@ absl::StatusOr<ShardState> ReadShardCheckpoint(const std::string& directory, con
     if (shard == 0) {
       state.optimizer.step = step;
       for (std::string& name : OptimizerTensorNames(identity.optimizer, step)) {
-        state.optimizer.tensors.push_back({std::move(name), std::vector<float>(range.size())});
+        optimizer[std::move(name)].resize(range.size());
       }
     } else if (step != state.optimizer.step) {
       return Damaged(path, absl::StrCat("its optimizer made ", step, " steps, another part's ", state.optimizer.step));
     }
     MILLRACE_ASSIGN_OR_RETURN(const auto weights, FlatTensor(*file, kWeights, part.size(), path));
-    CopyOverlap(weights, part, range, &state.weights);
-    for (auto& tensor : state.optimizer.tensors) {
-      MILLRACE_ASSIGN_OR_RETURN(const auto values, FlatTensor(*file, OptimizerTensor(tensor.name), part.size(), path));
-      CopyOverlap(values, part, range, &tensor.values);
+    CopyOverlap(weights, part, range, state.weights);
+    for (auto& [name, out] : optimizer) {
+      MILLRACE_ASSIGN_OR_RETURN(const auto values, FlatTensor(*file, OptimizerTensor(name), part.size(), path));
+      CopyOverlap(values, part, range, out);
     }
   }
   if (covered != identity.parameter_count) {
     return Damaged(directory, absl::StrCat("its files cover ", covered, " of ", identity.parameter_count, " elements"));
   }
+  for (auto& [name, values] : optimizer) state.optimizer.tensors.push_back({name, std::move(values)});
   return state;
 }
 

@@ -155,13 +155,13 @@ TEST(CheckpointManifestTest, EpochsMayBeAddedUnlessTheLearningRateIsLaidOutOverT
 }
 
 TEST(CheckpointManifestTest, TheOptimizersDigestCoversStepNamesAndValues) {
-  const OptimizerState state{.step = 3, .tensors = {{"exp_avg", {1, 2}}}};
+  const OptimizerState state{.step = 3, .tensors = {{"exp_avg", std::vector<float>{1, 2}}}};
   const std::string digest = OptimizerSha256(state);
   EXPECT_EQ(digest.size(), 64u);
   EXPECT_EQ(digest, OptimizerSha256(state));
-  EXPECT_NE(digest, OptimizerSha256({.step = 4, .tensors = {{"exp_avg", {1, 2}}}}));
-  EXPECT_NE(digest, OptimizerSha256({.step = 3, .tensors = {{"exp_avh", {1, 2}}}}));
-  EXPECT_NE(digest, OptimizerSha256({.step = 3, .tensors = {{"exp_avg", {1, 3}}}}));
+  EXPECT_NE(digest, OptimizerSha256({.step = 4, .tensors = {{"exp_avg", std::vector<float>{1, 2}}}}));
+  EXPECT_NE(digest, OptimizerSha256({.step = 3, .tensors = {{"exp_avh", std::vector<float>{1, 2}}}}));
+  EXPECT_NE(digest, OptimizerSha256({.step = 3, .tensors = {{"exp_avg", std::vector<float>{1, 3}}}}));
 }
 
 }  // namespace

@@ -128,6 +128,27 @@ TEST_P(EveryOptimizerTest, SavedAndLoadedGoesOnWithTheSameBits) {
   }
 }
 
+TEST_P(EveryOptimizerTest, WhatWasSavedStaysAsItWas) {
+  auto optimizer = Make(GetParam().spec, kElements), undisturbed = Make(GetParam().spec, kElements);
+  std::vector<float> weights = Weights(kElements), same = weights;
+  std::vector<std::pair<OptimizerState, OptimizerState>> saved;  // and a copy of it
+  for (uint64_t step = 0; step < 8; ++step) {
+    Train(*optimizer, weights, step, step + 1, {0, kElements});
+    Train(*undisturbed, same, step, step + 1, {0, kElements});
+    for (int times = 0; times < 2; ++times) {
+      OptimizerState state = optimizer->Save(), copy{.step = state.step, .tensors = {}};
+      for (const auto& tensor : state.tensors) {
+        copy.tensors.push_back({tensor.name, std::vector<float>(tensor.values.begin(), tensor.values.end())});
+      }
+      saved.emplace_back(std::move(state), std::move(copy));
+    }
+    if (step % 3 == 2) saved.erase(saved.begin(), saved.begin() + 3);  // their memory serves again
+  }
+  for (const auto& [state, copy] : saved) EXPECT_TRUE(SameState(state, copy)) << state.step;
+  EXPECT_TRUE(SameBits(weights, same));
+  EXPECT_TRUE(SameState(optimizer->Save(), undisturbed->Save()));
+}
+
 TEST_P(EveryOptimizerTest, WeightsMayMoveBetweenSteps) {
   std::vector<float> stay = Weights(kElements), first = stay;
   auto a = Make(GetParam().spec, kElements), b = Make(GetParam().spec, kElements);
