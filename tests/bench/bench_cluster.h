@@ -1,8 +1,8 @@
 // A cluster without workers, for benchmarks: millrace-data and the shards as real processes on Unix sockets, started as
 // `millrace train` starts them. The job's dataset is drawn, and so large that its first epoch never ends.
 //
-// Threads: CpuSeconds and PeakMemoryMib from any; the rest from the one that started it (the processes end with that thread). They are
-// killed with the object.
+// Threads: CpuSeconds and PeakMemoryMib from any; the rest from the one that started it (the processes end with that
+// thread). They are killed with the object.
 #pragma once
 
 #include <cstdint>
