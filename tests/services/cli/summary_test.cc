@@ -84,7 +84,7 @@ TEST(FormatSummaryTest, TellsWhetherEachSampleWasTrainedOnce) {
   check.set_samples(54'000);
   check.set_expected_samples(54'000);
   summary.status.mutable_plan()->set_steps_per_epoch(0);
-  EXPECT_THAT(FormatSummary(summary), HasSubstr("visits      epoch 1: 54,000 samples, each once"));
+  EXPECT_THAT(FormatSummary(summary), HasSubstr("visits    epoch 1: 54,000 samples, each once"));
   summary.status.set_visit_mismatches(1);
   EXPECT_EQ(nlohmann::json::parse(SummaryJson(summary))["visit_mismatches"], 1);
 }

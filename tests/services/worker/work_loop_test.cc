@@ -181,7 +181,8 @@ TEST_F(WorkLoopTest, ComputesPushesAndReportsATrainLease) {
   EXPECT_EQ(report.results(1).samples(), FakeDataService::kSamples);
   EXPECT_GT(report.results(1).loss_sum(), 0);
   EXPECT_NE(report.results(0).checksum(), report.results(1).checksum());
-  EXPECT_EQ(report.results(1).visits(), 1003u) << "of the batch that was computed";
+  EXPECT_EQ(report.results(1).visits(), batches_.data.Make(v1::SPLIT_TRAIN, 1, 2, 3).visits());
+  EXPECT_NE(report.results(1).visits(), 0u);
   EXPECT_GT(report.compute_seconds(), 0);
   EXPECT_EQ(metrics_.train_samples.Value(), 4);
 }
