@@ -9,6 +9,7 @@
 #include "common/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/services/parameter_server/no_queue.h"
 #include "tests/services/parameter_server/test_plan.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
@@ -17,15 +18,6 @@ namespace millrace {
 namespace {
 
 using ::testing::HasSubstr;
-
-class NoQueue : public CheckpointQueue {
- public:
-  void Commit(uint64_t, CheckpointRecord) override {}
-  void Export(uint64_t, std::optional<v1::Evaluation>, std::optional<v1::Evaluation>) override {}
-  void Skip(uint64_t) override {}
-  void NoteBest(const v1::Evaluation&) override {}
-  void Stop() override {}
-};
 
 // A worker's end of a Work stream over a real connection.
 struct Stream {

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/parameter_server/coordinator.h"
+#include "tests/services/parameter_server/no_queue.h"
 #include "tests/services/parameter_server/test_plan.h"
 #include "tests/testing/fake_clock.h"
 #include "tests/testing/status_matchers.h"
@@ -15,15 +16,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
-
-class IgnoringQueue : public CheckpointQueue {
- public:
-  void Commit(uint64_t, CheckpointRecord) override {}
-  void Export(uint64_t, std::optional<v1::Evaluation>, std::optional<v1::Evaluation>) override {}
-  void Skip(uint64_t) override {}
-  void NoteBest(const v1::Evaluation&) override {}
-  void Stop() override {}
-};
 
 class Connection : public WorkerConnection {
  public:
@@ -37,12 +29,11 @@ class Connection : public WorkerConnection {
 class CoordinatorVisitsTest : public testing::Test {
  protected:
   CoordinatorVisitsTest() {
-    EXPECT_THAT(
-        coordinator_.Begin(
-            plan_, {},
-            [](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) { return std::make_unique<IgnoringQueue>(); },
-            [] { return RunStart(); }),
-        IsOk());
+    EXPECT_THAT(coordinator_.Begin(
+                    plan_, {},
+                    [](const v1::JobPlan&, const std::vector<v1::ShardInfo>&) { return std::make_unique<NoQueue>(); },
+                    [] { return RunStart(); }),
+                IsOk());
     v1::RegisterShardRequest request;
     request.set_num_shards(1);
     request.set_address("unix:/shard-0");
