@@ -124,12 +124,17 @@ uint32_t Ledger::CountSharers(absl::Time now) const {
 
 void Ledger::ScheduleBackups(absl::Time now, LedgerActions& actions) {
   if (limits_.backup_workers == 0 || open_.empty()) return;
-  const auto backups =
-      std::count_if(leases_.begin(), leases_.end(), [](const auto& entry) { return entry.second.backs_up != 0; });
+  const RoundId oldest = open_.front().state.id();
+  // One that still computes what nobody waits for any more is none that could help.
+  const auto backups = std::count_if(leases_.begin(), leases_.end(), [&](const auto& entry) {
+    return entry.second.backs_up != 0 && entry.second.round() == oldest;
+  });
   uint32_t left = limits_.backup_workers - std::min(limits_.backup_workers, static_cast<uint32_t>(backups));
   for (auto entry = workers_.begin(); entry != workers_.end() && left > 0; ++entry) {
     auto& [id, worker] = *entry;
-    if (!worker.leases.empty() || !IsCandidate(worker, now)) continue;
+    // What it holds of later steps waits for this one.
+    const bool free = worker.leases.size() < limits_.leases_per_worker && LeasesOf(worker, oldest) == 0;
+    if (!free || !IsCandidate(worker, now)) continue;
     const Lease* const original = OldestToBackUp(id);
     if (original == nullptr) return;
     Lease backup{.message = original->message, .worker = id, .backs_up = original->message.id()};
