@@ -180,8 +180,7 @@ absl::Status ReadFiles(const Json& root, ServableManifest& manifest) {
     MILLRACE_RETURN_IF_ERROR(Read(entry, "name", file.name));
     MILLRACE_RETURN_IF_ERROR(Read(entry, "bytes", file.bytes));
     MILLRACE_RETURN_IF_ERROR(Read(entry, "sha256", file.sha256));
-    // A name must stay inside the version's directory.
-    if (file.name.empty() || file.name.front() == '.' || file.name.find('/') != std::string::npos) {
+    if (!IsPlainFileName(file.name)) {
       return absl::InvalidArgumentError("manifest field files has a name that is not a plain file name");
     }
     manifest.files.push_back(std::move(file));
@@ -268,6 +267,11 @@ absl::StatusOr<ServableManifest> ManifestFromJson(std::string_view json) {
   const Json root = Json::parse(json, /*callback=*/nullptr, /*allow_exceptions=*/false);
   if (root.is_discarded()) return absl::InvalidArgumentError("manifest is not JSON");
   return Parse(root);
+}
+
+bool IsPlainFileName(std::string_view name) {
+  return !name.empty() && name.front() != '.' && name.find('/') == std::string_view::npos &&
+         name.find('\0') == std::string_view::npos;
 }
 
 std::vector<uint8_t> GoldenImages(uint32_t channels, uint32_t height, uint32_t width) {

@@ -2,6 +2,7 @@
 // LibTorch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,6 +17,7 @@ namespace millrace {
 inline constexpr int kManifestFormat = 1;
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kModelFile[] = "model.pt";
+inline constexpr size_t kManifestBytesMax = size_t{16} << 20;
 inline constexpr char kInputName[] = "INPUT__0";    // Triton's positional names for TorchScript
 inline constexpr char kOutputName[] = "OUTPUT__0";
 inline constexpr char kErrorName[] = "OUTPUT__1";  // of a reconstruction
@@ -78,6 +80,9 @@ std::string ManifestToJson(const ServableManifest& manifest);
 // Strict: INVALID_ARGUMENT that names the field for anything missing, of the wrong type or out of range, and for a format
 // other than kManifestFormat.
 absl::StatusOr<ServableManifest> ManifestFromJson(std::string_view json);
+
+// Whether a file of this name lies inside the version's directory and is not hidden.
+bool IsPlainFileName(std::string_view name);
 
 // kGoldenImageCount images, uint8 [images, channels, height, width], the same in every process: Philox noise.
 std::vector<uint8_t> GoldenImages(uint32_t channels, uint32_t height, uint32_t width);

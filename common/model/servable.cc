@@ -21,7 +21,6 @@
 namespace millrace {
 namespace {
 
-constexpr size_t kMaxManifestBytes = size_t{16} << 20;
 constexpr uint64_t kMaxFileBytes = uint64_t{4} << 30;
 constexpr char kRefusalPayload[] = "millrace.dev/refusal";
 
@@ -214,7 +213,7 @@ absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const s
                                                                          size_t max_warm_batch) {
   ConfigureTorchThread();
   MILLRACE_ASSIGN_OR_RETURN(const std::string json,
-                            ReadFile(absl::StrCat(version_directory, "/", kManifestFile), kMaxManifestBytes));
+                            ReadFile(absl::StrCat(version_directory, "/", kManifestFile), kManifestBytesMax));
   absl::StatusOr<ServableManifest> manifest = ManifestFromJson(json);
   if (!manifest.ok()) return Refuse(RefusalReason::kFormat, ToStd(manifest.status().message()));
   if (manifest->golden.images != kGoldenImageCount) {

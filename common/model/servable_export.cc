@@ -19,8 +19,6 @@
 namespace millrace {
 namespace {
 
-constexpr size_t kMaxManifestBytes = size_t{16} << 20;
-
 absl::Status CheckOptions(const ExportOptions& options) {
   MILLRACE_RETURN_IF_ERROR(CheckModelName("model_name", options.model_name));
   if (options.version == 0) return absl::InvalidArgumentError("a model version is at least 1");
@@ -112,7 +110,7 @@ absl::Status WriteVersion(const ExportOptions& options, const std::string& direc
 
 // OK and true: this version is there with these weights. NOT_FOUND is no error here.
 absl::StatusOr<bool> IsThere(const std::string& directory, const std::string& weights_sha256) {
-  absl::StatusOr<std::string> json = ReadFile(absl::StrCat(directory, "/", kManifestFile), kMaxManifestBytes);
+  absl::StatusOr<std::string> json = ReadFile(absl::StrCat(directory, "/", kManifestFile), kManifestBytesMax);
   if (absl::IsNotFound(json.status())) return false;
   MILLRACE_RETURN_IF_ERROR(json.status());
   absl::StatusOr<ServableManifest> manifest = ManifestFromJson(*json);

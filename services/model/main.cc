@@ -18,6 +18,7 @@
 int main(int argc, char** argv) {
   millrace::ServiceFlags flags{.listen = "127.0.0.1:8500", .http_listen = "127.0.0.1:8501"};
   std::string repository;
+  std::string source;
   int64_t poll_interval_ms = 500;
   uint32_t max_in_flight = 128;
   uint32_t max_batch_rows = 32;
@@ -25,7 +26,10 @@ int main(int argc, char** argv) {
   CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
       ->required();
-  app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository")
+  app.add_option("--source", source,
+                 "grpc://HOST:PORT of shard 0 of a training job: --repository is filled with the versions it exports")
+      ->transform([](const std::string& text) { return text.starts_with("grpc://") ? text.substr(7) : text; });
+  app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository and the source")
       ->capture_default_str()
       ->check(CLI::Range(1, 3'600'000));
   app.add_option("--max-in-flight", max_in_flight, "Requests in flight beyond which new ones get RESOURCE_EXHAUSTED")
@@ -48,6 +52,7 @@ int main(int argc, char** argv) {
     const int executors = std::min(millrace::UsableProcessors(), static_cast<int>(max_in_flight));
     return millrace::ModelServer::Create(
         {.repository = repository,
+         .source = source,
          .poll_interval = absl::Milliseconds(poll_interval_ms),
          .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
          .drain_delay = absl::Seconds(drain_seconds)},

@@ -5,10 +5,25 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/address.h"
+#include "common/files.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/status_macros.h"
 
 namespace millrace {
+
+namespace {
+
+std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, Metrics& metrics, const Clock& clock) {
+  if (options.source.empty()) return nullptr;
+  return std::make_unique<VersionMirror>(
+      VersionMirror::Options{
+          .source = options.source, .repository = options.repository, .poll_interval = options.poll_interval},
+      metrics, clock);
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options, LoadVersion load, Metrics& metrics,
                                                                  const Clock& clock) {
@@ -27,6 +42,11 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
   if (limits.batch_rows < 1 || limits.batch_rows > kPredictRowsMax) {
     return absl::InvalidArgumentError(absl::StrCat("--max-batch-rows must be in [1, ", kPredictRowsMax, "]"));
   }
+  if (!options.source.empty()) {
+    const absl::Status source = ParseAddress(options.source).status();
+    if (!source.ok()) return absl::InvalidArgumentError(absl::StrCat("--source: ", source.message()));
+    MILLRACE_RETURN_IF_ERROR(MakeDirectories(options.repository));
+  }
   const absl::Status repository = ListRepository(options.repository).status();
   if (absl::IsFailedPrecondition(repository)) return repository;
   return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), std::move(load), metrics, clock));
@@ -37,6 +57,7 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
       metrics_(ModelMetrics::Create(metrics)),
       engine_(options_.limits, clock),
       service_(table_, engine_, clock),
+      mirror_(MakeMirror(options_, metrics, clock)),
       loader_({.repository = options_.repository,
                .poll_interval = options_.poll_interval,
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},
@@ -45,7 +66,9 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
 absl::Status ModelServer::Ready() {
   if (draining_) return absl::UnavailableError("draining");
   if (!table_.serves_any()) {
-    return absl::UnavailableError(absl::StrCat("no model version serves yet from ", options_.repository.string()));
+    const absl::Status source = mirror_ == nullptr ? absl::OkStatus() : mirror_->status();
+    return absl::UnavailableError(absl::StrCat("no model version serves yet from ", options_.repository.string(),
+                                               source.ok() ? "" : absl::StrCat("; the source: ", source.message())));
   }
   return absl::OkStatus();
 }
@@ -55,6 +78,7 @@ absl::Status ModelServer::Started(const ListenAddresses&) {
                         {"batch_rows_max", options_.limits.batch_rows},
                         {"in_flight_max", options_.limits.requests},
                         {"repository", options_.repository.string()}});
+  if (mirror_ != nullptr) mirror_->Start();
   loader_.Start();
   return absl::OkStatus();
 }
@@ -62,17 +86,23 @@ absl::Status ModelServer::Started(const ListenAddresses&) {
 void ModelServer::Drain(absl::Duration) {
   draining_ = true;
   std::this_thread::sleep_for(absl::ToChronoMilliseconds(options_.drain_delay));
+  if (mirror_ != nullptr) mirror_->Stop();
   loader_.Stop();
 }
 
 std::string ModelServer::StatusPage() {
   const absl::Status repository = loader_.repository_status();
-  std::string page =
-      absl::StrCat("repository:  ", options_.repository.string(),
-                   repository.ok() ? "" : absl::StrCat(" (", repository.message(), ")"), "\npolled:      every ",
-                   absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.in_flight(), " of ",
-                   options_.limits.requests, ", ", options_.limits.executors, " batches at once of up to ",
-                   options_.limits.batch_rows, " rows\n\n");
+  std::string page;
+  if (mirror_ != nullptr) {
+    const absl::Status source = mirror_->status();
+    page = absl::StrCat("source:      ", options_.source, source.ok() ? "" : absl::StrCat(" (", source.message(), ")"),
+                        "\n");
+  }
+  absl::StrAppend(&page, "repository:  ", options_.repository.string(),
+                  repository.ok() ? "" : absl::StrCat(" (", repository.message(), ")"), "\npolled:      every ",
+                  absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.in_flight(), " of ",
+                  options_.limits.requests, ", ", options_.limits.executors, " batches at once of up to ",
+                  options_.limits.batch_rows, " rows\n\n");
   absl::StrAppendFormat(&page, "%-16s %12s %-8s %9s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY", "REQUESTS",
                         "REASON");
   for (const VersionReport& report : table_.Report()) {

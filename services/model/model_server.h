@@ -17,6 +17,7 @@
 #include "services/model/predictor.h"
 #include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
+#include "services/model/version_mirror.h"
 
 namespace millrace {
 
@@ -24,6 +25,7 @@ class ModelServer : public Service {
  public:
   struct Options {
     std::filesystem::path repository;
+    std::string source = {};  // HOST:PORT or unix:/path from which the repository is filled; empty: by others
     absl::Duration poll_interval = absl::Milliseconds(500);  // (0, 1 h]
     Batcher::Limits limits;
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
@@ -31,7 +33,7 @@ class ModelServer : public Service {
   };
 
   // A repository that is not there yet is waited for. FAILED_PRECONDITION if its path is not a directory;
-  // INVALID_ARGUMENT for an option out of range.
+  // INVALID_ARGUMENT for an option out of range. With a source the repository is made; errors of the file system.
   static absl::StatusOr<std::unique_ptr<ModelServer>> Create(Options options, LoadVersion load, Metrics& metrics,
                                                              const Clock& clock);
 
@@ -53,6 +55,7 @@ class ModelServer : public Service {
   ServingTable table_;
   InferenceEngine engine_;
   PredictService service_;
+  const std::unique_ptr<VersionMirror> mirror_;  // null without a source
   VersionLoader loader_;
 };
 

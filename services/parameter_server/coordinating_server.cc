@@ -32,6 +32,7 @@ CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSp
                     .ask_visits = [this](const v1::JobPlan& plan,
                                          const v1::VisitCheck& check) { visit_client_.Ask(plan, check); }}),
       service_(&coordinator_),
+      version_source_(std::filesystem::path(options_.output_dir) / "models", spec_.model_name()),
       visit_client_({options_.data_address},
                     [this](const v1::VisitCheck& check) { coordinator_.VisitsExpected(check); }) {}
 

@@ -25,6 +25,7 @@
 #include "services/parameter_server/coordinator.h"
 #include "services/parameter_server/coordinator_service.h"
 #include "services/parameter_server/shard_host.h"
+#include "services/parameter_server/version_source_service.h"
 #include "services/parameter_server/visit_client.h"
 
 namespace millrace {
@@ -102,7 +103,7 @@ class CoordinatingServer final : public ParameterServer {
                      std::optional<CheckpointManifest> resumed, const Clock& clock, ServiceContext& context);
   ~CoordinatingServer() override;
 
-  std::vector<grpc::Service*> GrpcServices() override { return {&service_, host_.service()}; }
+  std::vector<grpc::Service*> GrpcServices() override { return {&service_, &version_source_, host_.service()}; }
   std::string StatusPage() override;
   void Drain(absl::Duration grace) override;
 
@@ -121,6 +122,7 @@ class CoordinatingServer final : public ParameterServer {
   const std::optional<CheckpointManifest> resumed_;
   Coordinator coordinator_;
   CoordinatorService service_;
+  VersionSourceService version_source_;
   VisitClient visit_client_;  // of the coordinator, which uses it while it has work, and which it tells
 };
 

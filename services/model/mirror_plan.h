@@ -1,0 +1,34 @@
+// What a mirror of a version source does next: the decision apart from network and disk.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace millrace {
+
+struct MirroredVersion {
+  uint64_t version = 0;
+  std::string manifest_sha256;  // the manifest names all other digests: equal ones are equal versions
+
+  friend bool operator==(const MirroredVersion&, const MirroredVersion&) = default;
+};
+
+struct MirrorPlan {
+  std::optional<MirroredVersion> fetch = {};
+  std::vector<uint64_t> remove = {};
+};
+
+// `source`: what should be here, newest first; `local`: what is; `retry_at`: when a version whose fetch has failed may
+// be tried again. The newest that is missing comes first, and one that fails does not keep the others away. Nothing is
+// removed before everything that should be here is, so that a service that starts anew finds what it could serve
+// before.
+MirrorPlan PlanMirror(std::span<const MirroredVersion> source, std::span<const MirroredVersion> local,
+                      const std::map<uint64_t, absl::Time>& retry_at, absl::Time now);
+
+}  // namespace millrace

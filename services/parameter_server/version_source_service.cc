@@ -1,0 +1,79 @@
+#include "services/parameter_server/version_source_service.h"
+
+#include <cerrno>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/files.h"
+#include "common/grpc_status.h"
+#include "common/hashing.h"
+#include "common/model/manifest.h"
+#include "common/status_macros.h"
+
+namespace millrace {
+namespace {
+
+constexpr size_t kPieceBytes = 1 << 20;
+
+// What fills the answer may not outlive the call, so it is finished here and now.
+grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+}  // namespace
+
+VersionSourceService::VersionSourceService(std::filesystem::path root, std::string model)
+    : model_(std::move(model)), directory_(std::move(root) / model_) {}
+
+grpc::ServerUnaryReactor* VersionSourceService::ListExportedVersions(grpc::CallbackServerContext* context,
+                                                                     const v1::ListExportedVersionsRequest* request,
+                                                                     v1::ListExportedVersionsResponse* response) {
+  return Finish(context, List(request->newest(), *response));
+}
+
+absl::Status VersionSourceService::List(uint32_t newest, v1::ListExportedVersionsResponse& response) const {
+  if (newest == 0 || newest > kExportedVersionsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("newest ", newest, " is not in [1, ", kExportedVersionsMax, "]"));
+  }
+  response.set_model(model_);
+  for (uint64_t version : NumberedEntries(directory_)) {
+    if (static_cast<uint32_t>(response.versions_size()) == newest) break;
+    const auto manifest = ReadFile(directory_ / absl::StrCat(version) / kManifestFile, kManifestBytesMax);
+    if (absl::IsNotFound(manifest.status())) continue;  // being written, or removed meanwhile
+    MILLRACE_RETURN_IF_ERROR(manifest.status());
+    v1::ExportedVersion& exported = *response.add_versions();
+    exported.set_version(version);
+    exported.set_manifest_sha256(Sha256Hex(*manifest));
+  }
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* VersionSourceService::ReadExportedFile(grpc::CallbackServerContext* context,
+                                                                 const v1::ReadExportedFileRequest* request,
+                                                                 v1::ReadExportedFileResponse* response) {
+  absl::StatusOr<std::string> data = Read(*request);
+  if (data.ok()) response->set_data(*std::move(data));
+  return Finish(context, data.status());
+}
+
+absl::StatusOr<std::string> VersionSourceService::Read(const v1::ReadExportedFileRequest& request) const {
+  if (!IsPlainFileName(request.file())) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", request.file(), "\" is not a plain file name"));
+  }
+  const std::filesystem::path path = directory_ / absl::StrCat(request.version()) / request.file();
+  const auto failed = [&path] { return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path.string())); };
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return failed();
+  file.seekg(static_cast<std::streamoff>(request.offset()));
+  std::string data(kPieceBytes, '\0');
+  file.read(data.data(), static_cast<std::streamsize>(data.size()));
+  if (file.bad()) return failed();
+  data.resize(static_cast<size_t>(file.gcount()));
+  return data;
+}
+
+}  // namespace millrace
