@@ -111,6 +111,8 @@ std::string Address::ToString() const {
   return is_ipv6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
+bool Address::is_local() const { return is_unix() || host == "localhost" || host == "::1" || host.starts_with("127."); }
+
 absl::StatusOr<Address> ParseAddress(std::string_view text) {
   const auto bad = [&](absl::string_view fault) {
     return absl::InvalidArgumentError(absl::StrCat("bad address '", ToAbsl(text), "': ", fault));

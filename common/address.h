@@ -16,6 +16,8 @@ struct Address {
   std::string unix_path;  // empty for TCP
 
   bool is_unix() const { return !unix_path.empty(); }
+  // Whether only processes of this machine can reach it. Of names only "localhost" counts.
+  bool is_local() const;
   // In the form that Parse takes and gRPC dials.
   std::string ToString() const;
 };

@@ -9,6 +9,7 @@
 
 namespace grpc {
 class Server;
+class ServerCredentials;
 class Service;
 }  // namespace grpc
 
@@ -26,6 +27,8 @@ class GrpcServer {
   struct Options {
     std::string address = {};    // as ParseAddress takes it
     Metrics* metrics = nullptr;  // must outlive the server; null: none
+    // Null: plain text, and so is a Unix socket, which only this machine sees.
+    std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;
   };
 
   // Listens and answers. `services` must outlive the server. Health says NOT_SERVING until SetServing(true).

@@ -78,10 +78,20 @@ class BoundedTaskQueue : public httplib::TaskQueue {
 };
 
 // cpp-httplib over a socket that we bound: with clear errors, Unix sockets, and without the SO_REUSEPORT it would set.
-class AdoptingServer : public httplib::Server {
+template <typename Base>
+class Adopting : public Base {
  public:
-  void Adopt(int listening_fd) { svr_sock_ = listening_fd; }
+  template <typename... Arguments>
+  explicit Adopting(int listening_fd, const Arguments&... arguments) : Base(arguments...) {
+    this->svr_sock_ = listening_fd;
+  }
 };
+
+std::unique_ptr<httplib::Server> AdoptSocket(int listening_fd, const TlsFiles& tls) {
+  if (!tls.shows_itself()) return std::make_unique<Adopting<httplib::Server>>(listening_fd);
+  return std::make_unique<Adopting<httplib::SSLServer>>(
+      listening_fd, [&tls](SSL_CTX& context) { return ServeFromFiles(context, tls); });
+}
 
 void Send(httplib::Response& response, int status, const std::string& body, const std::string& content_type = kText) {
   response.status = status;
@@ -105,22 +115,23 @@ class HttpServer::Impl {
   explicit Impl(Options options) : options_(std::move(options)) {}
 
   absl::Status Start() {
-    Configure();
-    AddPages();
     MILLRACE_ASSIGN_OR_RETURN(const Address address, ParseAddress(options_.address));
     MILLRACE_ASSIGN_OR_RETURN(ListeningSocket socket, ListeningSocket::Bind(address));
     bound_ = socket.address();
     address_ = bound_.ToString();
-    server_.Adopt(socket.Release());
-    thread_ = std::thread([this] { server_.listen_after_bind(); });
+    server_ = AdoptSocket(socket.Release(), address.is_unix() ? TlsFiles() : options_.tls);
+    if (!server_->is_valid()) return absl::InternalError("OpenSSL cannot serve HTTP");
+    Configure();
+    AddPages();
+    thread_ = std::thread([this] { server_->listen_after_bind(); });
     // stop() has no effect on a server that is not running yet.
-    while (!server_.is_running()) std::this_thread::yield();
+    while (!server_->is_running()) std::this_thread::yield();
     return absl::OkStatus();
   }
 
   ~Impl() {
     if (!thread_.joinable()) return;
-    server_.stop();
+    server_->stop();
     thread_.join();
     if (bound_.is_unix()) unlink(bound_.unix_path.c_str());
   }
@@ -129,12 +140,12 @@ class HttpServer::Impl {
 
  private:
   void Configure() {
-    server_.new_task_queue = [] { return new BoundedTaskQueue(kThreads); };
-    server_.set_keep_alive_timeout(kKeepAliveSeconds);
-    server_.set_read_timeout(kReadTimeoutSeconds);
-    server_.set_write_timeout(kWriteTimeoutSeconds);
-    server_.set_payload_max_length(kBodyBytesMax);
-    server_.set_exception_handler(
+    server_->new_task_queue = [] { return new BoundedTaskQueue(kThreads); };
+    server_->set_keep_alive_timeout(kKeepAliveSeconds);
+    server_->set_read_timeout(kReadTimeoutSeconds);
+    server_->set_write_timeout(kWriteTimeoutSeconds);
+    server_->set_payload_max_length(kBodyBytesMax);
+    server_->set_exception_handler(
         [](const httplib::Request& request, httplib::Response& response, std::exception_ptr exception) {
           LogError("HTTP handler failed", {{"path", request.path}, {"error", DescribeException(exception)}});
           Send(response, 500, "internal error\n");
@@ -142,8 +153,8 @@ class HttpServer::Impl {
   }
 
   void AddPages() {
-    server_.Get("/healthz", [](const httplib::Request&, httplib::Response& response) { Send(response, 200, "ok\n"); });
-    server_.Get("/readyz", [this](const httplib::Request&, httplib::Response& response) {
+    server_->Get("/healthz", [](const httplib::Request&, httplib::Response& response) { Send(response, 200, "ok\n"); });
+    server_->Get("/readyz", [this](const httplib::Request&, httplib::Response& response) {
       const absl::Status ready = options_.ready ? options_.ready() : absl::OkStatus();
       if (ready.ok()) {
         Send(response, 200, "ready\n");
@@ -152,19 +163,19 @@ class HttpServer::Impl {
       }
     });
     if (options_.metrics != nullptr) {
-      server_.Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
+      server_->Get("/metrics", [this](const httplib::Request&, httplib::Response& response) {
         Send(response, 200, options_.metrics->Render(), kPrometheusText);
       });
     }
     if (options_.status_page) {
-      server_.Get("/statusz", [this](const httplib::Request&, httplib::Response& response) {
+      server_->Get("/statusz", [this](const httplib::Request&, httplib::Response& response) {
         Send(response, 200, options_.status_page());
       });
     }
   }
 
   const Options options_;
-  AdoptingServer server_;
+  std::unique_ptr<httplib::Server> server_;
   Address bound_;
   std::string address_;
   std::thread thread_;  // accepts connections

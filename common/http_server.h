@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/tls.h"
 
 namespace millrace {
 
@@ -21,8 +22,9 @@ class Metrics;
 class HttpServer {
  public:
   struct Options {
-    std::string address = {};                            // as ParseAddress takes it
-    const Metrics* metrics = nullptr;                    // null: no /metrics. Must outlive the server
+    std::string address = {};          // as ParseAddress takes it
+    const Metrics* metrics = nullptr;  // null: no /metrics. Must outlive the server
+    TlsFiles tls = {};  // checked; without a certificate, and on a Unix socket, plain text. Clients need none
     std::function<absl::Status()> ready = nullptr;       // not OK: not ready, and why. Unset: always ready. Any thread
     std::function<std::string()> status_page = nullptr;  // the text of /statusz. Unset: no such page. Any thread
   };

@@ -73,6 +73,18 @@ absl::Status EndWithParent(int parent_pid) {
   return absl::AbortedError(absl::StrCat("process ", parent_pid, ", named by --parent-pid, is not the parent"));
 }
 
+absl::Status CheckSecurity(const ServiceFlags& flags) {
+  MILLRACE_RETURN_IF_ERROR(CheckTlsFiles(flags.tls));
+  if (flags.tls.shows_itself() || flags.insecure) return absl::OkStatus();
+  for (const auto& [flag, address] : {std::pair("--listen", &flags.listen), {"--http-listen", &flags.http_listen}}) {
+    if (address->empty() || ParseAddress(*address).value().is_local()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        flag, " ", *address,
+        " would be plain text for everybody on the network: give --tls-cert and --tls-key, or say --insecure"));
+  }
+  return absl::OkStatus();
+}
+
 // The page's head is the same for every service.
 std::string StatusPage(std::string_view name, absl::Time start, Service& service) {
   const absl::Status ready = service.Ready();
@@ -86,7 +98,7 @@ std::string StatusPage(std::string_view name, absl::Time start, Service& service
 class Runtime {
  public:
   Runtime(std::string_view name, const ServiceFlags& flags)
-      : name_(name), flags_(flags), metrics_(name), context_(metrics_, signals_) {}
+      : name_(name), flags_(flags), metrics_(name), context_(metrics_, signals_, MakeChannelCredentials(flags.tls)) {}
 
   absl::Status Run(const ServiceFactory& make_service) {
     MILLRACE_ASSIGN_OR_RETURN(service_, make_service(context_));
@@ -108,11 +120,15 @@ class Runtime {
   absl::Status StartListeners() {
     if (!flags_.listen.empty()) {
       MILLRACE_ASSIGN_OR_RETURN(
-          grpc_, GrpcServer::Start({.address = flags_.listen, .metrics = &metrics_}, service_->GrpcServices()));
+          grpc_,
+          GrpcServer::Start({.address = flags_.listen,
+                             .metrics = &metrics_,
+                             .credentials = flags_.tls.shows_itself() ? MakeServerCredentials(flags_.tls) : nullptr},
+                            service_->GrpcServices()));
       addresses_.grpc = grpc_->address();
     }
     if (!flags_.http_listen.empty()) {
-      HttpServer::Options options{.address = flags_.http_listen, .metrics = &metrics_};
+      HttpServer::Options options{.address = flags_.http_listen, .metrics = &metrics_, .tls = flags_.tls};
       options.ready = [this] { return Ready(); };
       options.status_page = [this] { return StatusPage(name_, start_, *service_); };
       MILLRACE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
@@ -198,6 +214,8 @@ void AddServiceFlags(CLI::App& app, ServiceFlags& flags) {
   app.add_option("--drain-grace-ms", flags.drain_grace_ms, "Time for calls in flight to end after SIGTERM")
       ->capture_default_str()
       ->check(CLI::Range(0, 600'000));
+  AddTlsFlags(app, flags.tls);
+  app.add_flag("--insecure", flags.insecure, "Listen in plain text also where others than this machine can listen in");
   app.add_option("--parent-pid", flags.parent_pid, "Be killed when this process, which must be the parent, ends")
       ->check(CLI::Range(1, 1 << 22));
 }
@@ -219,7 +237,8 @@ absl::Status ServiceContext::stop_reason() const {
 
 int RunService(std::string_view name, const ServiceFlags& flags, const ServiceFactory& make_service) {
   SetUpLogging(name, flags);
-  absl::Status status = EndWithParent(flags.parent_pid);
+  absl::Status status = CheckSecurity(flags);
+  if (status.ok()) status = EndWithParent(flags.parent_pid);
   try {
     if (status.ok()) status = Runtime(name, flags).Run(make_service);
   } catch (const std::exception& error) {

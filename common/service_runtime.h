@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 #include "common/mutex.h"
 #include "common/shutdown.h"
+#include "common/tls.h"
 
 namespace CLI {
 class App;
@@ -31,11 +33,13 @@ struct ServiceFlags {
   std::string log_level = "info";
   std::string log_format = "text";
   int drain_grace_ms = 5000;
-  int parent_pid = 0;  // not 0: the process that started this one and without which it must not go on
+  TlsFiles tls = {};
+  bool insecure = false;  // plain text even where others than this machine can listen in
+  int parent_pid = 0;     // not 0: the process that started this one and without which it must not go on
 };
 
-// Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms and --parent-pid. `flags` must outlive the
-// parsing.
+// Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms, --tls-cert, --tls-key, --tls-ca,
+// --insecure and --parent-pid. `flags` must outlive the parsing.
 void AddServiceFlags(CLI::App& app, ServiceFlags& flags);
 
 // The addresses a service listens on, with real ports; empty where there is no listener.
@@ -47,9 +51,13 @@ struct ListenAddresses {
 // What a service gets from the process that runs it. Outlives the service. Any thread.
 class ServiceContext {
  public:
-  ServiceContext(Metrics& metrics, ShutdownSignals& signals) : metrics_(metrics), signals_(signals) {}
+  ServiceContext(Metrics& metrics, ShutdownSignals& signals,
+                 std::shared_ptr<grpc::ChannelCredentials> channel_credentials = nullptr)
+      : metrics_(metrics), signals_(signals), channel_credentials_(std::move(channel_credentials)) {}
 
   Metrics& metrics() { return metrics_; }
+  // For MakeChannel: how other services are spoken to.
+  const std::shared_ptr<grpc::ChannelCredentials>& channel_credentials() const { return channel_credentials_; }
 
   // Ends the process in an orderly way, as SIGTERM would. Not OK: `why` is logged and its code becomes the exit code.
   // The first call counts.
@@ -61,6 +69,7 @@ class ServiceContext {
  private:
   Metrics& metrics_;
   ShutdownSignals& signals_;
+  const std::shared_ptr<grpc::ChannelCredentials> channel_credentials_;
   mutable Mutex mutex_;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status stop_reason_ ABSL_GUARDED_BY(mutex_);

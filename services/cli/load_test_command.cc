@@ -9,7 +9,6 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "common/address.h"
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/files.h"
@@ -78,7 +77,7 @@ void RunCaller(Load& load, LoadTestResult& result) {
 }  // namespace
 
 void AddLoadTestFlags(CLI::App& app, LoadTestOptions& options) {
-  app.add_option("--target", options.target, "HOST:PORT of a model service")->capture_default_str();
+  AddTargetFlags(app, options.target, "HOST:PORT or unix:PATH of a model service");
   app.add_option("--concurrency", options.concurrency, "callers; default 8, or 64 with --rate")
       ->check(CLI::Range(1u, 1024u));
   app.add_option("--rate", options.rate, "requests per second (open loop); default: as fast as answers come")
@@ -98,10 +97,10 @@ void AddLoadTestFlags(CLI::App& app, LoadTestOptions& options) {
 
 absl::StatusOr<LoadTestResult> RunLoad(const LoadTestOptions& options) {
   MILLRACE_ASSIGN_OR_RETURN(const v1::PredictRequest request, MakeRequest(options));
-  PredictClient client(options.target);
+  PredictClient client(options.target.address, options.target.credentials());
   // Connecting is not what is measured, and a target that does not answer is one error instead of a million.
   if (const auto first = client.Predict(request, absl::Seconds(options.timeout_seconds)); !first.ok()) {
-    return absl::Status(first.status().code(), absl::StrCat(options.target, ": ", first.status().message()));
+    return absl::Status(first.status().code(), absl::StrCat(options.target.address, ": ", first.status().message()));
   }
 
   Load load{options, request, client, RealClock(), RealClock().Now()};
@@ -137,10 +136,7 @@ std::string LoadTestJson(LoadTestResult& result) {
 }
 
 int RunLoadTest(const LoadTestOptions& options) {
-  if (const auto address = ParseAddress(options.target); !address.ok()) {
-    std::fprintf(stderr, "millrace: --target: %s\n", std::string(address.status().message()).c_str());
-    return kExitUsage;
-  }
+  if (const std::optional<int> exit_code = RefuseTarget(options.target)) return *exit_code;
   absl::StatusOr<LoadTestResult> result = RunLoad(options);
   if (!result.ok()) {
     std::fprintf(stderr, "millrace: %s\n", std::string(result.status().message()).c_str());

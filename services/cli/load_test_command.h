@@ -6,15 +6,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "services/cli/latency.h"
-
-namespace CLI {
-class App;
-}
+#include "services/cli/target.h"
 
 namespace millrace {
 
 struct LoadTestOptions {
-  std::string target = "127.0.0.1:8500";
+  Target target = {};
   std::string model{};       // empty: the service's default
   uint32_t concurrency = 0;  // callers; 0: 8, or 64 with a rate
   double rate = 0;           // requests per second; 0: each caller sends its next request when it has an answer

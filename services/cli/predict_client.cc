@@ -5,7 +5,8 @@
 
 namespace millrace {
 
-PredictClient::PredictClient(const std::string& address) : stub_(v1::ModelService::NewStub(MakeChannel(address))) {}
+PredictClient::PredictClient(const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials)
+    : stub_(v1::ModelService::NewStub(MakeChannel(address, credentials))) {}
 
 absl::StatusOr<v1::PredictResponse> PredictClient::Predict(const v1::PredictRequest& request, absl::Duration timeout) {
   grpc::ClientContext context;

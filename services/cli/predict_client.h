@@ -13,7 +13,8 @@ namespace millrace {
 class PredictClient {
  public:
   // Connects with the first call.
-  explicit PredictClient(const std::string& address);
+  explicit PredictClient(const std::string& address,
+                         const std::shared_ptr<grpc::ChannelCredentials>& credentials = nullptr);
 
   // The service's error, or DEADLINE_EXCEEDED / UNAVAILABLE. No retries.
   absl::StatusOr<v1::PredictResponse> Predict(const v1::PredictRequest& request, absl::Duration timeout);

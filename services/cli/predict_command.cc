@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
-#include "common/address.h"
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/files.h"
@@ -34,7 +33,7 @@ absl::StatusOr<std::string> PredictFile(const PredictOptions& options, const std
 }  // namespace
 
 void AddPredictFlags(CLI::App& app, PredictOptions& options) {
-  app.add_option("--target", options.target, "HOST:PORT of a model service")->capture_default_str();
+  AddTargetFlags(app, options.target, "HOST:PORT or unix:PATH of a model service");
   app.add_option("--model", options.model, "which model; default: the service's own");
   app.add_option("--version", options.version, "exactly this version; default: the one that serves");
   app.add_option("--timeout-seconds", options.timeout_seconds, "for one file")
@@ -58,11 +57,8 @@ std::string FormatPrediction(absl::string_view file, const v1::PredictResponse& 
 }
 
 int RunPredict(const PredictOptions& options) {
-  if (const auto address = ParseAddress(options.target); !address.ok()) {
-    std::fprintf(stderr, "millrace: --target: %s\n", std::string(address.status().message()).c_str());
-    return kExitUsage;
-  }
-  PredictClient client(options.target);
+  if (const std::optional<int> exit_code = RefuseTarget(options.target)) return *exit_code;
+  PredictClient client(options.target.address, options.target.credentials());
   int exit_code = kExitOk;
   for (const std::string& file : options.files) {
     const absl::StatusOr<std::string> line = PredictFile(options, file, client);

@@ -6,15 +6,12 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "millrace/v1/model.pb.h"
-
-namespace CLI {
-class App;
-}
+#include "services/cli/target.h"
 
 namespace millrace {
 
 struct PredictOptions {
-  std::string target = "127.0.0.1:8500";
+  Target target = {};
   std::string model{};               // empty: the service's default
   uint64_t version = 0;              // 0: the version that serves
   std::vector<std::string> files{};  // PNG or JPEG

@@ -9,8 +9,9 @@
 namespace millrace {
 namespace {
 
-std::string AskShard(const std::string& address, absl::Duration timeout) {
-  const auto stub = v1::ParameterServer::NewStub(MakeChannel(address));
+std::string AskShard(const std::string& address, absl::Duration timeout,
+                     const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  const auto stub = v1::ParameterServer::NewStub(MakeChannel(address, credentials));
   grpc::ClientContext context;
   SetDeadline(context, timeout);
   v1::ShardStatus status;
@@ -21,11 +22,12 @@ std::string AskShard(const std::string& address, absl::Duration timeout) {
 
 }  // namespace
 
-std::map<uint32_t, std::string> AskShards(const v1::JobStatus& status, absl::Duration timeout) {
+std::map<uint32_t, std::string> AskShards(const v1::JobStatus& status, absl::Duration timeout,
+                                          const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   std::map<uint32_t, std::future<std::string>> asked;
   for (const v1::ShardInfo& shard : status.shards()) {
     if (shard.address().empty()) continue;
-    asked[shard.shard()] = std::async(std::launch::async, AskShard, shard.address(), timeout);
+    asked[shard.shard()] = std::async(std::launch::async, AskShard, shard.address(), timeout, credentials);
   }
   std::map<uint32_t, std::string> answers;
   for (auto& [shard, answer] : asked) answers[shard] = answer.get();

@@ -2,13 +2,14 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <system_error>
 #include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "common/address.h"
 #include "common/command_line.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
@@ -23,28 +24,31 @@
 namespace millrace {
 namespace {
 
+using Credentials = std::shared_ptr<grpc::ChannelCredentials>;
+
 constexpr absl::Duration kTimeout = absl::Seconds(3);
 constexpr absl::Duration kShardTimeout = absl::Seconds(1);
 
-absl::StatusOr<std::string> DescribeJob(const std::string& address) {
-  const auto stub = v1::Coordinator::NewStub(MakeChannel(address));
+absl::StatusOr<std::string> DescribeJob(const std::string& address, const Credentials& credentials) {
+  const auto stub = v1::Coordinator::NewStub(MakeChannel(address, credentials));
   grpc::ClientContext context;
   SetDeadline(context, kTimeout);
   v1::JobStatus status;
   const grpc::Status result = stub->GetJobStatus(&context, {}, &status);
   if (!result.ok()) return FromGrpcStatus(result);
-  return FormatJobStatus(status, AskShards(status, kShardTimeout));
+  return FormatJobStatus(status, AskShards(status, kShardTimeout, credentials));
 }
 
-absl::StatusOr<std::string> DescribeModels(const std::string& address) {
-  MILLRACE_ASSIGN_OR_RETURN(const v1::ListModelsResponse models, PredictClient(address).ListModels(kTimeout));
+absl::StatusOr<std::string> DescribeModels(const std::string& address, const Credentials& credentials) {
+  MILLRACE_ASSIGN_OR_RETURN(const v1::ListModelsResponse models,
+                            PredictClient(address, credentials).ListModels(kTimeout));
   return FormatModels(models);
 }
 
 // A target may be either kind of service: one that is not a coordinator says UNIMPLEMENTED.
-absl::StatusOr<std::string> DescribeAddress(const std::string& address) {
-  absl::StatusOr<std::string> text = DescribeJob(address);
-  if (absl::IsUnimplemented(text.status())) text = DescribeModels(address);
+absl::StatusOr<std::string> DescribeAddress(const std::string& address, const Credentials& credentials = nullptr) {
+  absl::StatusOr<std::string> text = DescribeJob(address, credentials);
+  if (absl::IsUnimplemented(text.status())) text = DescribeModels(address, credentials);
   if (text.ok()) return text;
   return absl::Status(text.status().code(), absl::StrCat(address, ": ", text.status().message()));
 }
@@ -64,19 +68,19 @@ absl::StatusOr<std::string> DescribeRun(const std::string& out) {
 }  // namespace
 
 void AddStatusFlags(CLI::App& app, StatusOptions& options) {
-  app.add_option("--target", options.target,
-                 "HOST:PORT or unix:PATH of a coordinator or model service, or the --out directory of a running train")
-      ->capture_default_str();
+  AddTargetFlags(app, options.target,
+                 "HOST:PORT or unix:PATH of a coordinator or model service, or the --out directory of a running train");
 }
 
 int RunStatus(const StatusOptions& options) {
+  const std::string& target = options.target.address;
   std::error_code error;
-  const bool directory = std::filesystem::is_directory(options.target, error);
-  if (!directory && !ParseAddress(options.target).ok()) {
-    std::fprintf(stderr, "millrace: --target: '%s' is neither an address nor a directory\n", options.target.c_str());
-    return kExitUsage;
+  const bool directory = std::filesystem::is_directory(target, error);
+  if (!directory) {
+    if (const std::optional<int> exit_code = RefuseTarget(options.target)) return *exit_code;
   }
-  const absl::StatusOr<std::string> text = directory ? DescribeRun(options.target) : DescribeAddress(options.target);
+  const absl::StatusOr<std::string> text =
+      directory ? DescribeRun(target) : DescribeAddress(target, options.target.credentials());
   if (!text.ok()) {
     std::fprintf(stderr, "millrace: %s\n", std::string(text.status().message()).c_str());
     return ExitCodeFor(text.status());

@@ -2,14 +2,12 @@
 
 #include <string>
 
-namespace CLI {
-class App;
-}
+#include "services/cli/target.h"
 
 namespace millrace {
 
 struct StatusOptions {
-  std::string target = "127.0.0.1:8500";
+  Target target = {};
 };
 
 void AddStatusFlags(CLI::App& app, StatusOptions& options);

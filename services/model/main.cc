@@ -53,6 +53,7 @@ int main(int argc, char** argv) {
     return millrace::ModelServer::Create(
         {.repository = repository,
          .source = source,
+         .source_credentials = context.channel_credentials(),
          .poll_interval = absl::Milliseconds(poll_interval_ms),
          .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
          .drain_delay = absl::Seconds(drain_seconds)},

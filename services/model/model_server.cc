@@ -17,10 +17,11 @@ namespace {
 
 std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, Metrics& metrics, const Clock& clock) {
   if (options.source.empty()) return nullptr;
-  return std::make_unique<VersionMirror>(
-      VersionMirror::Options{
-          .source = options.source, .repository = options.repository, .poll_interval = options.poll_interval},
-      metrics, clock);
+  return std::make_unique<VersionMirror>(VersionMirror::Options{.source = options.source,
+                                                                .repository = options.repository,
+                                                                .poll_interval = options.poll_interval,
+                                                                .credentials = options.source_credentials},
+                                         metrics, clock);
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ class ModelServer : public Service {
   struct Options {
     std::filesystem::path repository;
     std::string source = {};  // HOST:PORT or unix:/path from which the repository is filled; empty: by others
-    absl::Duration poll_interval = absl::Milliseconds(500);  // (0, 1 h]
+    std::shared_ptr<grpc::ChannelCredentials> source_credentials = nullptr;  // as MakeChannel takes them
+    absl::Duration poll_interval = absl::Milliseconds(500);                  // (0, 1 h]
     Batcher::Limits limits;
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
     absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]

@@ -33,7 +33,7 @@ std::span<const std::byte> BytesOf(const std::string& data) { return std::as_byt
 VersionMirror::VersionMirror(Options options, Metrics& metrics, const Clock& clock)
     : options_(std::move(options)),
       clock_(clock),
-      stub_(v1::VersionSource::NewStub(MakeChannel(options_.source))),
+      stub_(v1::VersionSource::NewStub(MakeChannel(options_.source, options_.credentials))),
       up_(metrics.Gauge("millrace_model_source_up", "1 if the source of versions answered when last asked.")),
       fetched_(metrics.Counter("millrace_model_source_fetches_total", "Versions fetched from the source, by result.",
                                {{"result", "fetched"}})),

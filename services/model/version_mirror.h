@@ -42,7 +42,8 @@ class VersionMirror {
     std::string source;  // HOST:PORT or unix:/path
     std::filesystem::path repository;
     absl::Duration poll_interval;
-    uint32_t keep = 3;  // newest versions that are kept here
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
+    uint32_t keep = 3;                                                // newest versions that are kept here
   };
 
   // `metrics` and `clock` must outlive the mirror.

@@ -48,7 +48,7 @@ absl::Status CoordinatingServer::Start() {
   const auto make_queue = [this](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
     return std::make_unique<Checkpointer>(
         Checkpointer::Options{.plan = full_plan, .keep = options_.keep_checkpoints, .metrics = &context_.metrics()},
-        &store_, MakeGrpcShardFleet(full_plan, shards), &coordinator_);
+        &store_, MakeGrpcShardFleet(full_plan, shards, context_.channel_credentials()), &coordinator_);
   };
   const auto find_start = [this, plan]() -> absl::StatusOr<RunStart> {
     MILLRACE_ASSIGN_OR_RETURN(const std::optional<CheckpointManifest> newest, store_.FindNewest());

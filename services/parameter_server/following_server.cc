@@ -14,7 +14,8 @@ constexpr absl::Duration kCallDeadline = absl::Seconds(2);
 
 absl::Status FollowingServer::Start() {
   return Follow([&](const v1::RegisterShardRequest& request) -> absl::StatusOr<v1::RegisterShardResponse> {
-    if (stub_ == nullptr) stub_ = v1::Coordinator::NewStub(MakeChannel(options_.coordinator_address));
+    if (stub_ == nullptr)
+      stub_ = v1::Coordinator::NewStub(MakeChannel(options_.coordinator_address, context_.channel_credentials()));
     grpc::ClientContext context;
     SetDeadline(context, kCallDeadline);
     v1::RegisterShardResponse response;

@@ -61,7 +61,8 @@ absl::StatusOr<SquaredNorm> DecodeNorm(const v1::NormTotal& total) { return Deco
 class NormClient::State {
  public:
   explicit State(Options options)
-      : options_(std::move(options)), stub_(v1::ParameterServer::NewStub(MakeChannel(options_.address))) {}
+      : options_(std::move(options)),
+        stub_(v1::ParameterServer::NewStub(MakeChannel(options_.address, options_.credentials))) {}
 
   void Begin(Request request) {
     MutexLock lock(&mutex_);

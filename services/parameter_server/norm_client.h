@@ -25,7 +25,8 @@ class NormClient final : public NormExchange {
   struct Options {
     uint64_t run_id = 0;
     uint32_t shard = 0;
-    std::string address;  // of shard 0
+    std::string address;                                              // of shard 0
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
     // Of one attempt: shard 0 answers when it has all parts, so that this also bounds how long a connection that was
     // lost without a word goes unnoticed.
     absl::Duration call_timeout = absl::Seconds(2);

@@ -93,7 +93,7 @@ absl::StatusOr<std::unique_ptr<Service>> ParameterServer::Create(ParameterServer
 ParameterServer::ParameterServer(ParameterServerOptions options, ServiceContext& context)
     : options_(std::move(options)),
       context_(context),
-      host_(options_.num_shards, options_.coordinator_address, &context.metrics()),
+      host_(options_.num_shards, options_.coordinator_address, context.channel_credentials(), &context.metrics()),
       incarnation_(RandomSeed()) {}
 
 ParameterServer::~ParameterServer() { JoinThread(); }

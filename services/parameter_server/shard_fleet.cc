@@ -24,7 +24,7 @@
 namespace millrace {
 namespace {
 
-constexpr absl::Duration kSaveDeadline = absl::Minutes(2);   // a disk may be slow
+constexpr absl::Duration kSaveDeadline = absl::Minutes(2);  // a disk may be slow
 constexpr absl::Duration kFetchDeadline = absl::Minutes(2);
 constexpr absl::Duration kReleaseDeadline = absl::Seconds(5);
 // The coordinator hears of a complete step from the workers, a moment before the shards have applied it.
@@ -72,10 +72,11 @@ class Cancellation {
 
 class GrpcShardFleet : public ShardFleet {
  public:
-  GrpcShardFleet(const v1::JobPlan& plan, const std::vector<v1::ShardInfo>& shards)
+  GrpcShardFleet(const v1::JobPlan& plan, const std::vector<v1::ShardInfo>& shards,
+                 const std::shared_ptr<grpc::ChannelCredentials>& credentials)
       : run_id_(plan.run_id()), parameter_count_(plan.parameter_count()) {
     for (const v1::ShardInfo& info : shards) {
-      peers_.push_back({info, v1::ParameterServer::NewStub(MakeChannel(info.address()))});
+      peers_.push_back({info, v1::ParameterServer::NewStub(MakeChannel(info.address(), credentials))});
     }
   }
 
@@ -152,8 +153,8 @@ class GrpcShardFleet : public ShardFleet {
       const grpc::Status status = cancellation_.Run(kSaveDeadline, [&](grpc::ClientContext& context) {
         return peer.stub->SaveCheckpoint(&context, request, response);
       });
-      const bool retry = status.error_code() == grpc::StatusCode::NOT_FOUND ||
-                         status.error_code() == grpc::StatusCode::UNAVAILABLE;
+      const bool retry =
+          status.error_code() == grpc::StatusCode::NOT_FOUND || status.error_code() == grpc::StatusCode::UNAVAILABLE;
       if (!retry || absl::Now() > give_up || !cancellation_.Wait(backoff.Next())) return Named(peer, status);
     }
   }
@@ -192,8 +193,9 @@ class GrpcShardFleet : public ShardFleet {
 
 }  // namespace
 
-std::unique_ptr<ShardFleet> MakeGrpcShardFleet(const v1::JobPlan& plan, const std::vector<v1::ShardInfo>& shards) {
-  return std::make_unique<GrpcShardFleet>(plan, shards);
+std::unique_ptr<ShardFleet> MakeGrpcShardFleet(const v1::JobPlan& plan, const std::vector<v1::ShardInfo>& shards,
+                                               const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  return std::make_unique<GrpcShardFleet>(plan, shards, credentials);
 }
 
 }  // namespace millrace

@@ -12,6 +12,10 @@
 #include "millrace/v1/coordinator.pb.h"
 #include "millrace/v1/parameter.pb.h"
 
+namespace grpc {
+class ChannelCredentials;
+}
+
 namespace millrace {
 
 // Threads: one at a time, but for Cancel, which any thread may call.
@@ -33,7 +37,8 @@ class ShardFleet {
   virtual void Cancel() = 0;
 };
 
-// `shards` is complete and sorted by shard number.
-std::unique_ptr<ShardFleet> MakeGrpcShardFleet(const v1::JobPlan& plan, const std::vector<v1::ShardInfo>& shards);
+// `shards` is complete and sorted by shard number; `credentials` as MakeChannel takes them.
+std::unique_ptr<ShardFleet> MakeGrpcShardFleet(const v1::JobPlan& plan, const std::vector<v1::ShardInfo>& shards,
+                                               const std::shared_ptr<grpc::ChannelCredentials>& credentials = nullptr);
 
 }  // namespace millrace

@@ -55,11 +55,8 @@ void ShardHost::Serve(const v1::JobPlan& plan, const v1::ShardInfo& info) {
 
 absl::StatusOr<std::shared_ptr<Shard>> ShardHost::MakeShard(const v1::JobPlan& plan, const v1::ShardInfo& info,
                                                             std::shared_ptr<const Shard::Snapshot> kept) const {
-  const Shard::Options options{.plan = plan,
-                               .info = info,
-                               .num_shards = num_shards_,
-                               .metrics = metrics_,
-                               .norms = MakeNorms(plan, info)};
+  const Shard::Options options{
+      .plan = plan, .info = info, .num_shards = num_shards_, .metrics = metrics_, .norms = MakeNorms(plan, info)};
   if (kept != nullptr) {
     MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<Shard> shard, Shard::Create(options, kept->weights.values));
     MILLRACE_RETURN_IF_ERROR(shard->Restore(std::move(kept)));
@@ -80,8 +77,8 @@ absl::StatusOr<std::shared_ptr<Shard>> ShardHost::MakeShard(const v1::JobPlan& p
 std::shared_ptr<NormExchange> ShardHost::MakeNorms(const v1::JobPlan& plan, const v1::ShardInfo& info) const {
   if (plan.spec().clip_norm() == 0 || num_shards_ == 1) return nullptr;
   if (info.shard() == 0) return std::make_shared<NormRendezvous>(num_shards_);
-  return std::make_shared<NormClient>(
-      NormClient::Options{.run_id = plan.run_id(), .shard = info.shard(), .address = coordinator_});
+  return std::make_shared<NormClient>(NormClient::Options{
+      .run_id = plan.run_id(), .shard = info.shard(), .address = coordinator_, .credentials = credentials_});
 }
 
 void ShardHost::NoteBroken(uint64_t run_id, const absl::Status& why) {

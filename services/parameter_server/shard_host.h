@@ -20,9 +20,13 @@ namespace millrace {
 
 class ShardHost {
  public:
-  // `coordinator`: the address of shard 0, for the others.
-  ShardHost(uint32_t num_shards, std::string coordinator, Metrics* metrics)
-      : num_shards_(num_shards), coordinator_(std::move(coordinator)), metrics_(metrics) {}
+  // `coordinator`: the address of shard 0, for the others, and how to speak to it.
+  ShardHost(uint32_t num_shards, std::string coordinator, std::shared_ptr<grpc::ChannelCredentials> credentials,
+            Metrics* metrics)
+      : num_shards_(num_shards),
+        coordinator_(std::move(coordinator)),
+        credentials_(std::move(credentials)),
+        metrics_(metrics) {}
 
   // Ends the run that was served, if any. Then the state that the plan starts from: initial weights, those kept in
   // memory since the plan's version was committed, else those of its checkpoint, which takes as long as reading it.
@@ -52,6 +56,7 @@ class ShardHost {
 
   const uint32_t num_shards_;
   const std::string coordinator_;
+  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
   Metrics* const metrics_;
   mutable Mutex mutex_;
   std::shared_ptr<Shard> shard_ ABSL_GUARDED_BY(mutex_);

@@ -17,7 +17,8 @@ constexpr absl::Duration kPoliteEnd = absl::Seconds(2);
 }  // namespace
 
 CoordinatorClient::CoordinatorClient(Options options)
-    : options_(std::move(options)), stub_(v1::Coordinator::NewStub(MakeChannel(options_.address))) {}
+    : options_(std::move(options)),
+      stub_(v1::Coordinator::NewStub(MakeChannel(options_.address, options_.credentials))) {}
 
 absl::StatusOr<std::unique_ptr<CoordinatorClient>> CoordinatorClient::Connect(Options options, WaitCallback wait) {
   auto client = std::unique_ptr<CoordinatorClient>(new CoordinatorClient(std::move(options)));
@@ -102,8 +103,7 @@ void CoordinatorClient::ReadUntilEnd() {
 
 void CoordinatorClient::BeatUntilEnd() {
   // Far below any time after which the coordinator might take a worker for lost, whatever it asks for.
-  const absl::Duration interval =
-      absl::Milliseconds(std::clamp<uint32_t>(welcome_.heartbeat_interval_ms(), 50, 10000));
+  const absl::Duration interval = absl::Milliseconds(std::clamp<uint32_t>(welcome_.heartbeat_interval_ms(), 50, 10000));
   while (true) {
     const absl::Time next = absl::Now() + interval;
     {
@@ -138,11 +138,11 @@ absl::StatusOr<std::optional<LeaseLink::Event>> CoordinatorClient::Next(absl::Du
   if (end_.has_value()) {
     // Its name belongs to another process now, or it was expelled: coming back would only do harm.
     if (absl::IsAborted(*end_) || absl::IsInvalidArgument(*end_)) {
-      return absl::AbortedError(absl::StrCat("the coordinator at ", options_.address, " sent this worker away: ",
-                                             end_->message()));
+      return absl::AbortedError(
+          absl::StrCat("the coordinator at ", options_.address, " sent this worker away: ", end_->message()));
     }
-    return absl::UnavailableError(absl::StrCat("the connection to the coordinator at ", options_.address,
-                                               " was lost: ", end_->message()));
+    return absl::UnavailableError(
+        absl::StrCat("the connection to the coordinator at ", options_.address, " was lost: ", end_->message()));
   }
   return std::optional<Event>();
 }

@@ -32,6 +32,7 @@ class CoordinatorClient : public LeaseLink {
     v1::Hello hello;
     // What a heartbeat says the worker waits for; called on the heartbeat thread.
     std::function<std::string()> waiting_for;
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
   };
 
   // Connects and waits to be welcomed, for as long as `wait` allows. Otherwise the error with which the coordinator
@@ -65,7 +66,7 @@ class CoordinatorClient : public LeaseLink {
   std::unique_ptr<grpc::ClientReaderWriter<v1::WorkerMessage, v1::CoordinatorMessage>> stream_;
   v1::Welcome welcome_;  // written by the reader before `welcomed_`, not changed after
 
-  Mutex write_mutex_;    // one writer at a time; reading goes on beside it
+  Mutex write_mutex_;  // one writer at a time; reading goes on beside it
 
   Mutex mutex_;
   CondVar changed_;

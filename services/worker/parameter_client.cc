@@ -51,7 +51,7 @@ ParameterClient::ParameterClient(const Options& options, const WorkerMetrics* me
                                .parameters = options.parameters.subspan(shard.begin(), shard.end() - shard.begin()),
                                .wire = options.wire,
                                .stall_timeout = options.stall_timeout},
-        MakeChannel(shard.address()), &queue_, metrics));
+        MakeChannel(shard.address(), options.credentials), &queue_, metrics));
   }
 }
 

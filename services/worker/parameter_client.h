@@ -34,6 +34,7 @@ class ParameterClient : public ParameterLink {
     std::span<float> parameters;                            // the flat vector; must outlive the client
     v1::NumberFormat wire = v1::NUMBER_FORMAT_UNSPECIFIED;  // the job's
     absl::Duration stall_timeout = absl::Seconds(30);
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
   };
 
   // Does not connect: exchanges are opened by the first wait. INVALID_ARGUMENT if the shards do not cover the vector.

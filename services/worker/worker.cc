@@ -147,7 +147,8 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
   MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<CoordinatorClient> coordinator,
                             CoordinatorClient::Connect({.address = options_.coordinator,
                                                         .hello = Hello(),
-                                                        .waiting_for = [this] { return activity_.waiting_for(); }},
+                                                        .waiting_for = [this] { return activity_.waiting_for(); },
+                                                        .credentials = context_.channel_credentials()},
                                                        [&](std::string_view what) -> absl::Status {
                                                          activity_.WaitingFor(what);
                                                          if (absl::Now() > give_up)
@@ -180,7 +181,8 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
                                                      .shards = {coordinator->welcome().shards().begin(),
                                                                 coordinator->welcome().shards().end()},
                                                      .parameters = replica->parameters(),
-                                                     .wire = plan.spec().wire()},
+                                                     .wire = plan.spec().wire(),
+                                                     .credentials = context_.channel_credentials()},
                                                     &metrics_));
   return RunLoop(plan, {.model = replica,
                         .leases = coordinator.get(),

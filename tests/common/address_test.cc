@@ -26,6 +26,15 @@ TEST(AddressTest, ParsesAndPrintsEveryForm) {
   EXPECT_TRUE(ParseAddress("unix:/a")->is_unix());
 }
 
+TEST(AddressTest, KnowsWhatOnlyThisMachineCanReach) {
+  for (const char* local : {"127.0.0.1:80", "127.8.8.8:80", "localhost:0", "[::1]:80", "unix:/a"}) {
+    EXPECT_TRUE(ParseAddress(local)->is_local()) << local;
+  }
+  for (const char* open : {"0.0.0.0:80", "[::]:80", "10.0.0.1:80", "localhost.example.org:80"}) {
+    EXPECT_FALSE(ParseAddress(open)->is_local()) << open;
+  }
+}
+
 TEST(AddressTest, RefusesTheRestNamingTheText) {
   const std::string long_path = "unix:/" + std::string(107, 'x');
   for (const std::string text : {"", "8500", ":8500", "host:", "host:x", "host:65536", "host:-1", "host:+1", "host: 1",

@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
 #include "services/cli/output_directory.h"
+#include "tests/testing/eventually.h"
 
 namespace millrace {
 namespace {
@@ -58,6 +59,13 @@ void Program::WaitForError(const std::string& text) {
     if (!Runs() || absl::Now() > deadline) throw std::runtime_error("never said '" + text + "' but:\n" + Errors());
     absl::SleepFor(kPollInterval);
   }
+}
+
+const AnnouncedAddresses& Program::WaitForAddresses() {
+  if (Eventually([&] { return !Runs() || process_->announced().has_value(); }) && process_->announced().has_value()) {
+    return *process_->announced();
+  }
+  throw std::runtime_error("the program says no address; stderr:\n" + Errors());
 }
 
 std::string Program::Errors() const { return ReadAll(stderr_file_); }

@@ -31,7 +31,8 @@ class Program {
   void WaitForError(const std::string& text);
   // Everything that this and earlier programs wrote to `stderr_file`.
   std::string Errors() const;
-  const std::optional<AnnouncedAddresses>& announced() const { return process_->announced(); }
+  // Where it listens; waits until it says so. Throws if it ends first or takes too long.
+  const AnnouncedAddresses& WaitForAddresses();
 
   // The running children whose program is called `name` ("millrace-ps"), oldest first.
   std::vector<pid_t> Children(const std::string& name) const;

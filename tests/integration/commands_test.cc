@@ -290,8 +290,7 @@ TEST_F(CommandsTest, TheToolAndTheDataServiceStartInUnder100Milliseconds) {
                          "millrace-data",
                          {"--data-dir", data_dir_.string(), "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"},
                          temporary_ / "data.stderr");
-                     while (data.Runs() && !data.announced().has_value()) absl::SleepFor(absl::Milliseconds(1));
-                     EXPECT_TRUE(data.announced().has_value()) << data.Errors();
+                     data.WaitForAddresses();
                    }),
             absl::Milliseconds(100));
 }

@@ -92,10 +92,7 @@ class Cluster {
   TcpRelay to_data, to_shard, worker_to_coordinator, shard_to_coordinator;
 
  private:
-  static std::string AddressOf(Program& program) {
-    EXPECT_TRUE(Eventually([&] { return !program.Runs() || program.announced().has_value(); })) << program.Errors();
-    return program.announced()->grpc;
-  }
+  static std::string AddressOf(Program& program) { return program.WaitForAddresses().grpc; }
   void StartShard(std::optional<Program>& shard, const std::filesystem::path& directory, int index,
                   std::vector<std::string> flags) const {
     flags.insert(flags.end(), shard_flags_.begin(), shard_flags_.end());
@@ -201,10 +198,8 @@ TEST(VanishedPeerTest, IsGivenUpByBothSides) {
   Program service("millrace-data",
                   {"--data-dir", temporary / "data", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"},
                   temporary / "stderr");
-  ASSERT_TRUE(Eventually([&] { return !service.Runs() || service.announced().has_value(); }));
-  ASSERT_TRUE(service.announced().has_value()) << service.Errors();
   TcpRelay relay;
-  relay.ForwardTo(service.announced()->grpc);
+  relay.ForwardTo(service.WaitForAddresses().grpc);
 
   RawStream watch(MakeChannel(relay.address()), "/grpc.health.v1.Health/Watch", absl::Minutes(1));
   watch.Write("");
@@ -214,7 +209,7 @@ TEST(VanishedPeerTest, IsGivenUpByBothSides) {
   while (watch.Read().has_value()) {
   }
   EXPECT_EQ(watch.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
-  const auto metrics = [&] { return HttpFetch(service.announced()->http, "/metrics").body; };
+  const auto metrics = [&] { return HttpFetch(service.WaitForAddresses().http, "/metrics").body; };
   EXPECT_TRUE(Eventually([&] {
     return testing::Matches(ContainsRegex("grpc_server_handled_total[^\n]*Health/Watch"))(metrics());
   })) << metrics();

@@ -48,9 +48,7 @@ TEST(VersionSourceTest, VersionsAreServedWhileTheyAreMadeWithoutASharedDisk) {
                 {"--source", "grpc://" + source, "--repository", mirror, "--listen", "127.0.0.1:0", "--http-listen",
                  "127.0.0.1:0", "--poll-interval-ms", "20", "--drain-seconds", "0"},
                 temporary / "model.stderr");
-  ASSERT_TRUE(Eventually([&] { return !model.Runs() || model.announced().has_value(); }));
-  ASSERT_TRUE(model.announced().has_value()) << model.Errors();
-  const std::string http = model.announced()->http;
+  const std::string http = model.WaitForAddresses().http;
   ASSERT_TRUE(Eventually([&] { return Serving(http) > 0; })) << model.Errors();
 
   // The coordinator is killed: what serves goes on, and its successor goes on handing out versions.

@@ -82,7 +82,7 @@ TEST_F(ModelClientsTest, PredictGoesOnAfterABadFile) {
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
   const int exit_code = RunPredict(
-      {.target = server_->address(),
+      {.target = {server_->address()},
        .files = {WriteFile("7.png", "7"), WriteFile("bad.png", "x"), "missing.png", WriteFile("8.png", "8")}});
   const std::string out = testing::internal::GetCapturedStdout();
   const std::string err = testing::internal::GetCapturedStderr();
@@ -104,13 +104,13 @@ TEST(FormatPredictionTest, TellsTheErrorOfAReconstruction) {
 
 TEST_F(ModelClientsTest, PredictRefusesABadTarget) {
   testing::internal::CaptureStderr();
-  EXPECT_EQ(RunPredict({.target = "nonsense", .files = {"a.png"}}), kExitUsage);
+  EXPECT_EQ(RunPredict({.target = {"nonsense"}, .files = {"a.png"}}), kExitUsage);
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("--target"));
 }
 
 TEST_F(ModelClientsTest, StatusTellsAModelServiceFromACoordinator) {
   testing::internal::CaptureStdout();
-  EXPECT_EQ(RunStatus({.target = server_->address()}), kExitOk);
+  EXPECT_EQ(RunStatus({.target = {server_->address()}}), kExitOk);
   EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("mnist version 844  serving"));
 }
 
@@ -118,16 +118,17 @@ TEST_F(ModelClientsTest, StatusOfNothingIsAFailure) {
   const std::string address = server_->address();
   server_.reset();
   testing::internal::CaptureStderr();
-  EXPECT_EQ(RunStatus({.target = address}), kExitFailure);
-  EXPECT_EQ(RunStatus({.target = "nonsense"}), kExitUsage);
-  EXPECT_EQ(RunStatus({.target = directory_.path().string()}), kExitBadConfiguration);
+  EXPECT_EQ(RunStatus({.target = {address}}), kExitFailure);
+  EXPECT_EQ(RunStatus({.target = {"nonsense"}}), kExitUsage);
+  EXPECT_EQ(RunStatus({.target = {directory_.path().string()}}), kExitBadConfiguration);
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(address));
 }
 
 TEST_F(ModelClientsTest, ClosedLoopLoadTestWritesTheDocumentedFields) {
   const std::string json_path = (directory_ / "load.json").string();
   testing::internal::CaptureStdout();
-  EXPECT_EQ(RunLoadTest({.target = server_->address(), .concurrency = 2, .seconds = 0.2, .json = json_path}), kExitOk);
+  EXPECT_EQ(RunLoadTest({.target = {server_->address()}, .concurrency = 2, .seconds = 0.2, .json = json_path}),
+            kExitOk);
   testing::internal::GetCapturedStdout();
   std::ifstream file(json_path);
   const auto json = nlohmann::ordered_json::parse(file);
@@ -140,7 +141,7 @@ TEST_F(ModelClientsTest, ClosedLoopLoadTestWritesTheDocumentedFields) {
 }
 
 TEST_F(ModelClientsTest, OpenLoopSendsAtTheRate) {
-  const auto result = RunLoad({.target = server_->address(), .rate = 100, .seconds = 0.5});
+  const auto result = RunLoad({.target = {server_->address()}, .rate = 100, .seconds = 0.5});
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->requests, 50u);
   EXPECT_EQ(result->failed, 0u);

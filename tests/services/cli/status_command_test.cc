@@ -61,7 +61,7 @@ class StatusCommandTest : public testing::Test {
   }
   std::string Output() const {
     testing::internal::CaptureStdout();
-    EXPECT_EQ(RunStatus({.target = Socket("coordinator")}), kExitOk);
+    EXPECT_EQ(RunStatus({.target = {Socket("coordinator")}}), kExitOk);
     return testing::internal::GetCapturedStdout();
   }
 

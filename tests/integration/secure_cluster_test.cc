@@ -1,0 +1,86 @@
+// The whole system where nobody trusts the network: every part shows a certificate and asks for one, and what is
+// trained is the same.
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/cli/output_directory.h"
+#include "services/cli/train_options.h"
+#include "tests/integration/cluster_process.h"
+#include "tests/integration/idx_dataset.h"
+#include "tests/testing/certificates.h"
+#include "tests/testing/eventually.h"
+#include "tests/testing/http_fetch.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temporary_directory.h"
+
+namespace millrace {
+namespace {
+
+using Flags = std::vector<std::string>;
+
+class SecureClusterTest : public ::testing::Test {
+ protected:
+  SecureClusterTest() { WriteIdxDataset(directory_ / "data"); }
+
+  static Flags TlsFlags(const TlsFiles& files) {
+    return {"--tls-cert", files.certificate, "--tls-key", files.private_key, "--tls-ca", files.authority};
+  }
+  static Flags Joined(Flags flags, const Flags& more) {
+    flags.insert(flags.end(), more.begin(), more.end());
+    return flags;
+  }
+  Program Run(const std::string& program, const std::string& name, const Flags& flags) {
+    return Program(program, Joined(flags, TlsFlags(authority_.Issue({.name = name}))), directory_ / (name + ".stderr"));
+  }
+  Program Serve(const std::string& program, const std::string& name, const Flags& flags) {
+    return Run(program, name, Joined(flags, {"--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"}));
+  }
+  std::string QuietDigest() {
+    ClusterProcess quiet(directory_ / "quiet", directory_ / "data",
+                         {"--epochs", "2", "--batch-size", "64", "--seed", "3", "--workers", "1", "--no-serving"});
+    return Finish(quiet)["weights_sha256"];
+  }
+  std::string WriteJob() {
+    JobFlags flags;
+    flags.batch_size = 64;
+    flags.epochs = 2;
+    flags.seed = 3;
+    EXPECT_THAT(OutputDirectory::Open(out_, "", false)->WriteJob(*MakeJobSpec(flags, nullptr, 1600)), IsOk());
+    return out_ + "/job.textproto";
+  }
+
+  const TemporaryDirectory directory_;
+  const std::string out_ = directory_ / "out";
+  CertificateAuthority authority_{directory_ / "tls"};
+};
+
+TEST_F(SecureClusterTest, TrainsTheSameBitsAndServesThem) {
+  Program data = Serve("millrace-data", "data", {"--data-dir", directory_ / "data"});
+  Program first = Serve("millrace-ps", "shard-0",
+                        {"--shard", "0", "--num-shards", "2", "--job", WriteJob(), "--output", out_, "--data",
+                         data.WaitForAddresses().grpc});
+  const std::string coordinator = first.WaitForAddresses().grpc;
+  Program second = Serve("millrace-ps", "shard-1", {"--shard", "1", "--num-shards", "2", "--coordinator", coordinator});
+  Program model = Serve("millrace-model", "model",
+                        {"--repository", directory_ / "models", "--source", coordinator, "--drain-seconds", "0"});
+  Program worker = Run("millrace-worker", "worker-0",
+                       {"--coordinator", coordinator, "--name", "worker-0", "--http-listen", "127.0.0.1:0"});
+  EXPECT_EQ(worker.Wait(), 0) << worker.Errors();
+
+  const std::string target = model.WaitForAddresses().grpc;
+  const std::string digit = directory_ / "digit.png";
+  WriteDigitPng(digit, 7);
+  const Flags predict = {"predict", "--target", target, digit};
+  EXPECT_TRUE(Eventually([&] { return Run("millrace", "client", predict).Wait() == 0; }));
+  EXPECT_NE(Program("millrace", predict, directory_ / "plain.stderr").Wait(), 0) << "a client in plain text";
+  EXPECT_NE(HttpFetch(model.WaitForAddresses().http, "/metrics").status, 200) << "metrics in plain text";
+
+  EXPECT_EQ(Run("millrace", "client", {"status", "--target", coordinator}).Wait(), 0);
+  EXPECT_NE(Program("millrace", {"status", "--target", coordinator}, directory_ / "plain.stderr").Wait(), 0);
+  const std::string manifest = directory_ / "models/mnist/42/manifest.json";
+  EXPECT_EQ(nlohmann::json::parse(std::ifstream(manifest))["weights_sha256"], QuietDigest());
+}
+
+}  // namespace
+}  // namespace millrace
