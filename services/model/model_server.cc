@@ -37,6 +37,8 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
       metrics_(ModelMetrics::Create(metrics)),
       engine_(options_.limits, clock),
       service_(table_, engine_, clock),
+      catalog_(table_, options_.limits, [this] { return Ready(); }),
+      open_inference_(catalog_, engine_, clock),
       loader_({.repository = options_.repository,
                .poll_interval = options_.poll_interval,
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},
@@ -62,6 +64,7 @@ absl::Status ModelServer::Started(const ListenAddresses&) {
 void ModelServer::Drain(absl::Duration) {
   draining_ = true;
   std::this_thread::sleep_for(absl::ToChronoMilliseconds(options_.drain_delay));
+  open_inference_.Drain();
   loader_.Stop();
 }
 
