@@ -140,18 +140,19 @@ struct ServableModel::State {
     return const_cast<torch::jit::Module&>(module).forward({pixels});
   }
 
-  at::Tensor Pixels(std::span<const uint8_t> images, size_t rows) const {
-    return torch::from_blob(const_cast<uint8_t*>(images.data()),
+  template <typename Pixel>
+  at::Tensor Pixels(std::span<const Pixel> images, size_t rows) const {
+    return torch::from_blob(const_cast<Pixel*>(images.data()),
                             {static_cast<int64_t>(rows), int64_t{manifest.channels}, int64_t{manifest.height},
                              int64_t{manifest.width}},
-                            torch::kUInt8);
+                            c10::CppTypeToScalarType<Pixel>::value);
   }
 
   // The manifest's own images must give the manifest's own answers, from both kinds of input, and also alone: the
   // module may compute one row in another way than several.
   absl::Status CheckGolden() const {
     const std::vector<uint8_t> images = GoldenImages(manifest.channels, manifest.height, manifest.width);
-    const at::Tensor pixels = Pixels(images, kGoldenImageCount);
+    const at::Tensor pixels = Pixels(std::span(images), kGoldenImageCount);
     MILLRACE_RETURN_IF_ERROR(CheckAnswer(pixels, manifest.golden.values));
     MILLRACE_RETURN_IF_ERROR(CheckAnswer(pixels.to(torch::kFloat32), manifest.golden.values));
     return CheckAnswer(pixels.narrow(0, 0, 1), std::span(manifest.golden.values).first(manifest.values_per_row()));
@@ -246,7 +247,7 @@ absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const s
     MILLRACE_RETURN_IF_ERROR(state->CheckGolden());
     for (size_t rows = 1; rows <= max_warm_batch; rows *= 2) {
       std::vector<uint8_t> images(rows * state->manifest.image_size());
-      state->Forward(state->Pixels(images, rows));
+      state->Forward(state->Pixels(std::span<const uint8_t>(images), rows));
     }
     return absl::OkStatus();
   }));
@@ -258,11 +259,11 @@ ServableModel::~ServableModel() = default;
 
 const ServableManifest& ServableModel::manifest() const { return state_->manifest; }
 
-absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const uint8_t> images, size_t rows) const {
-  if (rows == 0 || images.size() / rows != state_->manifest.image_size() ||
-      images.size() % rows != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(images.size(), " bytes are not ", rows, " images of ",
-                                                   state_->manifest.image_size(), " bytes"));
+template <typename Pixel>
+absl::StatusOr<std::vector<float>> ServableModel::PredictAny(std::span<const Pixel> images, size_t rows) const {
+  if (rows == 0 || images.size() / rows != state_->manifest.image_size() || images.size() % rows != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(images.size(), " pixels are not ", rows, " images of ",
+                                                   state_->manifest.image_size()));
   }
   ConfigureTorchThread();
   return CatchTorch("predicting", [&]() -> absl::StatusOr<std::vector<float>> {
@@ -271,6 +272,14 @@ absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const uint8_
     const float* values = output.data_ptr<float>();
     return std::vector<float>(values, values + output.numel());
   });
+}
+
+absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const uint8_t> images, size_t rows) const {
+  return PredictAny(images, rows);
+}
+
+absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const float> images, size_t rows) const {
+  return PredictAny(images, rows);
 }
 
 }  // namespace millrace

@@ -86,10 +86,15 @@ class ServableModel {
   // LibTorch fails. Any number of threads at once; each runs its own forward pass with the intra-op threads of
   // ConfigureTorch.
   absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const;
+  // float32 pixels, 0 to 255 too: whole numbers give the bits that the same uint8 give.
+  absl::StatusOr<std::vector<float>> Predict(std::span<const float> images, size_t rows) const;
 
  private:
   struct State;
   explicit ServableModel(std::unique_ptr<State> state);
+
+  template <typename Pixel>
+  absl::StatusOr<std::vector<float>> PredictAny(std::span<const Pixel> images, size_t rows) const;
 
   std::unique_ptr<State> state_;
 };

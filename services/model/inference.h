@@ -1,5 +1,5 @@
 // What a client asks of a version and what it gets, whatever the protocol: the seam between those who translate
-// (predict_service.cc) and the engine.
+// (predict_service.cc, open_inference.cc) and the engine.
 #pragma once
 
 #include <cstdint>
@@ -7,22 +7,30 @@
 #include <span>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/model/predictor.h"
 
 namespace millrace {
 
 struct InferenceRequest {
   enum class Kind {
-    kRaw,    // uint8 [rows, channels, height, width]
-    kImage,  // one PNG or JPEG
+    kRaw,     // uint8 [rows, channels, height, width]
+    kFloats,  // the same as float32 of this machine, 0 to 255 too, and at an address that suits them
+    kImage,   // one PNG or JPEG
   };
   Kind kind = Kind::kRaw;
   std::span<const uint8_t> input;                // the caller's, until the answer
-  uint32_t rows = 1;                             // of raw
+  uint32_t rows = 1;                             // of raw and of floats
   absl::Time deadline = absl::InfiniteFuture();  // of the engine's clock
   bool deterministic = false;                    // the same bits for a row whatever else is being computed
 };
+
+// INVALID_ARGUMENT: not what this model takes, or over a limit.
+absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request);
+// Of one row of the request's input.
+uint64_t RowBytes(const ModelInfo& info, const InferenceRequest& request);
 
 struct InferenceAnswer {
   std::vector<float> values;  // [rows, ModelInfo::values_per_row()]

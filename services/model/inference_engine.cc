@@ -6,7 +6,6 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "common/limits.h"
 #include "common/status_macros.h"
 #include "services/model/image_decoder.h"
 #include "services/model/image_preparation.h"
@@ -18,34 +17,21 @@ namespace {
 // A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
 constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
 
-absl::Status CheckRequest(const ModelInfo& info, const InferenceRequest& request) {
-  if (request.kind == InferenceRequest::Kind::kImage) {
-    if (request.rows > 1) return absl::InvalidArgumentError("encoded_image is one row; rows must be 0 or 1");
-    if (request.input.size() > kEncodedImageBytesMax) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the image has ", request.input.size(), " bytes, over the limit of ", kEncodedImageBytesMax));
-    }
-    return absl::OkStatus();
-  }
-  if (request.rows == 0 || request.rows > kPredictRowsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("rows is ", request.rows, "; the limit is ", kPredictRowsMax));
-  }
-  const uint64_t expected = info.input.bytes() * request.rows;
-  if (request.input.size() != expected) {
-    return absl::InvalidArgumentError(absl::StrCat("model ", info.model, " takes uint8 [rows, ", info.input.channels,
-                                                   ", ", info.input.height, ", ", info.input.width, "]: ", expected,
-                                                   " bytes for rows = ", request.rows, ", got ", request.input.size()));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::vector<uint8_t>> PixelsOf(const ModelInfo& info, std::span<const uint8_t> encoded) {
   MILLRACE_ASSIGN_OR_RETURN(const Image image, DecodeImage(encoded, info.input.channels));
   return PrepareImage(image, info.input);
 }
 
+std::span<const float> FloatsOf(std::span<const uint8_t> bytes) {
+  return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
+}
+
 Lane& LaneOf(const LoadedVersion& version, const InferenceRequest& request) {
-  if (request.deterministic) return version.lane(LoadedVersion::LaneKind::kAlone);
+  const bool floats = request.kind == InferenceRequest::Kind::kFloats;
+  if (request.deterministic) {
+    return version.lane(floats ? LoadedVersion::LaneKind::kFloatsAlone : LoadedVersion::LaneKind::kAlone);
+  }
+  if (floats) return version.lane(LoadedVersion::LaneKind::kFloats);
   // Apart, so that raw rows do not wait for a neighbour's picture to be decoded.
   if (request.kind == InferenceRequest::Kind::kImage) return version.lane(LoadedVersion::LaneKind::kImages);
   return version.lane(LoadedVersion::LaneKind::kRaw);
@@ -153,7 +139,7 @@ InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersi
     call->fault = Admit(call);
     if (!call->fault.ok()) {
       finished.push_back(call);
-    } else if (quiet && request.kind == InferenceRequest::Kind::kRaw && request.rows <= limits_.batch_rows) {
+    } else if (quiet && request.kind != InferenceRequest::Kind::kImage && request.rows <= limits_.batch_rows) {
       job = Take(finished);
     } else if (batcher_.HasWork()) {
       work_.Signal();
@@ -172,12 +158,11 @@ bool InferenceEngine::Quiet(absl::Time now) const {
 
 absl::Status InferenceEngine::Admit(const std::shared_ptr<Call>& call) {
   if (stop_) return absl::UnavailableError("the model service is shutting down");
-  const bool image = call->request.kind == InferenceRequest::Kind::kImage;
   const std::optional<Batcher::Refusal> refusal =
       batcher_.Admit({.id = call->ticket,
                       .lane = &LaneOf(*call->version, call->request),
                       .rows = call->rows_left,
-                      .row_bytes = image ? call->request.input.size() : call->version->info().input.bytes(),
+                      .row_bytes = RowBytes(call->version->info(), call->request),
                       .deadline = call->request.deadline},
                      call->start);
   if (refusal) {
@@ -310,15 +295,16 @@ void InferenceEngine::Compute(Job& job) {
   }
   if (wanted.empty()) return;
 
-  const size_t row_bytes = info.input.bytes();
+  const InferenceRequest& first = wanted.front()->call->request;  // all are computed in the same way
   const auto pixels_of = [&](const Part& part) -> std::span<const uint8_t> {
     if (!part.decoded.empty()) return part.decoded;
+    const uint64_t row_bytes = RowBytes(info, part.call->request);
     return part.call->request.input.subspan(part.first_row * row_bytes, part.rows * row_bytes);
   };
   std::vector<uint8_t> gathered;
   std::span<const uint8_t> pixels = pixels_of(*wanted.front());
   if (wanted.size() > 1) {
-    gathered.reserve(job.rows * row_bytes);
+    gathered.reserve(job.rows * (pixels.size() / wanted.front()->rows));
     for (const Part* part : wanted) {
       const std::span<const uint8_t> rows = pixels_of(*part);
       gathered.insert(gathered.end(), rows.begin(), rows.end());
@@ -328,9 +314,12 @@ void InferenceEngine::Compute(Job& job) {
   for (const Part* part : wanted) {
     if (part->call->request.deadline <= job.computing) version.series().CountExpiredExecuted(part->rows);
   }
-  RowAnswers answers = RunRows(version.predictor(), pixels, job.rows, wanted.front()->call->request.deterministic);
+  RowAnswers answers = first.kind == InferenceRequest::Kind::kFloats
+                           ? RunRows(version.predictor(), FloatsOf(pixels), job.rows, first.deterministic)
+                           : RunRows(version.predictor(), pixels, job.rows, first.deterministic);
   job.compute = clock_.Now() - job.computing;
   version.series().ObserveBatch(job.rows, job.batch.release);
+  version.statistics()->CountBatch(job.rows, job.compute);
 
   Distribute(job, wanted, std::move(answers));
 }
@@ -376,11 +365,14 @@ void InferenceEngine::Complete(Job& job, Finished& finished) {
 void InferenceEngine::Answer(const Finished& finished) {
   for (const std::shared_ptr<Call>& call : finished) {
     VersionSeries& series = call->version->series();
-    series.CountRequest(call->fault.code(), clock_.Now() - call->start);
+    const absl::Time now = clock_.Now();
+    series.CountRequest(call->fault.code(), now - call->start);
     if (call->fault.ok()) {
+      call->version->statistics()->CountAnswer(call->answer, now - call->start, now);
       series.ObserveParts(call->answer.queue, call->answer.batch_wait, call->answer.compute);
       call->done(std::move(call->answer));
     } else {
+      call->version->statistics()->CountFailure(now - call->start);
       call->done(call->fault);
     }
   }
@@ -412,9 +404,14 @@ void InferenceEngine::WarmSize(const LoadedVersion& version, uint32_t rows) {
     took = clock_.Now() - start;
   }
   MutexLock lock(&mutex_);
-  version.lane(LoadedVersion::LaneKind::kRaw).time.Observe(rows, took);
-  version.lane(LoadedVersion::LaneKind::kImages).time.Observe(rows, took);
-  if (rows == 1) version.lane(LoadedVersion::LaneKind::kAlone).time.Observe(rows, took);
+  for (const auto kind :
+       {LoadedVersion::LaneKind::kRaw, LoadedVersion::LaneKind::kFloats, LoadedVersion::LaneKind::kImages}) {
+    version.lane(kind).time.Observe(rows, took);
+  }
+  if (rows > 1) return;
+  for (const auto kind : {LoadedVersion::LaneKind::kAlone, LoadedVersion::LaneKind::kFloatsAlone}) {
+    version.lane(kind).time.Observe(rows, took);
+  }
 }
 
 int InferenceEngine::in_flight() const {

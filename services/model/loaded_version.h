@@ -11,6 +11,7 @@
 #include "services/model/batcher.h"
 #include "services/model/model_metrics.h"
 #include "services/model/predictor.h"
+#include "services/model/version_statistics.h"
 
 namespace millrace {
 
@@ -24,8 +25,11 @@ class LoadedVersion {
   const Predictor& predictor() const { return *predictor_; }
   VersionSeries& series() const { return *series_; }
 
-  // The inference engine's, which guards them. kAlone: rows that share a batch but no forward pass.
-  enum class LaneKind { kRaw, kImages, kAlone };
+  // Outlives the version where it is wanted.
+  const std::shared_ptr<VersionStatistics>& statistics() const { return statistics_; }
+
+  // The inference engine's, which guards them. k...Alone: rows that share a batch but no forward pass.
+  enum class LaneKind { kRaw, kFloats, kImages, kAlone, kFloatsAlone };
   Lane& lane(LaneKind kind) const { return lanes_[static_cast<size_t>(kind)]; }
 
   uint64_t requests() const { return requests_.load(std::memory_order_relaxed); }
@@ -34,8 +38,9 @@ class LoadedVersion {
  private:
   const std::unique_ptr<const Predictor> predictor_;
   const std::unique_ptr<VersionSeries> series_;
+  const std::shared_ptr<VersionStatistics> statistics_ = std::make_shared<VersionStatistics>();
   mutable std::atomic<uint64_t> requests_{0};
-  mutable std::array<Lane, 3> lanes_;
+  mutable std::array<Lane, 5> lanes_;
 };
 
 }  // namespace millrace

@@ -59,6 +59,8 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
       engine_(options_.limits, clock),
       service_(table_, engine_, clock),
       mirror_(MakeMirror(options_, metrics, clock)),
+      catalog_(table_, options_.limits, [this] { return Ready(); }),
+      open_inference_(catalog_, engine_, clock),
       loader_({.repository = options_.repository,
                .poll_interval = options_.poll_interval,
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},
@@ -88,6 +90,7 @@ void ModelServer::Drain(absl::Duration) {
   draining_ = true;
   std::this_thread::sleep_for(absl::ToChronoMilliseconds(options_.drain_delay));
   if (mirror_ != nullptr) mirror_->Stop();
+  open_inference_.Drain();
   loader_.Stop();
 }
 

@@ -13,6 +13,8 @@
 #include "common/clock.h"
 #include "common/service_runtime.h"
 #include "services/model/inference_engine.h"
+#include "services/model/open_inference_catalog.h"
+#include "services/model/open_inference_service.h"
 #include "services/model/predict_service.h"
 #include "services/model/predictor.h"
 #include "services/model/serving_table.h"
@@ -38,7 +40,7 @@ class ModelServer : public Service {
   static absl::StatusOr<std::unique_ptr<ModelServer>> Create(Options options, LoadVersion load, Metrics& metrics,
                                                              const Clock& clock);
 
-  std::vector<grpc::Service*> GrpcServices() override { return {&service_}; }
+  std::vector<grpc::Service*> GrpcServices() override { return {&service_, &open_inference_}; }
   // OK while at least one verified version serves and no drain has begun. A push never changes it back.
   absl::Status Ready() override;
   // Models that serve.
@@ -57,6 +59,8 @@ class ModelServer : public Service {
   InferenceEngine engine_;
   PredictService service_;
   const std::unique_ptr<VersionMirror> mirror_;  // null without a source
+  OpenInferenceCatalog catalog_;
+  OpenInferenceService open_inference_;
   VersionLoader loader_;
 };
 

@@ -1,31 +1,20 @@
 #include "services/model/predict_service.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "common/grpc_status.h"
-#include "services/model/retry_hint.h"
+#include "services/model/inference_call.h"
 
 namespace millrace {
 namespace {
 
 std::span<const uint8_t> BytesOf(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
-}
-
-// On the engine's clock, which need not be the wall's.
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context, const Clock& clock) {
-  const std::chrono::system_clock::time_point deadline = context.deadline();
-  if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
-  return clock.Now() + (absl::FromChrono(deadline) - absl::Now());
 }
 
 absl::StatusOr<InferenceRequest> ToInferenceRequest(const v1::PredictRequest& request, absl::Time deadline) {
@@ -85,48 +74,11 @@ v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
   return v1::ModelVersionStatus::STATE_UNSPECIFIED;
 }
 
-// One Predict. gRPC deletes it (OnDone) when the call has ended and its handler has returned.
-class PredictCall final : public grpc::ServerUnaryReactor {
- public:
-  PredictCall(grpc::CallbackServerContext* context, v1::PredictResponse* response)
-      : context_(context), response_(response) {}
-
-  void Start(InferenceEngine& engine, std::shared_ptr<const LoadedVersion> version, const InferenceRequest& request) {
-    engine_ = &engine;
-    const ModelInfo* info = &version->info();  // the engine holds the version until the answer
-    ticket_ = engine.Infer(std::move(version), request, [this, info](absl::StatusOr<InferenceAnswer> answer) {
-      if (!answer.ok()) return End(answer.status());
-      FillResponse(*info, *answer, response_);
-      Finish(grpc::Status::OK);
-    });
-  }
-
-  void End(const absl::Status& status) {
-    if (const std::optional<absl::Duration> retry_after = RetryAfter(status)) {
-      // What gRPC's own retries obey (gRFC A6, "server pushback").
-      context_->AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(absl::ToInt64Milliseconds(*retry_after)));
-    }
-    Finish(ToGrpcStatus(status));
-  }
-
- private:
-  // Never before the handler, and with it Start, has returned.
-  void OnCancel() override {
-    if (engine_ != nullptr) engine_->Cancel(ticket_);
-  }
-  void OnDone() override { delete this; }
-
-  grpc::CallbackServerContext* const context_;
-  v1::PredictResponse* const response_;
-  InferenceEngine* engine_ = nullptr;
-  InferenceEngine::Ticket ticket_ = 0;
-};
-
 }  // namespace
 
 grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* context,
                                                   const v1::PredictRequest* request, v1::PredictResponse* response) {
-  auto* call = new PredictCall(context, response);
+  auto* call = new InferenceCall(context);
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> version = table_.Find(request->model(), request->version());
   const absl::StatusOr<InferenceRequest> inference = ToInferenceRequest(*request, DeadlineOf(*context, clock_));
   if (!version.ok()) {
@@ -134,7 +86,9 @@ grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* c
   } else if (!inference.ok()) {
     call->End(inference.status());
   } else {
-    call->Start(engine_, *std::move(version), *inference);
+    call->Start(
+        engine_, *std::move(version), *inference,
+        [response](const ModelInfo& info, const InferenceAnswer& answer) { FillResponse(info, answer, response); });
   }
   return call;
 }

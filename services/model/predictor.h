@@ -39,6 +39,8 @@ class Predictor {
   // images: uint8 [rows, channels, height, width]; returns [rows, info().values_per_row()]. INVALID_ARGUMENT if
   // the sizes do not match, INTERNAL if the forward pass fails.
   virtual absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const = 0;
+  // The same for pixels that are float32, of the same range.
+  virtual absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const = 0;
 };
 
 struct LoadResult {

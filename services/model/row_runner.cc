@@ -10,15 +10,25 @@
 namespace millrace {
 namespace {
 
+absl::StatusOr<std::vector<float>> PredictAny(const Predictor& predictor, std::span<const uint8_t> pixels,
+                                              uint32_t rows) {
+  return predictor.Predict(pixels, rows);
+}
+absl::StatusOr<std::vector<float>> PredictAny(const Predictor& predictor, std::span<const float> pixels,
+                                              uint32_t rows) {
+  return predictor.PredictFloats(pixels, rows);
+}
+
+template <typename Pixel>
 class Run {
  public:
-  Run(const Predictor& predictor, std::span<const uint8_t> pixels) : predictor_(predictor), pixels_(pixels) {}
+  Run(const Predictor& predictor, std::span<const Pixel> pixels) : predictor_(predictor), pixels_(pixels) {}
 
   // Depth: the logarithm of the rows.
   void Rows(uint32_t first, uint32_t rows) {
-    const size_t row_bytes = predictor_.info().input.bytes();
+    const size_t row_pixels = predictor_.info().input.bytes();  // of one byte each
     absl::StatusOr<std::vector<float>> values =
-        predictor_.Predict(pixels_.subspan(first * row_bytes, rows * row_bytes), rows);
+        PredictAny(predictor_, pixels_.subspan(first * row_pixels, rows * row_pixels), rows);
     absl::Status status = values.ok() ? Check(*values, rows) : values.status();
     if (status.ok()) return Keep(first, *std::move(values));
     if (rows == 1) {
@@ -59,20 +69,29 @@ class Run {
   }
 
   const Predictor& predictor_;
-  const std::span<const uint8_t> pixels_;
+  const std::span<const Pixel> pixels_;
   RowAnswers answers_;
 };
 
-}  // namespace
-
-RowAnswers RunRows(const Predictor& predictor, std::span<const uint8_t> pixels, uint32_t rows, bool alone) {
-  Run run(predictor, pixels);
+template <typename Pixel>
+RowAnswers RunAnyRows(const Predictor& predictor, std::span<const Pixel> pixels, uint32_t rows, bool alone) {
+  Run<Pixel> run(predictor, pixels);
   if (alone) {
     for (uint32_t row = 0; row < rows; ++row) run.Rows(row, 1);
   } else {
     run.Rows(0, rows);
   }
   return std::move(run).Answers(rows);
+}
+
+}  // namespace
+
+RowAnswers RunRows(const Predictor& predictor, std::span<const uint8_t> pixels, uint32_t rows, bool alone) {
+  return RunAnyRows(predictor, pixels, rows, alone);
+}
+
+RowAnswers RunRows(const Predictor& predictor, std::span<const float> pixels, uint32_t rows, bool alone) {
+  return RunAnyRows(predictor, pixels, rows, alone);
 }
 
 }  // namespace millrace

@@ -25,5 +25,7 @@ struct RowAnswers {
 // LibTorch said. `alone`: each row is computed by itself, so that its bits depend on nothing but the row: kernels are
 // chosen by the size of a batch, and a row may round differently in another place of it.
 RowAnswers RunRows(const Predictor& predictor, std::span<const uint8_t> pixels, uint32_t rows, bool alone);
+// The same for pixels that are float32.
+RowAnswers RunRows(const Predictor& predictor, std::span<const float> pixels, uint32_t rows, bool alone);
 
 }  // namespace millrace

@@ -31,6 +31,9 @@ class ServablePredictor : public Predictor {
   absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const override {
     return servable_->Predict(images, rows);
   }
+  absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const override {
+    return servable_->Predict(images, rows);
+  }
 
  private:
   const std::shared_ptr<const ServableModel> servable_;

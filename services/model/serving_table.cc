@@ -78,7 +78,27 @@ void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
   model.candidates.erase(version->info().version);
   if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
   std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
+  model.accounts[version->info().version] = version->statistics();
+  if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
   model.serving = std::move(version);
+}
+
+absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::string_view wanted,
+                                                                          uint64_t version) const {
+  MutexLock lock(&mutex_);
+  std::vector<Account> accounts;
+  for (const auto& [name, model] : models_) {
+    if (!wanted.empty() && name != wanted) continue;
+    for (const auto& [number, statistics] : model.accounts) {
+      if (version == 0 || number == version) accounts.push_back({name, number, statistics});
+    }
+  }
+  if (accounts.empty() && !wanted.empty()) {
+    return absl::NotFoundError(
+        version == 0 ? absl::StrCat("no version of model ", ToAbsl(wanted), " has served")
+                     : absl::StrCat("there is no account of version ", version, " of model ", ToAbsl(wanted)));
+  }
+  return accounts;
 }
 
 void ServingTable::SetLoading(const std::string& model, uint64_t version) {

@@ -56,11 +56,21 @@ class ServingTable {
   // By model, newest version first. Retired versions are there until they are unloaded.
   std::vector<VersionReport> Report() const;
 
+  struct Account {
+    std::string model;
+    uint64_t version = 0;
+    std::shared_ptr<const VersionStatistics> statistics;
+  };
+  static constexpr size_t kAccountsPerModelMax = 32;  // the newest; of versions that serve and of those that did
+  // By model, then version. Empty name: of all models; version 0: all of the model's. NOT_FOUND if there is none.
+  absl::StatusOr<std::vector<Account>> Accounts(std::string_view model, uint64_t version) const;
+
  private:
   struct Model {
     std::shared_ptr<const LoadedVersion> serving;
     std::map<uint64_t, std::weak_ptr<const LoadedVersion>> retired;
     std::map<uint64_t, VersionReport> candidates;  // loading or refused
+    std::map<uint64_t, std::shared_ptr<const VersionStatistics>> accounts;
   };
 
   std::string Serving() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

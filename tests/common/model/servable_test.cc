@@ -331,6 +331,23 @@ TEST_F(ServableTest, RefusesAnUnknownFormat) {
   ExpectRefused(RefusalReason::kFormat, "not JSON");
 }
 
+TEST_F(ServableTest, FloatsOfWholeNumbersGiveTheBitsOfBytes) {
+  Export();
+  const auto model = ServableModel::Load(version());
+  ASSERT_THAT(model, IsOk());
+  const std::vector<uint8_t> images = GoldenImages(1, 28, 28);
+  std::vector<float> floats(images.begin(), images.end());
+  const auto expected = (*model)->Predict(images, kGoldenImageCount);
+  ASSERT_THAT(expected, IsOk());
+  const auto answer = (*model)->Predict(floats, kGoldenImageCount);
+  ASSERT_THAT(answer, IsOk());
+  EXPECT_EQ(*answer, *expected);
+  for (float& pixel : floats) pixel = pixel / 2 + 0.25f;  // not what bytes could say
+  EXPECT_NE(*(*model)->Predict(floats, kGoldenImageCount), *expected);
+  EXPECT_THAT((*model)->Predict(std::span<const float>(floats).first(783), 1),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
 TEST_F(ServableTest, RefusesImagesThatDoNotFit) {
   Export();
   const auto model = ServableModel::Load(version());

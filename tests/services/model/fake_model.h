@@ -41,6 +41,9 @@ class FakePredictor : public Predictor {
     for (size_t row = 0; row < rows; ++row) probabilities[row * info_.classes + info_.version % info_.classes] = 0.7f;
     return probabilities;
   }
+  absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float>, size_t rows) const override {
+    return Predict({}, rows);
+  }
 
  private:
   const ModelInfo info_;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -33,17 +34,10 @@ class EchoPredictor : public Predictor {
  public:
   const ModelInfo& info() const override { return info_; }
   absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const override {
-    ++entered;
-    while (blocked) std::this_thread::yield();
-    std::vector<float> values;
-    for (size_t row = 0; row < rows; ++row) {
-      const uint8_t pixel = images[row * info_.input.bytes()];
-      if (pixel == kPoison) return absl::InternalError("predicting: poison");
-      values.insert(values.end(), info_.classes, pixel);
-    }
-    last_rows = rows;
-    last_thread = std::this_thread::get_id();
-    return values;
+    return PredictAny(images, rows);
+  }
+  absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const override {
+    return PredictAny(images, rows);
   }
 
   mutable std::atomic<int> entered = 0;
@@ -52,6 +46,21 @@ class EchoPredictor : public Predictor {
   std::atomic<bool> blocked = false;
 
  private:
+  template <typename Pixel>
+  absl::StatusOr<std::vector<float>> PredictAny(std::span<const Pixel> images, size_t rows) const {
+    ++entered;
+    while (blocked) std::this_thread::yield();
+    std::vector<float> values;
+    for (size_t row = 0; row < rows; ++row) {
+      const Pixel pixel = images[row * info_.input.bytes()];
+      if (pixel == kPoison) return absl::InternalError("predicting: poison");
+      values.insert(values.end(), info_.classes, pixel);
+    }
+    last_rows = rows;
+    last_thread = std::this_thread::get_id();
+    return values;
+  }
+
   const ModelInfo info_ = FakeInfo("mnist", 6);
 };
 
@@ -160,6 +169,33 @@ TEST_F(InferenceEngineTest, SizesAreCheckedAndTheMessageNamesThem) {
   EXPECT_THAT(Ask(engine, std::vector<uint8_t>(kPredictRowsMax + 1))->future.get(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1024")));
   EXPECT_EQ(predictor_->entered, 0);
+}
+
+TEST_F(InferenceEngineTest, FloatsShareBatchesWithFloatsOnly) {
+  InferenceEngine engine({.executors = 1, .batch_rows = 8}, clock_);
+  InferenceRequest floats;
+  floats.kind = InferenceRequest::Kind::kFloats;
+  const auto ask = [&](float first, bool deterministic) {
+    floats.deterministic = deterministic;
+    std::vector<float> pixels(kFakeShape.bytes());
+    pixels[0] = first;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(pixels.data());
+    return Ask(engine, std::vector<uint8_t>(bytes, bytes + pixels.size() * sizeof(float)), floats);
+  };
+  std::thread busy = Occupy(engine);
+  const auto one = ask(1.5f, false), bytes = Ask(engine, {7}), two = ask(2.5f, false);
+  const auto alone = ask(3.5f, true), bytes_alone = Ask(engine, {8}, absl::InfiniteFuture(), true);
+  predictor_->blocked = false;
+  for (const auto& [pending, value, batch_rows] :
+       {std::tuple(&one, 1.5f, 2u), {&bytes, 7.f, 1u}, {&two, 2.5f, 2u}, {&alone, 3.5f, 1u}, {&bytes_alone, 8.f, 1u}}) {
+    const Result result = (*pending)->future.get();
+    ASSERT_THAT(result, IsOk());
+    EXPECT_EQ(result->values[0], value);
+    EXPECT_EQ(result->batch_rows, batch_rows) << value;
+  }
+  EXPECT_THAT(Ask(engine, Pixels({1}), floats)->future.get(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("takes float32 [rows, 1, 2, 3]: 24 bytes")));
+  busy.join();
 }
 
 TEST_F(InferenceEngineTest, ImagesAreDecodedAndABadOneFailsAlone) {

@@ -1,7 +1,6 @@
 // The service over real gRPC, with fake models: what clients see while versions come and go.
 #include "services/model/predict_service.h"
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -11,19 +10,18 @@
 #include "common/grpc_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "services/model/version_loader.h"
+#include "tests/services/model/engine_fixture.h"
 #include "tests/services/model/fake_model.h"
 #include "tests/services/model/test_images.h"
 #include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
-#include "tests/testing/temporary_directory.h"
 
 namespace millrace {
 namespace {
 
 using ::testing::HasSubstr;
 
-class PredictServiceTest : public ::testing::Test {
+class PredictServiceTest : public EngineFixture {
  protected:
   PredictServiceTest() {
     auto server =
@@ -31,14 +29,6 @@ class PredictServiceTest : public ::testing::Test {
     EXPECT_THAT(server, IsOk());
     server_ = *std::move(server);
     stub_ = v1::ModelService::NewStub(MakeChannel(server_->address()));
-  }
-
-  void Publish(uint64_t version, const std::string& word = "good") {
-    PublishFake(root_ / "models", "mnist", version, word);
-  }
-  void PublishAndLoad(uint64_t version, const std::string& word = "good") {
-    Publish(version, word);
-    loader_.PollOnce();
   }
 
   grpc::Status Predict(const v1::PredictRequest& request, v1::PredictResponse* response,
@@ -59,22 +49,7 @@ class PredictServiceTest : public ::testing::Test {
     return request;
   }
 
-  const TemporaryDirectory root_;
-  std::atomic<bool> blocked_ = false;
-  std::atomic<int> forward_passes_ = 0;
-  Metrics metrics_{"test"};
-  std::shared_ptr<ModelMetrics> model_metrics_ = ModelMetrics::Create(metrics_);
-  ServingTable table_;
-  InferenceEngine engine_{{.executors = 2, .batch_rows = 4, .requests = 16}, RealClock()};
   PredictService service_{table_, engine_, RealClock()};
-  VersionLoader loader_{{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
-                        FakeLoader([this] {
-                          ++forward_passes_;
-                          while (blocked_) std::this_thread::yield();
-                        }),
-                        table_,
-                        model_metrics_,
-                        RealClock()};
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::ModelService::Stub> stub_;
 };

@@ -22,11 +22,21 @@ class PoisonablePredictor : public Predictor {
  public:
   const ModelInfo& info() const override { return info_; }
   absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const override {
+    return PredictAny(images, rows);
+  }
+  absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const override {
+    return PredictAny(images, rows);
+  }
+  mutable std::vector<size_t> sizes;
+
+ private:
+  template <typename Pixel>
+  absl::StatusOr<std::vector<float>> PredictAny(std::span<const Pixel> images, size_t rows) const {
     sizes.push_back(rows);
     std::vector<float> values;
     bool nan = false;
     for (size_t row = 0; row < rows; ++row) {
-      const uint8_t pixel = images[row * info_.input.bytes()];
+      const Pixel pixel = images[row * info_.input.bytes()];
       if (pixel == kThrows) return absl::InternalError("predicting: poison");
       nan |= pixel == kNan;
       values.insert(values.end(), info_.classes, pixel);
@@ -34,9 +44,7 @@ class PoisonablePredictor : public Predictor {
     if (nan) values.assign(values.size(), std::numeric_limits<float>::quiet_NaN());
     return values;
   }
-  mutable std::vector<size_t> sizes;
 
- private:
   const ModelInfo info_ = FakeInfo("mnist", 1);
 };
 
@@ -52,6 +60,19 @@ TEST(RowRunner, OneForwardPassIfAllIsWell) {
   EXPECT_TRUE(answers.faults.empty());
   EXPECT_EQ(answers.values[2 * kFakeClasses], 3);
   EXPECT_THAT(predictor.sizes, ::testing::ElementsAre(3));
+}
+
+TEST(RowRunner, FloatsAreCutIntoRowsAsBytesAre) {
+  const PoisonablePredictor predictor;
+  std::vector<float> pixels(3 * kFakeShape.bytes());
+  pixels[0] = 0.5f;
+  pixels[kFakeShape.bytes()] = kThrows;
+  pixels[2 * kFakeShape.bytes()] = 2.5f;
+  const RowAnswers answers = RunRows(predictor, pixels, 3, false);
+  ASSERT_EQ(answers.faults.size(), 1u);
+  EXPECT_EQ(answers.faults[0].row, 1u);
+  EXPECT_EQ(answers.values[0], 0.5f);
+  EXPECT_EQ(answers.values[2 * kFakeClasses], 2.5f);
 }
 
 TEST(RowRunner, AloneMeansAlone) {

@@ -1,0 +1,154 @@
+#include "services/model/open_inference_service.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/grpc_status.h"
+#include "common/status_macros.h"
+#include "services/model/inference_call.h"
+#include "services/model/open_inference.h"
+
+namespace millrace {
+namespace {
+
+using Reactor = grpc::ServerUnaryReactor;
+using Context = grpc::CallbackServerContext;
+
+Reactor* End(Context* context, const absl::Status& status) {
+  Reactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+template <typename Response>
+Reactor* End(Context* context, absl::StatusOr<Response> result, Response* response) {
+  if (result.ok()) *response = *std::move(result);
+  return End(context, result.status());
+}
+
+absl::Status Draining() { return absl::UnavailableError("the model service is shutting down"); }
+
+// Of a call that is to be answered by `call`.
+absl::Status StartInference(const OpenInferenceCatalog& catalog, InferenceEngine& engine, absl::Time now,
+                            absl::Time deadline, const inference::ModelInferRequest& message,
+                            inference::ModelInferResponse* response, InferenceCall* call) {
+  MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version,
+                            catalog.Find(message.model_name(), message.model_version()));
+  MILLRACE_ASSIGN_OR_RETURN(OpenInference checked, ToInference(version->info(), message, now, deadline));
+  const auto inference = std::make_shared<const OpenInference>(std::move(checked));
+  call->Start(engine, std::move(version), inference->request,
+              [inference, response](const ModelInfo& info, const InferenceAnswer& answer) {
+                FillResponse(info, *inference, answer, response);
+              });
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Reactor* OpenInferenceService::ServerLive(Context* context, const inference::ServerLiveRequest*,
+                                          inference::ServerLiveResponse* response) {
+  response->set_live(true);
+  return End(context, absl::OkStatus());
+}
+
+Reactor* OpenInferenceService::ServerReady(Context* context, const inference::ServerReadyRequest*,
+                                           inference::ServerReadyResponse* response) {
+  response->set_ready(catalog_.Ready().ok());
+  return End(context, absl::OkStatus());
+}
+
+Reactor* OpenInferenceService::ModelReady(Context* context, const inference::ModelReadyRequest* request,
+                                          inference::ModelReadyResponse* response) {
+  const absl::Status ready = catalog_.ModelReady(request->name(), request->version());
+  response->set_ready(ready.ok());
+  return End(context, absl::IsInvalidArgument(ready) ? ready : absl::OkStatus());
+}
+
+Reactor* OpenInferenceService::ServerMetadata(Context* context, const inference::ServerMetadataRequest*,
+                                              inference::ServerMetadataResponse* response) {
+  *response = catalog_.Server();
+  return End(context, absl::OkStatus());
+}
+
+Reactor* OpenInferenceService::ModelMetadata(Context* context, const inference::ModelMetadataRequest* request,
+                                             inference::ModelMetadataResponse* response) {
+  return End(context, catalog_.Metadata(request->name(), request->version()), response);
+}
+
+Reactor* OpenInferenceService::ModelInfer(Context* context, const inference::ModelInferRequest* request,
+                                          inference::ModelInferResponse* response) {
+  auto* call = new InferenceCall(context);
+  const absl::Status status =
+      StartInference(catalog_, engine_, clock_.Now(), DeadlineOf(*context, clock_), *request, response, call);
+  if (!status.ok()) call->End(status);
+  return call;
+}
+
+grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
+OpenInferenceService::ModelStreamInfer(Context* context) {
+  const auto stream = std::make_shared<InferenceStream>(catalog_, engine_, clock_, DeadlineOf(*context, clock_),
+                                                        [this](InferenceStream* closed) { Remove(closed); });
+  absl::Status refusal;
+  {
+    MutexLock lock(&mutex_);
+    if (draining_) {
+      refusal = Draining();
+    } else if (streams_.size() >= kStreamsMax) {
+      refusal = absl::ResourceExhaustedError(absl::StrCat("the limit of ", kStreamsMax, " streams at once is reached"));
+    }
+    streams_.emplace(stream.get(), stream);
+  }
+  if (refusal.ok()) {
+    stream->Begin();
+  } else {
+    stream->End(refusal);
+  }
+  return stream.get();
+}
+
+void OpenInferenceService::Drain() {
+  std::vector<std::shared_ptr<InferenceStream>> streams;
+  {
+    MutexLock lock(&mutex_);
+    draining_ = true;
+    for (const auto& [_, stream] : streams_) streams.push_back(stream);
+  }
+  for (const std::shared_ptr<InferenceStream>& stream : streams) stream->End(Draining());
+}
+
+void OpenInferenceService::Remove(InferenceStream* stream) {
+  std::shared_ptr<InferenceStream> removed;  // destroyed after the lock is given back
+  MutexLock lock(&mutex_);
+  const auto found = streams_.find(stream);
+  removed = std::move(found->second);
+  streams_.erase(found);
+}
+
+Reactor* OpenInferenceService::ModelConfig(Context* context, const inference::ModelConfigRequest* request,
+                                           inference::ModelConfigResponse* response) {
+  return End(context, catalog_.Config(request->name(), request->version()), response->mutable_config());
+}
+
+Reactor* OpenInferenceService::ModelStatistics(Context* context, const inference::ModelStatisticsRequest* request,
+                                               inference::ModelStatisticsResponse* response) {
+  return End(context, catalog_.Statistics(request->name(), request->version()), response);
+}
+
+Reactor* OpenInferenceService::RepositoryIndex(Context* context, const inference::RepositoryIndexRequest* request,
+                                               inference::RepositoryIndexResponse* response) {
+  *response = catalog_.Index(request->ready());
+  return End(context, absl::OkStatus());
+}
+
+Reactor* OpenInferenceService::RepositoryModelLoad(Context* context, const inference::RepositoryModelLoadRequest*,
+                                                   inference::RepositoryModelLoadResponse*) {
+  return End(context, OpenInferenceCatalog::LoadedByRepository());
+}
+
+Reactor* OpenInferenceService::RepositoryModelUnload(Context* context, const inference::RepositoryModelUnloadRequest*,
+                                                     inference::RepositoryModelUnloadResponse*) {
+  return End(context, OpenInferenceCatalog::LoadedByRepository());
+}
+
+}  // namespace millrace
