@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "common/files.h"
 #include "common/hashing.h"
+#include "common/model/attribution.h"
 #include "common/model/network.h"
 #include "common/model/runtime.h"
 #include "common/model/torch_status.h"
@@ -35,14 +36,14 @@ absl::Status Refuse(RefusalReason reason, std::string_view message) {
 // between check and use.
 absl::StatusOr<std::string> ReadVerified(const std::string& directory, const ManifestFile& file) {
   if (file.bytes > kMaxFileBytes) {
-    return Refuse(RefusalReason::kFormat, absl::StrCat(file.name, " of ", file.bytes, " bytes is over the limit of ",
-                                                       kMaxFileBytes));
+    return Refuse(RefusalReason::kFormat,
+                  absl::StrCat(file.name, " of ", file.bytes, " bytes is over the limit of ", kMaxFileBytes));
   }
   absl::StatusOr<std::string> bytes = ReadFile(absl::StrCat(directory, "/", file.name), file.bytes);
   if (absl::IsNotFound(bytes.status())) return Refuse(RefusalReason::kTorn, absl::StrCat(file.name, " is missing"));
   if (absl::IsOutOfRange(bytes.status())) {
-    return Refuse(RefusalReason::kTorn, absl::StrCat(file.name, " is longer than the ", file.bytes,
-                                                     " bytes of the manifest"));
+    return Refuse(RefusalReason::kTorn,
+                  absl::StrCat(file.name, " is longer than the ", file.bytes, " bytes of the manifest"));
   }
   MILLRACE_RETURN_IF_ERROR(bytes.status());
   if (bytes->size() != file.bytes) {
@@ -142,10 +143,10 @@ struct ServableModel::State {
 
   template <typename Pixel>
   at::Tensor Pixels(std::span<const Pixel> images, size_t rows) const {
-    return torch::from_blob(const_cast<Pixel*>(images.data()),
-                            {static_cast<int64_t>(rows), int64_t{manifest.channels}, int64_t{manifest.height},
-                             int64_t{manifest.width}},
-                            c10::CppTypeToScalarType<Pixel>::value);
+    return torch::from_blob(
+        const_cast<Pixel*>(images.data()),
+        {static_cast<int64_t>(rows), int64_t{manifest.channels}, int64_t{manifest.height}, int64_t{manifest.width}},
+        c10::CppTypeToScalarType<Pixel>::value);
   }
 
   // The manifest's own images must give the manifest's own answers, from both kinds of input, and also alone: the
@@ -233,10 +234,10 @@ absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const s
     try {
       state->module = torch::jit::load(stream, torch::kCPU);
     } catch (const std::exception& error) {
-      return Refuse(RefusalReason::kSignature, absl::StrCat(kModelFile, " is not a TorchScript module: ",
-                                                            FirstLine(error.what())));
+      return Refuse(RefusalReason::kSignature,
+                    absl::StrCat(kModelFile, " is not a TorchScript module: ", FirstLine(error.what())));
     }
-    torch::InferenceMode inference;
+    torch::NoGradGuard no_grad;  // not InferenceMode: explanations differentiate through what freezing computes
     MILLRACE_RETURN_IF_ERROR(CheckFinite(state->module));
     MILLRACE_RETURN_IF_ERROR(CheckWeights(state->module, state->manifest));
     MILLRACE_RETURN_IF_ERROR(state->CheckGolden());
@@ -259,12 +260,15 @@ ServableModel::~ServableModel() = default;
 
 const ServableManifest& ServableModel::manifest() const { return state_->manifest; }
 
+absl::Status ServableModel::CheckImages(size_t pixels, size_t rows) const {
+  const uint64_t image_size = state_->manifest.image_size();
+  if (rows > 0 && pixels / rows == image_size && pixels % rows == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(pixels, " pixels are not ", rows, " images of ", image_size));
+}
+
 template <typename Pixel>
 absl::StatusOr<std::vector<float>> ServableModel::PredictAny(std::span<const Pixel> images, size_t rows) const {
-  if (rows == 0 || images.size() / rows != state_->manifest.image_size() || images.size() % rows != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(images.size(), " pixels are not ", rows, " images of ",
-                                                   state_->manifest.image_size()));
-  }
+  MILLRACE_RETURN_IF_ERROR(CheckImages(images.size(), rows));
   ConfigureTorchThread();
   return CatchTorch("predicting", [&]() -> absl::StatusOr<std::vector<float>> {
     torch::InferenceMode inference;
@@ -280,6 +284,20 @@ absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const uint8_
 
 absl::StatusOr<std::vector<float>> ServableModel::Predict(std::span<const float> images, size_t rows) const {
   return PredictAny(images, rows);
+}
+
+absl::StatusOr<std::vector<Explanation>> ServableModel::Explain(std::span<const uint8_t> images, size_t rows,
+                                                                const ExplainOptions& options) const {
+  MILLRACE_RETURN_IF_ERROR(CheckImages(images.size(), rows));
+  ConfigureTorchThread();
+  return CatchTorch("explaining", [&] {
+    const bool classifies = state_->manifest.output_kind == OutputKind::kProbabilities;
+    const auto scores = [&](const at::Tensor& pixels) {
+      const at::Tensor answers = AnswerRows(state_->Forward(pixels));
+      return classifies ? answers : answers.narrow(1, answers.size(1) - 1, 1);
+    };
+    return Attribute(scores, state_->Pixels(images, rows).to(torch::kFloat32), options);
+  });
 }
 
 }  // namespace millrace

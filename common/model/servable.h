@@ -19,16 +19,17 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/model/explanation.h"
 #include "common/model/manifest.h"
 #include "millrace/v1/job.pb.h"
 
 namespace millrace {
 
 struct ExportOptions {
-  std::string repository;              // made if missing
-  std::string model_name;              // e.g. "mnist"
-  uint64_t version = 0;                // = step, >= 1
-  uint64_t epoch = 0;                  // completed epochs
+  std::string repository;  // made if missing
+  std::string model_name;  // e.g. "mnist"
+  uint64_t version = 0;    // = step, >= 1
+  uint64_t epoch = 0;      // completed epochs
   v1::NetworkSpec network;
   std::span<const float> parameters;  // the flat vector at `version`, statistics included
   std::optional<v1::Evaluation> validation;
@@ -54,14 +55,15 @@ std::string WeightsSha256(std::span<const float> parameters);
 
 // Why a version was refused; a metric label and the first word of the message.
 enum class RefusalReason {
-  kTorn,         // a file is missing, truncated or has another size than the manifest says
-  kDigest,       // a file or the weights have another SHA-256
-  kFormat,       // the manifest cannot be read, or is of a format this build does not know
-  kSignature,    // the module cannot be loaded, or does not map the declared input to the declared output
-  kNotFinite,    // a weight is NaN or infinite
-  kGolden,       // the module's answers to the manifest's own images differ
+  kTorn,       // a file is missing, truncated or has another size than the manifest says
+  kDigest,     // a file or the weights have another SHA-256
+  kFormat,     // the manifest cannot be read, or is of a format this build does not know
+  kSignature,  // the module cannot be loaded, or does not map the declared input to the declared output
+  kNotFinite,  // a weight is NaN or infinite
+  kGolden,     // the module's answers to the manifest's own images differ
 };
-std::string_view RefusalReasonName(RefusalReason reason);  // "torn", "digest", "format", "signature", "not_finite", "golden"
+std::string_view RefusalReasonName(
+    RefusalReason reason);  // "torn", "digest", "format", "signature", "not_finite", "golden"
 // The reason attached to an error of ServableModel::Load; nullopt for errors that say nothing about the version (the
 // directory cannot be read, out of memory): worth another try.
 std::optional<RefusalReason> RefusalReasonOf(const absl::Status& status);
@@ -69,8 +71,8 @@ std::optional<RefusalReason> RefusalReasonOf(const absl::Status& status);
 // A verified, frozen and warmed version that answers predictions. Immutable.
 class ServableModel {
  public:
-  // Verifies everything the manifest promises, then warms batch sizes 1, 2, 4 ... `max_warm_batch`. Takes tens to hundreds of
-  // milliseconds; run it away from the request path. Call ConfigureTorch before the first.
+  // Verifies everything the manifest promises, then warms batch sizes 1, 2, 4 ... `max_warm_batch`. Takes tens to
+  // hundreds of milliseconds; run it away from the request path. Call ConfigureTorch before the first.
   // FAILED_PRECONDITION with a RefusalReason if the version must not be served; NOT_FOUND without one if the directory
   // has no manifest (an export in progress, or deleted).
   static absl::StatusOr<std::shared_ptr<const ServableModel>> Load(const std::string& version_directory,
@@ -88,11 +90,15 @@ class ServableModel {
   absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const;
   // float32 pixels, 0 to 255 too: whole numbers give the bits that the same uint8 give.
   absl::StatusOr<std::vector<float>> Predict(std::span<const float> images, size_t rows) const;
+  // Why: one explanation per image. Takes milliseconds to seconds. Errors as Predict and Attribute (attribution.h).
+  absl::StatusOr<std::vector<Explanation>> Explain(std::span<const uint8_t> images, size_t rows,
+                                                   const ExplainOptions& options) const;
 
  private:
   struct State;
   explicit ServableModel(std::unique_ptr<State> state);
 
+  absl::Status CheckImages(size_t pixels, size_t rows) const;
   template <typename Pixel>
   absl::StatusOr<std::vector<float>> PredictAny(std::span<const Pixel> images, size_t rows) const;
 

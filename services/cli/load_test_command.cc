@@ -16,12 +16,12 @@
 #include "common/status_macros.h"
 #include "common/text_format.h"
 #include "nlohmann/json.hpp"
+#include "services/cli/image_files.h"
 #include "services/cli/predict_client.h"
 
 namespace millrace {
 namespace {
 
-constexpr size_t kImageBytesMax = 16 << 20;
 constexpr uint32_t kClosedLoopCallers = 8;
 constexpr uint32_t kOpenLoopCallers = 64;
 
@@ -29,7 +29,7 @@ absl::StatusOr<v1::PredictRequest> MakeRequest(const LoadTestOptions& options) {
   v1::PredictRequest request;
   request.set_model(options.model);
   if (!options.image.empty()) {
-    MILLRACE_ASSIGN_OR_RETURN(*request.mutable_encoded_image(), ReadFile(options.image, kImageBytesMax));
+    MILLRACE_ASSIGN_OR_RETURN(*request.mutable_encoded_image(), ReadFile(options.image, kImageFileBytesMax));
     return request;
   }
   request.set_rows(options.rows);

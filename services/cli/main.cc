@@ -2,6 +2,7 @@
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
 #include "common/command_line.h"
+#include "services/cli/explain_command.h"
 #include "services/cli/load_test_command.h"
 #include "services/cli/predict_command.h"
 #include "services/cli/replay_command.h"
@@ -12,6 +13,7 @@
 int main(int argc, char** argv) {
   millrace::TrainOptions train;
   millrace::PredictOptions predict;
+  millrace::ExplainCommandOptions explain;
   millrace::StatusOptions status;
   millrace::LoadTestOptions load_test;
   millrace::VerifyOptions verify;
@@ -20,12 +22,15 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   CLI::App* const train_app = app.add_subcommand("train", "Train on a local cluster of processes, and serve");
   CLI::App* const predict_app = app.add_subcommand("predict", "Ask a model service about image files");
+  CLI::App* const explain_app =
+      app.add_subcommand("explain", "Show which pixels of images made a model answer as it does");
   CLI::App* const status_app = app.add_subcommand("status", "What every part does and waits for");
   CLI::App* const load_test_app = app.add_subcommand("load-test", "Measure a model service under load");
   CLI::App* const verify_app = app.add_subcommand("verify", "Train twice, once under faults, and compare the bits");
   CLI::App* const replay_app = app.add_subcommand("replay", "Make one step of a job again, and compare its gradients");
   millrace::AddTrainFlags(*train_app, train);
   millrace::AddPredictFlags(*predict_app, predict);
+  millrace::AddExplainFlags(*explain_app, explain);
   millrace::AddStatusFlags(*status_app, status);
   millrace::AddLoadTestFlags(*load_test_app, load_test);
   millrace::AddVerifyFlags(*verify_app, verify);
@@ -34,6 +39,7 @@ int main(int argc, char** argv) {
 
   if (train_app->parsed()) return millrace::RunTrain(train);
   if (predict_app->parsed()) return millrace::RunPredict(predict);
+  if (explain_app->parsed()) return millrace::RunExplain(explain);
   if (verify_app->parsed()) {
     verify.train_flags = verify_app->remaining();
     return millrace::RunVerify(verify);

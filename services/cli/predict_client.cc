@@ -4,26 +4,36 @@
 #include "common/grpc_status.h"
 
 namespace millrace {
+namespace {
+
+using Stub = v1::ModelService::Stub;
+
+template <typename Request, typename Response>
+absl::StatusOr<Response> Call(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                              const Request& request, absl::Duration timeout) {
+  grpc::ClientContext context;
+  SetDeadline(context, timeout);
+  Response response;
+  const grpc::Status status = (stub.*method)(&context, request, &response);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return response;
+}
+
+}  // namespace
 
 PredictClient::PredictClient(const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials)
     : stub_(v1::ModelService::NewStub(MakeChannel(address, credentials))) {}
 
 absl::StatusOr<v1::PredictResponse> PredictClient::Predict(const v1::PredictRequest& request, absl::Duration timeout) {
-  grpc::ClientContext context;
-  SetDeadline(context, timeout);
-  v1::PredictResponse response;
-  const grpc::Status status = stub_->Predict(&context, request, &response);
-  if (!status.ok()) return FromGrpcStatus(status);
-  return response;
+  return Call(*stub_, &Stub::Predict, request, timeout);
+}
+
+absl::StatusOr<v1::ExplainResponse> PredictClient::Explain(const v1::ExplainRequest& request, absl::Duration timeout) {
+  return Call(*stub_, &Stub::Explain, request, timeout);
 }
 
 absl::StatusOr<v1::ListModelsResponse> PredictClient::ListModels(absl::Duration timeout) {
-  grpc::ClientContext context;
-  SetDeadline(context, timeout);
-  v1::ListModelsResponse response;
-  const grpc::Status status = stub_->ListModels(&context, {}, &response);
-  if (!status.ok()) return FromGrpcStatus(status);
-  return response;
+  return Call(*stub_, &Stub::ListModels, v1::ListModelsRequest(), timeout);
 }
 
 }  // namespace millrace

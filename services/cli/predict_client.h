@@ -18,6 +18,7 @@ class PredictClient {
 
   // The service's error, or DEADLINE_EXCEEDED / UNAVAILABLE. No retries.
   absl::StatusOr<v1::PredictResponse> Predict(const v1::PredictRequest& request, absl::Duration timeout);
+  absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Duration timeout);
   absl::StatusOr<v1::ListModelsResponse> ListModels(absl::Duration timeout);
 
  private:

@@ -1,7 +1,5 @@
 #include "services/cli/predict_command.h"
 
-#include <cstdio>
-
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -11,18 +9,17 @@
 #include "common/files.h"
 #include "common/status_macros.h"
 #include "common/text_format.h"
+#include "services/cli/image_files.h"
 #include "services/cli/predict_client.h"
 
 namespace millrace {
 namespace {
 
-constexpr size_t kImageBytesMax = 16 << 20;
-
 absl::StatusOr<std::string> PredictFile(const PredictOptions& options, const std::string& file, PredictClient& client) {
   v1::PredictRequest request;
   request.set_model(options.model);
   request.set_version(options.version);
-  MILLRACE_ASSIGN_OR_RETURN(*request.mutable_encoded_image(), ReadFile(file, kImageBytesMax));
+  MILLRACE_ASSIGN_OR_RETURN(*request.mutable_encoded_image(), ReadFile(file, kImageFileBytesMax));
   const absl::Time start = RealClock().Now();
   MILLRACE_ASSIGN_OR_RETURN(const v1::PredictResponse response,
                             client.Predict(request, absl::Seconds(options.timeout_seconds)));
@@ -59,18 +56,7 @@ std::string FormatPrediction(absl::string_view file, const v1::PredictResponse& 
 int RunPredict(const PredictOptions& options) {
   if (const std::optional<int> exit_code = RefuseTarget(options.target)) return *exit_code;
   PredictClient client(options.target.address, options.target.credentials());
-  int exit_code = kExitOk;
-  for (const std::string& file : options.files) {
-    const absl::StatusOr<std::string> line = PredictFile(options, file, client);
-    if (line.ok()) {
-      std::printf("%s\n", line->c_str());
-      std::fflush(stdout);
-    } else {
-      std::fprintf(stderr, "millrace: %s: %s\n", file.c_str(), std::string(line.status().message()).c_str());
-      exit_code = kExitFailure;
-    }
-  }
-  return exit_code;
+  return ForEachFile(options.files, [&](const std::string& file) { return PredictFile(options, file, client); });
 }
 
 }  // namespace millrace

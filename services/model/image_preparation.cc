@@ -8,6 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "services/model/image_decoder.h"
 
 namespace millrace {
 namespace {
@@ -211,6 +213,11 @@ absl::StatusOr<std::vector<uint8_t>> PrepareImage(const Image& image, const Imag
     if (!exact_size || ground > 127) return PrepareAsMnist(image, ground);
   }
   return ResizePlainly(image, shape);
+}
+
+absl::StatusOr<std::vector<uint8_t>> RowOfPicture(std::span<const uint8_t> encoded, const ImageShape& shape) {
+  MILLRACE_ASSIGN_OR_RETURN(const Image image, DecodeImage(encoded, shape.channels));
+  return PrepareImage(image, shape);
 }
 
 }  // namespace millrace

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,5 +18,8 @@ namespace millrace {
 //  - for any other model: resized, aspect not kept.
 // The ground is the median of the picture's border. Pure; any thread.
 absl::StatusOr<std::vector<uint8_t>> PrepareImage(const Image& image, const ImageShape& shape);
+
+// The same from a PNG or JPEG; also INVALID_ARGUMENT for what DecodeImage refuses.
+absl::StatusOr<std::vector<uint8_t>> RowOfPicture(std::span<const uint8_t> encoded, const ImageShape& shape);
 
 }  // namespace millrace

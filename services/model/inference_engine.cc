@@ -7,7 +7,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
-#include "services/model/image_decoder.h"
 #include "services/model/image_preparation.h"
 #include "services/model/retry_hint.h"
 
@@ -16,11 +15,6 @@ namespace {
 
 // A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
 constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
-
-absl::StatusOr<std::vector<uint8_t>> PixelsOf(const ModelInfo& info, std::span<const uint8_t> encoded) {
-  MILLRACE_ASSIGN_OR_RETURN(const Image image, DecodeImage(encoded, info.input.channels));
-  return PrepareImage(image, info.input);
-}
 
 std::span<const float> FloatsOf(std::span<const uint8_t> bytes) {
   return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
@@ -275,7 +269,7 @@ void InferenceEngine::Compute(Job& job) {
   const ModelInfo& info = version.info();
   for (Part& part : job.parts) {
     if (part.call->request.kind != InferenceRequest::Kind::kImage || part.call->unwanted) continue;
-    absl::StatusOr<std::vector<uint8_t>> pixels = PixelsOf(info, part.call->request.input);
+    absl::StatusOr<std::vector<uint8_t>> pixels = RowOfPicture(part.call->request.input, info.input);
     if (pixels.ok()) part.decoded = *std::move(pixels);
     part.fault = pixels.status();
   }

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/service_runtime.h"
+#include "services/model/explainer.h"
 #include "services/model/inference_engine.h"
 #include "services/model/open_inference_catalog.h"
 #include "services/model/open_inference_service.h"
@@ -57,6 +58,7 @@ class ModelServer : public Service {
   std::atomic<bool> draining_{false};
   ServingTable table_;
   InferenceEngine engine_;
+  Explainer explainer_;
   PredictService service_;
   const std::unique_ptr<VersionMirror> mirror_;  // null without a source
   OpenInferenceCatalog catalog_;

@@ -2,40 +2,15 @@
 
 #include <algorithm>
 #include <memory>
-#include <span>
-#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "services/model/explain_call.h"
 #include "services/model/inference_call.h"
 
 namespace millrace {
 namespace {
-
-std::span<const uint8_t> BytesOf(const std::string& text) {
-  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
-}
-
-absl::StatusOr<InferenceRequest> ToInferenceRequest(const v1::PredictRequest& request, absl::Time deadline) {
-  InferenceRequest result;
-  switch (request.input_case()) {
-    case v1::PredictRequest::kRaw:
-      result.kind = InferenceRequest::Kind::kRaw;
-      result.input = BytesOf(request.raw());
-      break;
-    case v1::PredictRequest::kEncodedImage:
-      result.kind = InferenceRequest::Kind::kImage;
-      result.input = BytesOf(request.encoded_image());
-      break;
-    case v1::PredictRequest::INPUT_NOT_SET:
-      return absl::InvalidArgumentError("the request holds no input: set raw or encoded_image");
-  }
-  result.rows = std::max(request.rows(), 1u);
-  result.deadline = deadline;
-  result.deterministic = request.deterministic();
-  return result;
-}
 
 void FillResponse(const ModelInfo& info, const InferenceAnswer& result, v1::PredictResponse* response) {
   response->set_model(info.model);
@@ -80,7 +55,8 @@ grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* c
                                                   const v1::PredictRequest* request, v1::PredictResponse* response) {
   auto* call = new InferenceCall(context);
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> version = table_.Find(request->model(), request->version());
-  const absl::StatusOr<InferenceRequest> inference = ToInferenceRequest(*request, DeadlineOf(*context, clock_));
+  absl::StatusOr<InferenceRequest> inference = ToInferenceRequest(*request, DeadlineOf(*context, clock_));
+  if (inference.ok()) inference->deterministic = request->deterministic();
   if (!version.ok()) {
     call->End(version.status());
   } else if (!inference.ok()) {
@@ -91,6 +67,11 @@ grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* c
         [response](const ModelInfo& info, const InferenceAnswer& answer) { FillResponse(info, answer, response); });
   }
   return call;
+}
+
+grpc::ServerUnaryReactor* PredictService::Explain(grpc::CallbackServerContext* context,
+                                                  const v1::ExplainRequest* request, v1::ExplainResponse* response) {
+  return StartExplainCall(context, *request, response, table_, explainer_, clock_);
 }
 
 grpc::ServerUnaryReactor* PredictService::ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,

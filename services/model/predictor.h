@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/model/explanation.h"
 #include "services/model/image.h"
 
 namespace millrace {
@@ -41,6 +42,10 @@ class Predictor {
   virtual absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const = 0;
   // The same for pixels that are float32, of the same range.
   virtual absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const = 0;
+  // Why, one explanation per image. Errors as Predict, and INVALID_ARGUMENT for options out of range; takes
+  // milliseconds to seconds.
+  virtual absl::StatusOr<std::vector<Explanation>> Explain(std::span<const uint8_t> images, size_t rows,
+                                                           const ExplainOptions& options) const = 0;
 };
 
 struct LoadResult {

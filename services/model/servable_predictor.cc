@@ -34,6 +34,10 @@ class ServablePredictor : public Predictor {
   absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const override {
     return servable_->Predict(images, rows);
   }
+  absl::StatusOr<std::vector<Explanation>> Explain(std::span<const uint8_t> images, size_t rows,
+                                                   const ExplainOptions& options) const override {
+    return servable_->Explain(images, rows, options);
+  }
 
  private:
   const std::shared_ptr<const ServableModel> servable_;

@@ -2,6 +2,7 @@
 
 #include <torch/script.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -101,6 +102,38 @@ TEST_F(ServableTest, ServesWhatWasTrained) {
     for (size_t i = 0; i < 9; ++i) loss -= std::log((*probabilities)[i * spec.classes() + samples.labels[i]]);
     EXPECT_NEAR(loss, evaluated->loss_sum, 1e-3);
   }
+}
+
+// Through what freezing made of each of them: folded batch normalisation, an LSTM, a reconstruction's error.
+TEST_F(ServableTest, ExplainsEveryKindOfNetwork) {
+  for (const std::string name : {"cnn", "mlp", "lenet5", "cnn_deep", "rnn", "autoencoder"}) {
+    const v1::NetworkSpec spec = NetworkOf(name);
+    fs::remove_all(directory_ / "models");
+    SetNetwork(spec, 3);
+    Export();
+    const auto model = ServableModel::Load(version());
+    ASSERT_THAT(model, IsOk());
+    const Samples samples = RandomSamples(spec, 2, 4);
+    const size_t image_size = samples.images.size() / 2;
+    const std::vector<float> answers = *(*model)->Predict(samples.images, 2);
+    const size_t values = answers.size() / 2;
+    for (const ExplainMethod method :
+         {ExplainMethod::kIntegratedGradients, ExplainMethod::kSaliency, ExplainMethod::kOcclusion}) {
+      const auto explained = (*model)->Explain(samples.images, 2, {.method = method, .steps = 100, .patch = 7});
+      ASSERT_THAT(explained, IsOk()) << name;
+      ASSERT_EQ(explained->size(), 2u);
+      for (size_t row = 0; row < 2; ++row) {
+        const Explanation& explanation = (*explained)[row];
+        const size_t scored = name == "autoencoder" ? values - 1 : explanation.target;
+        EXPECT_NEAR(explanation.score, answers[row * values + scored], 1e-5) << name;
+        EXPECT_EQ(explanation.map.size(), image_size) << name;
+        EXPECT_GT(*std::ranges::max_element(explanation.map), 0) << name;
+        EXPECT_LT(explanation.completeness_error, 0.01f) << name;
+      }
+    }
+  }
+  const auto model = ServableModel::Load(version());
+  EXPECT_THAT((*model)->Explain({}, 0, {}), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 
 // One row is computed by other kernels than several.

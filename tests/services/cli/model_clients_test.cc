@@ -1,4 +1,5 @@
 // The commands that talk to a model service, against one that knows a class from its first pixel.
+#include <filesystem>
 #include <fstream>
 
 #include "common/command_line.h"
@@ -7,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "millrace/v1/model.grpc.pb.h"
 #include "nlohmann/json.hpp"
+#include "services/cli/explain_command.h"
 #include "services/cli/load_test_command.h"
 #include "services/cli/predict_command.h"
 #include "services/cli/serving_check.h"
@@ -17,6 +19,7 @@
 namespace millrace {
 namespace {
 
+namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
 constexpr uint64_t kVersion = 844;
@@ -36,6 +39,22 @@ class FakeModelService : public v1::ModelService::Service {
     prediction.set_label(static_cast<uint8_t>(input[0]) % 10);
     prediction.mutable_probabilities()->Resize(10, 0.01f);
     prediction.set_probabilities(static_cast<int>(prediction.label()), 0.91f);
+    return grpc::Status::OK;
+  }
+  grpc::Status Explain(grpc::ServerContext*, const v1::ExplainRequest* request,
+                       v1::ExplainResponse* response) override {
+    EXPECT_EQ(request->method(), v1::ExplainRequest::METHOD_OCCLUSION);
+    if (request->encoded_image() == "x") return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no image");
+    response->set_version(kVersion);
+    response->set_compute_microseconds(2500);
+    v1::Explanation& explanation = *response->add_explanations();
+    explanation.set_target(5);
+    explanation.set_score(0.91f);
+    explanation.set_baseline_score(0.1f);
+    explanation.add_map(1);
+    explanation.set_height(1);
+    explanation.set_width(1);
+    explanation.set_image("i");
     return grpc::Status::OK;
   }
   grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest*,
@@ -100,6 +119,23 @@ TEST(FormatPredictionTest, TellsTheErrorOfAReconstruction) {
   response.add_predictions()->set_error(0.005123f);
   EXPECT_EQ(FormatPrediction("three.png", response, absl::Milliseconds(1.234)),
             "three.png: reconstruction error 0.00512  version 4220  1.23 ms");
+}
+
+TEST_F(ModelClientsTest, ExplainDrawsAPictureForEachFile) {
+  const fs::path out = directory_.path();
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  const int exit_code = RunExplain({.target = {server_->address()},
+                                    .method = "occlusion",
+                                    .out_dir = out,
+                                    .files = {WriteFile("7.png", "7"), WriteFile("bad.png", "x")}});
+  EXPECT_EQ(exit_code, kExitFailure);
+  EXPECT_THAT(testing::internal::GetCapturedStdout(),
+              HasSubstr("7.png: class 5  91.00 %, of a black image 10.00 %  version 844  2.5 ms  " +
+                        (out / "7.explained.png").string() + "\n"));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("bad.png: no image\n"));
+  EXPECT_TRUE(fs::exists(out / "7.explained.png"));
+  EXPECT_FALSE(fs::exists(out / "bad.explained.png"));
 }
 
 TEST_F(ModelClientsTest, PredictRefusesABadTarget) {

@@ -44,6 +44,21 @@ class FakePredictor : public Predictor {
   absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float>, size_t rows) const override {
     return Predict({}, rows);
   }
+  // The map of an image is its pixels; its score is the version.
+  absl::StatusOr<std::vector<Explanation>> Explain(std::span<const uint8_t> images, size_t rows,
+                                                   const ExplainOptions& options) const override {
+    if (on_predict_) on_predict_();
+    if (options.go_on) {
+      if (absl::Status status = options.go_on(); !status.ok()) return status;
+    }
+    std::vector<Explanation> explanations(rows);
+    for (size_t row = 0; row < rows; ++row) {
+      const auto image = images.subspan(row * info_.input.bytes(), info_.input.bytes());
+      explanations[row].score = static_cast<float>(info_.version);
+      explanations[row].map.assign(image.begin(), image.end());
+    }
+    return explanations;
+  }
 
  private:
   const ModelInfo info_;

@@ -19,6 +19,7 @@
 namespace millrace {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class PredictServiceTest : public EngineFixture {
@@ -49,7 +50,8 @@ class PredictServiceTest : public EngineFixture {
     return request;
   }
 
-  PredictService service_{table_, engine_, RealClock()};
+  Explainer explainer_{metrics_, RealClock()};
+  PredictService service_{table_, engine_, explainer_, RealClock()};
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::ModelService::Stub> stub_;
 };
@@ -171,6 +173,37 @@ TEST_F(PredictServiceTest, ListModelsTellsStateAndReason) {
   EXPECT_EQ(response.versions(1).state(), v1::ModelVersionStatus::STATE_SERVING);
   EXPECT_EQ(response.versions(1).requests(), 1u);
   EXPECT_EQ(response.versions(1).accuracy(), 0.5);
+}
+
+TEST_F(PredictServiceTest, ExplainsAndSaysOfWhichVersion) {
+  PublishAndLoad(7);
+  v1::ExplainRequest request;
+  request.set_raw(std::string("\1\2\3\4\5\6"));
+  request.set_method(v1::ExplainRequest::METHOD_SALIENCY);
+  const auto explain = [&](v1::ExplainResponse* response) {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(20));
+    return stub_->Explain(&context, request, response);
+  };
+  v1::ExplainResponse response;
+  ASSERT_TRUE(explain(&response).ok());
+  EXPECT_EQ(response.version(), 7u);
+  EXPECT_EQ(response.digest(), "digest-7");
+  EXPECT_FALSE(response.cached());
+  ASSERT_EQ(response.explanations_size(), 1);
+  EXPECT_THAT(response.explanations(0).map(), ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_EQ(response.explanations(0).height(), 2u);
+  EXPECT_EQ(response.explanations(0).width(), 3u);
+  EXPECT_EQ(response.explanations(0).image(), request.raw());
+
+  request.set_version(99);
+  EXPECT_EQ(explain(&response).error_code(), grpc::StatusCode::NOT_FOUND);
+  request.set_version(0);
+  request.set_method(static_cast<v1::ExplainRequest::Method>(77));
+  EXPECT_EQ(explain(&response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.clear_method();
+  request.clear_raw();
+  EXPECT_THAT(explain(&response).error_message(), HasSubstr("holds no input"));
 }
 
 }  // namespace
