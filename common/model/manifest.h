@@ -16,16 +16,17 @@ namespace millrace {
 
 inline constexpr int kManifestFormat = 1;
 inline constexpr char kManifestFile[] = "manifest.json";
+inline constexpr char kSignatureFile[] = "manifest.sig";  // of manifest.json (common/signing.h); optional
 inline constexpr char kModelFile[] = "model.pt";
 inline constexpr size_t kManifestBytesMax = size_t{16} << 20;
-inline constexpr char kInputName[] = "INPUT__0";    // Triton's positional names for TorchScript
+inline constexpr char kInputName[] = "INPUT__0";  // Triton's positional names for TorchScript
 inline constexpr char kOutputName[] = "OUTPUT__0";
 inline constexpr char kErrorName[] = "OUTPUT__1";  // of a reconstruction
 
 struct ManifestFile {
-  std::string name;     // inside the version directory
+  std::string name;  // inside the version directory
   uint64_t bytes = 0;
-  std::string sha256;   // lower-case hexadecimal
+  std::string sha256;  // lower-case hexadecimal
 };
 
 // What a version answers for an image.
@@ -46,12 +47,12 @@ inline constexpr float kGoldenTolerance = 1e-3f;
 
 struct ServableManifest {
   std::string model;
-  uint64_t version = 0;                 // = training step
-  uint64_t epoch = 0;                   // completed epochs
+  uint64_t version = 0;  // = training step
+  uint64_t epoch = 0;    // completed epochs
   std::string architecture;
   uint32_t channels = 0;
-  uint32_t height = 0;                  // pixels
-  uint32_t width = 0;                   // pixels
+  uint32_t height = 0;  // pixels
+  uint32_t width = 0;   // pixels
   OutputKind output_kind = OutputKind::kProbabilities;
   uint32_t classes = 0;                 // 0 for a reconstruction
   uint64_t parameter_count = 0;         // elements of the flat vector: trainable parameters, then statistics
@@ -77,8 +78,8 @@ struct ServableManifest {
 
 std::string ManifestToJson(const ServableManifest& manifest);
 
-// Strict: INVALID_ARGUMENT that names the field for anything missing, of the wrong type or out of range, and for a format
-// other than kManifestFormat.
+// Strict: INVALID_ARGUMENT that names the field for anything missing, of the wrong type or out of range, and for a
+// format other than kManifestFormat.
 absl::StatusOr<ServableManifest> ManifestFromJson(std::string_view json);
 
 // Whether a file of this name lies inside the version's directory and is not hidden.

@@ -58,6 +58,17 @@ absl::StatusOr<std::string> ReadVerified(const std::string& directory, const Man
   return bytes;
 }
 
+absl::Status CheckSignature(const std::string& directory, const std::string& manifest, const TrustedKeys& trusted) {
+  const absl::StatusOr<std::string> signature =
+      ReadFile(absl::StrCat(directory, "/", kSignatureFile), kSignatureBytesMax);
+  if (absl::IsNotFound(signature.status())) {
+    return Refuse(RefusalReason::kUntrusted, absl::StrCat("there is no ", kSignatureFile));
+  }
+  MILLRACE_RETURN_IF_ERROR(signature.status());
+  if (trusted.Signed(manifest, *signature)) return absl::OkStatus();
+  return Refuse(RefusalReason::kUntrusted, absl::StrCat("no trusted key has signed this ", kManifestFile));
+}
+
 absl::Status CheckFinite(const torch::jit::Module& module) {
   for (const auto& parameter : module.named_parameters()) {
     if (parameter.value.is_floating_point() && !torch::isfinite(parameter.value).all().item<bool>()) {
@@ -201,6 +212,8 @@ std::string_view RefusalReasonName(RefusalReason reason) {
       return "not_finite";
     case RefusalReason::kGolden:
       return "golden";
+    case RefusalReason::kUntrusted:
+      return "untrusted";
   }
   return "unknown";
 }
@@ -211,11 +224,18 @@ std::optional<RefusalReason> RefusalReasonOf(const absl::Status& status) {
   return static_cast<RefusalReason>(std::stoi(std::string(*payload)));
 }
 
+absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const std::string& version_directory) {
+  return Load(version_directory, LoadOptions());
+}
+
 absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const std::string& version_directory,
-                                                                         size_t max_warm_batch) {
+                                                                         const LoadOptions& options) {
   ConfigureTorchThread();
   MILLRACE_ASSIGN_OR_RETURN(const std::string json,
                             ReadFile(absl::StrCat(version_directory, "/", kManifestFile), kManifestBytesMax));
+  if (options.trusted_keys != nullptr) {
+    MILLRACE_RETURN_IF_ERROR(CheckSignature(version_directory, json, *options.trusted_keys));
+  }
   absl::StatusOr<ServableManifest> manifest = ManifestFromJson(json);
   if (!manifest.ok()) return Refuse(RefusalReason::kFormat, ToStd(manifest.status().message()));
   if (manifest->golden.images != kGoldenImageCount) {
@@ -246,7 +266,7 @@ absl::StatusOr<std::shared_ptr<const ServableModel>> ServableModel::Load(const s
     // 32 images take 2.9 ms instead of 1.7.
     state->module = torch::jit::freeze(state->module);
     MILLRACE_RETURN_IF_ERROR(state->CheckGolden());
-    for (size_t rows = 1; rows <= max_warm_batch; rows *= 2) {
+    for (size_t rows = 1; rows <= options.max_warm_batch; rows *= 2) {
       std::vector<uint8_t> images(rows * state->manifest.image_size());
       state->Forward(state->Pixels(std::span<const uint8_t>(images), rows));
     }

@@ -6,6 +6,7 @@
 //                  FP32, its mean squared error. PyTorch and Triton load it as it is.
 //   manifest.json  what the version is and the size and SHA-256 of every other file; written last
 //   (common/model/manifest.h)
+//   manifest.sig   who made it: an Ed25519 signature of manifest.json (common/signing.h); optional
 // and <repository>/<model>/config.pbtxt for Triton, written once.
 #pragma once
 
@@ -21,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "common/model/explanation.h"
 #include "common/model/manifest.h"
+#include "common/signing.h"
 #include "millrace/v1/job.pb.h"
 
 namespace millrace {
@@ -36,6 +38,7 @@ struct ExportOptions {
   std::optional<v1::Evaluation> test;
   uint64_t seed = 0;
   std::string dataset_fingerprint;
+  std::shared_ptr<const SigningKey> signing_key = nullptr;  // null: the version is not signed
 };
 
 struct ExportedServable {
@@ -61,6 +64,7 @@ enum class RefusalReason {
   kSignature,  // the module cannot be loaded, or does not map the declared input to the declared output
   kNotFinite,  // a weight is NaN or infinite
   kGolden,     // the module's answers to the manifest's own images differ
+  kUntrusted,  // no trusted key has signed the manifest
 };
 std::string_view RefusalReasonName(
     RefusalReason reason);  // "torn", "digest", "format", "signature", "not_finite", "golden"
@@ -71,12 +75,17 @@ std::optional<RefusalReason> RefusalReasonOf(const absl::Status& status);
 // A verified, frozen and warmed version that answers predictions. Immutable.
 class ServableModel {
  public:
-  // Verifies everything the manifest promises, then warms batch sizes 1, 2, 4 ... `max_warm_batch`. Takes tens to
+  struct LoadOptions {
+    size_t max_warm_batch = 32;
+    std::shared_ptr<const TrustedKeys> trusted_keys = nullptr;  // null: versions need no signature
+  };
+  // Verifies everything the manifest promises, then warms batch sizes 1, 2, 4 ... max_warm_batch. Takes tens to
   // hundreds of milliseconds; run it away from the request path. Call ConfigureTorch before the first.
   // FAILED_PRECONDITION with a RefusalReason if the version must not be served; NOT_FOUND without one if the directory
   // has no manifest (an export in progress, or deleted).
   static absl::StatusOr<std::shared_ptr<const ServableModel>> Load(const std::string& version_directory,
-                                                                   size_t max_warm_batch = 32);
+                                                                   const LoadOptions& options);
+  static absl::StatusOr<std::shared_ptr<const ServableModel>> Load(const std::string& version_directory);
   ~ServableModel();
   ServableModel(const ServableModel&) = delete;
   ServableModel& operator=(const ServableModel&) = delete;

@@ -105,7 +105,12 @@ absl::Status WriteVersion(const ExportOptions& options, const std::string& direc
   }));
   MILLRACE_RETURN_IF_ERROR(WriteListed(directory, kModelFile, std::move(model).str(), manifest));
   MILLRACE_RETURN_IF_ERROR(WriteListed(directory, "config.pbtxt", TritonConfig(options), manifest));
-  return WriteFileAtomically(absl::StrCat(directory, "/", kManifestFile), ManifestToJson(manifest));
+  const std::string json = ManifestToJson(manifest);
+  if (options.signing_key != nullptr) {
+    MILLRACE_ASSIGN_OR_RETURN(const std::string signature, options.signing_key->Sign(json));
+    MILLRACE_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(directory, "/", kSignatureFile), signature + "\n"));
+  }
+  return WriteFileAtomically(absl::StrCat(directory, "/", kManifestFile), json);
 }
 
 // OK and true: this version is there with these weights. NOT_FOUND is no error here.

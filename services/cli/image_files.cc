@@ -7,10 +7,10 @@
 namespace millrace {
 
 int ForEachFile(const std::vector<std::string>& files,
-                const std::function<absl::StatusOr<std::string>(const std::string& file)>& ask) {
+                const std::function<absl::StatusOr<std::string>(const std::string& file)>& work) {
   int exit_code = kExitOk;
   for (const std::string& file : files) {
-    const absl::StatusOr<std::string> line = ask(file);
+    const absl::StatusOr<std::string> line = work(file);
     if (line.ok()) {
       std::printf("%s\n", line->c_str());
       std::fflush(stdout);

@@ -1,4 +1,4 @@
-// Commands that ask about image files, one line each.
+// Commands that take files, one line each.
 #pragma once
 
 #include <cstddef>
@@ -12,9 +12,9 @@ namespace millrace {
 
 inline constexpr size_t kImageFileBytesMax = 16 << 20;
 
-// Prints what `ask` says of each file on stdout; on stderr for a file that failed, which does not stop the others.
+// Prints what `work` says of each file on stdout; on stderr for a file that failed, which does not stop the others.
 // Returns the exit code: kExitFailure if any failed.
 int ForEachFile(const std::vector<std::string>& files,
-                const std::function<absl::StatusOr<std::string>(const std::string& file)>& ask);
+                const std::function<absl::StatusOr<std::string>(const std::string& file)>& work);
 
 }  // namespace millrace

@@ -4,8 +4,10 @@
 #include "common/command_line.h"
 #include "services/cli/explain_command.h"
 #include "services/cli/load_test_command.h"
+#include "services/cli/pin_command.h"
 #include "services/cli/predict_command.h"
 #include "services/cli/replay_command.h"
+#include "services/cli/sign_command.h"
 #include "services/cli/status_command.h"
 #include "services/cli/train_command.h"
 #include "services/cli/verify_command.h"
@@ -14,6 +16,8 @@ int main(int argc, char** argv) {
   millrace::TrainOptions train;
   millrace::PredictOptions predict;
   millrace::ExplainCommandOptions explain;
+  millrace::PinOptions pin;
+  millrace::SignOptions sign;
   millrace::StatusOptions status;
   millrace::LoadTestOptions load_test;
   millrace::VerifyOptions verify;
@@ -24,6 +28,9 @@ int main(int argc, char** argv) {
   CLI::App* const predict_app = app.add_subcommand("predict", "Ask a model service about image files");
   CLI::App* const explain_app =
       app.add_subcommand("explain", "Show which pixels of images made a model answer as it does");
+  CLI::App* const pin_app = app.add_subcommand("pin", "Have a model service serve one version, whatever is pushed");
+  CLI::App* const rollback_app = app.add_subcommand("rollback", "Have a model service serve the version before");
+  CLI::App* const sign_app = app.add_subcommand("sign", "Sign model versions, for services with --trusted-keys");
   CLI::App* const status_app = app.add_subcommand("status", "What every part does and waits for");
   CLI::App* const load_test_app = app.add_subcommand("load-test", "Measure a model service under load");
   CLI::App* const verify_app = app.add_subcommand("verify", "Train twice, once under faults, and compare the bits");
@@ -31,6 +38,9 @@ int main(int argc, char** argv) {
   millrace::AddTrainFlags(*train_app, train);
   millrace::AddPredictFlags(*predict_app, predict);
   millrace::AddExplainFlags(*explain_app, explain);
+  millrace::AddPinFlags(*pin_app, pin);
+  millrace::AddRollbackFlags(*rollback_app, pin);
+  millrace::AddSignFlags(*sign_app, sign);
   millrace::AddStatusFlags(*status_app, status);
   millrace::AddLoadTestFlags(*load_test_app, load_test);
   millrace::AddVerifyFlags(*verify_app, verify);
@@ -40,6 +50,9 @@ int main(int argc, char** argv) {
   if (train_app->parsed()) return millrace::RunTrain(train);
   if (predict_app->parsed()) return millrace::RunPredict(predict);
   if (explain_app->parsed()) return millrace::RunExplain(explain);
+  if (pin_app->parsed()) return millrace::RunPin(pin);
+  if (rollback_app->parsed()) return millrace::RunRollback(pin);
+  if (sign_app->parsed()) return millrace::RunSign(sign);
   if (verify_app->parsed()) {
     verify.train_flags = verify_app->remaining();
     return millrace::RunVerify(verify);

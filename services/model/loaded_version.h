@@ -18,7 +18,7 @@ namespace millrace {
 // Any thread. Shared by the serving table and the requests under way; the last of them hands it to the janitor.
 class LoadedVersion {
  public:
-  LoadedVersion(std::unique_ptr<const Predictor> predictor, std::unique_ptr<VersionSeries> series)
+  LoadedVersion(std::unique_ptr<const Predictor> predictor, std::shared_ptr<VersionSeries> series)
       : predictor_(std::move(predictor)), series_(std::move(series)) {}
 
   const ModelInfo& info() const { return predictor_->info(); }
@@ -37,7 +37,7 @@ class LoadedVersion {
 
  private:
   const std::unique_ptr<const Predictor> predictor_;
-  const std::unique_ptr<VersionSeries> series_;
+  const std::shared_ptr<VersionSeries> series_;
   const std::shared_ptr<VersionStatistics> statistics_ = std::make_shared<VersionStatistics>();
   mutable std::atomic<uint64_t> requests_{0};
   mutable std::array<Lane, 5> lanes_;

@@ -1,17 +1,22 @@
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "CLI/App.hpp"
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
+#include "common/address.h"
 #include "common/allocator.h"
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/limits.h"
 #include "common/model/runtime.h"
 #include "common/service_runtime.h"
+#include "common/signing.h"
+#include "common/status_macros.h"
 #include "services/model/cpu_quota.h"
 #include "services/model/model_server.h"
 
@@ -19,6 +24,8 @@ int main(int argc, char** argv) {
   millrace::ServiceFlags flags{.listen = "127.0.0.1:8500", .http_listen = "127.0.0.1:8501"};
   std::string repository;
   std::string source;
+  std::string trusted_keys_file;
+  std::string admin_token_file;
   int64_t poll_interval_ms = 500;
   uint32_t max_in_flight = 128;
   uint32_t max_batch_rows = 32;
@@ -29,6 +36,10 @@ int main(int argc, char** argv) {
   app.add_option("--source", source,
                  "grpc://HOST:PORT of shard 0 of a training job: --repository is filled with the versions it exports")
       ->transform([](const std::string& text) { return text.starts_with("grpc://") ? text.substr(7) : text; });
+  app.add_option("--trusted-keys", trusted_keys_file,
+                 "PEM file with Ed25519 public keys: versions that none of them has signed are refused");
+  app.add_option("--admin-token-file", admin_token_file,
+                 "File with the bearer token that Pin and Rollback need; without one only this machine may call them");
   app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository and the source")
       ->capture_default_str()
       ->check(CLI::Range(1, 3'600'000));
@@ -46,17 +57,26 @@ int main(int argc, char** argv) {
   if (std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
 
   millrace::TuneAllocator();
-  return millrace::RunService("millrace-model", flags, [&](millrace::ServiceContext& context) {
-    millrace::ConfigureTorch(1);
-    // One intra-op thread each: together no more than the processors that we may use.
-    const int executors = std::min(millrace::UsableProcessors(), static_cast<int>(max_in_flight));
-    return millrace::ModelServer::Create(
-        {.repository = repository,
-         .source = source,
-         .source_credentials = context.channel_credentials(),
-         .poll_interval = absl::Milliseconds(poll_interval_ms),
-         .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
-         .drain_delay = absl::Seconds(drain_seconds)},
-        millrace::ServableLoader(), context.metrics(), millrace::RealClock());
-  });
+  return millrace::RunService(
+      "millrace-model", flags,
+      [&](millrace::ServiceContext& context) -> absl::StatusOr<std::unique_ptr<millrace::Service>> {
+        millrace::ConfigureTorch(1);
+        std::shared_ptr<const millrace::TrustedKeys> trusted_keys;
+        if (!trusted_keys_file.empty()) {
+          MILLRACE_ASSIGN_OR_RETURN(millrace::TrustedKeys keys, millrace::TrustedKeys::Read(trusted_keys_file));
+          trusted_keys = std::make_shared<const millrace::TrustedKeys>(std::move(keys));
+        }
+        // One intra-op thread each: together no more than the processors that we may use.
+        const int executors = std::min(millrace::UsableProcessors(), static_cast<int>(max_in_flight));
+        return millrace::ModelServer::Create(
+            {.repository = repository,
+             .source = source,
+             .source_credentials = context.channel_credentials(),
+             .poll_interval = absl::Milliseconds(poll_interval_ms),
+             .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
+             .admin_token_file = admin_token_file,
+             .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
+             .drain_delay = absl::Seconds(drain_seconds)},
+            millrace::ServableLoader(std::move(trusted_keys)), context.metrics(), millrace::RealClock());
+      });
 }

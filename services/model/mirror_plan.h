@@ -15,6 +15,7 @@ namespace millrace {
 struct MirroredVersion {
   uint64_t version = 0;
   std::string manifest_sha256;  // the manifest names all other digests: equal ones are equal versions
+  std::string signature = {};   // contents of manifest.sig; empty if there is none
 
   friend bool operator==(const MirroredVersion&, const MirroredVersion&) = default;
 };

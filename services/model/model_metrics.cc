@@ -59,9 +59,20 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry)
                                      "1 if the repository could be read at the last poll.")
                                 .Add({})) {}
 
-std::unique_ptr<VersionSeries> ModelMetrics::AddVersion(const std::string& model, uint64_t version) {
-  return std::unique_ptr<VersionSeries>(
-      new VersionSeries(shared_from_this(), {{"model", model}, {"version", absl::StrCat(version)}}));
+std::shared_ptr<VersionSeries> ModelMetrics::AddVersion(const std::string& model, uint64_t version) {
+  const VersionKey key(model, version);
+  MutexLock lock(&mutex_);
+  UsedSeries& used = used_[key];
+  if (used.users++ == 0) {
+    used.series.reset(new VersionSeries(*this, {{"model", model}, {"version", absl::StrCat(version)}}));
+  }
+  return {used.series.get(), [self = shared_from_this(), key](VersionSeries*) { self->Release(key); }};
+}
+
+void ModelMetrics::Release(const VersionKey& key) {
+  MutexLock lock(&mutex_);
+  const auto used = used_.find(key);
+  if (--used->second.users == 0) used_.erase(used);
 }
 
 void ModelMetrics::CountLoad(const std::string& model, const std::string& result, const std::string& reason) {
@@ -78,21 +89,21 @@ void ModelMetrics::SetActive(const std::string& model, uint64_t version, uint64_
   active_step_.Add({{"model", model}}).Set(static_cast<double>(step));
 }
 
-VersionSeries::VersionSeries(std::shared_ptr<ModelMetrics> owner, prometheus::Labels labels)
-    : owner_(std::move(owner)),
+VersionSeries::VersionSeries(ModelMetrics& owner, prometheus::Labels labels)
+    : owner_(owner),
       labels_(std::move(labels)),
-      request_seconds_(&owner_->request_seconds_.Add(labels_, Latencies())),
-      queue_seconds_(&owner_->queue_seconds_.Add(labels_, Latencies())),
-      batch_wait_seconds_(&owner_->batch_wait_seconds_.Add(labels_, Latencies())),
-      compute_seconds_(&owner_->compute_seconds_.Add(labels_, Latencies())),
-      batch_rows_(&owner_->batch_rows_.Add(labels_, BatchSizes())),
-      expired_rows_(&owner_->expired_rows_.Add(labels_)),
-      in_flight_(&owner_->in_flight_.Add(labels_)) {
+      request_seconds_(&owner_.request_seconds_.Add(labels_, Latencies())),
+      queue_seconds_(&owner_.queue_seconds_.Add(labels_, Latencies())),
+      batch_wait_seconds_(&owner_.batch_wait_seconds_.Add(labels_, Latencies())),
+      compute_seconds_(&owner_.compute_seconds_.Add(labels_, Latencies())),
+      batch_rows_(&owner_.batch_rows_.Add(labels_, BatchSizes())),
+      expired_rows_(&owner_.expired_rows_.Add(labels_)),
+      in_flight_(&owner_.in_flight_.Add(labels_)) {
   for (int i = 0; i < kReleases; ++i) {
-    batches_[i] = &owner_->batches_.Add(With("release", Name(static_cast<Batcher::Release>(i))));
+    batches_[i] = &owner_.batches_.Add(With("release", Name(static_cast<Batcher::Release>(i))));
   }
   for (int i = 0; i < kReasons; ++i) {
-    rejected_[i] = &owner_->rejected_.Add(With("reason", Name(static_cast<Batcher::Refusal::Reason>(i))));
+    rejected_[i] = &owner_.rejected_.Add(With("reason", Name(static_cast<Batcher::Refusal::Reason>(i))));
   }
 }
 
@@ -104,24 +115,24 @@ prometheus::Labels VersionSeries::With(const char* label, std::string_view value
 
 VersionSeries::~VersionSeries() {
   for (std::atomic<prometheus::Counter*>& counter : requests_) {
-    if (counter != nullptr) owner_->requests_.Remove(counter);
+    if (counter != nullptr) owner_.requests_.Remove(counter);
   }
-  owner_->request_seconds_.Remove(request_seconds_);
-  owner_->queue_seconds_.Remove(queue_seconds_);
-  owner_->batch_wait_seconds_.Remove(batch_wait_seconds_);
-  owner_->compute_seconds_.Remove(compute_seconds_);
-  owner_->batch_rows_.Remove(batch_rows_);
-  owner_->expired_rows_.Remove(expired_rows_);
-  owner_->in_flight_.Remove(in_flight_);
-  for (prometheus::Counter* counter : batches_) owner_->batches_.Remove(counter);
-  for (prometheus::Counter* counter : rejected_) owner_->rejected_.Remove(counter);
+  owner_.request_seconds_.Remove(request_seconds_);
+  owner_.queue_seconds_.Remove(queue_seconds_);
+  owner_.batch_wait_seconds_.Remove(batch_wait_seconds_);
+  owner_.compute_seconds_.Remove(compute_seconds_);
+  owner_.batch_rows_.Remove(batch_rows_);
+  owner_.expired_rows_.Remove(expired_rows_);
+  owner_.in_flight_.Remove(in_flight_);
+  for (prometheus::Counter* counter : batches_) owner_.batches_.Remove(counter);
+  for (prometheus::Counter* counter : rejected_) owner_.rejected_.Remove(counter);
 }
 
 void VersionSeries::CountRequest(absl::StatusCode code, absl::Duration total) {
   std::atomic<prometheus::Counter*>& slot = requests_[static_cast<int>(code) % kCodes];
   prometheus::Counter* counter = slot.load(std::memory_order_acquire);
   if (counter == nullptr) {
-    counter = &owner_->requests_.Add(
+    counter = &owner_.requests_.Add(
         With("code", absl::StatusCodeToString(code)));  // the same one, should two threads come here at once
     slot.store(counter, std::memory_order_release);
   }

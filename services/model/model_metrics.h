@@ -5,13 +5,17 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
+#include "common/mutex.h"
 #include "prometheus/family.h"
 #include "services/model/batcher.h"
 
@@ -39,8 +43,9 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
  public:
   static std::shared_ptr<ModelMetrics> Create(Metrics& metrics);
 
-  // The series live as long as the returned object.
-  std::unique_ptr<VersionSeries> AddVersion(const std::string& model, uint64_t version);
+  // The series live as long as any object returned for this version: one that is loaded again, while requests of its
+  // first life are under way, goes on with them.
+  std::shared_ptr<VersionSeries> AddVersion(const std::string& model, uint64_t version);
 
   void CountLoad(const std::string& model, const std::string& result, const std::string& reason);
   void ObserveLoadTime(const std::string& model, absl::Duration time);
@@ -49,7 +54,14 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
 
  private:
   friend class VersionSeries;
+  using VersionKey = std::pair<std::string, uint64_t>;
+  struct UsedSeries {
+    std::unique_ptr<VersionSeries> series;
+    int users = 0;
+  };
+
   explicit ModelMetrics(prometheus::Registry& registry);
+  void Release(const VersionKey& key);
 
   prometheus::Family<prometheus::Counter>& loads_;
   prometheus::Family<prometheus::Histogram>& load_seconds_;
@@ -66,6 +78,9 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   prometheus::Family<prometheus::Counter>& expired_rows_;
   prometheus::Family<prometheus::Gauge>& in_flight_;
   prometheus::Gauge* repository_readable_;
+
+  Mutex mutex_;
+  std::map<VersionKey, UsedSeries> used_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The series of one version, for as long as it is in memory.
@@ -89,10 +104,10 @@ class VersionSeries {
   static constexpr int kReleases = 4;
   static constexpr int kReasons = 4;
 
-  VersionSeries(std::shared_ptr<ModelMetrics> owner, prometheus::Labels labels);
+  VersionSeries(ModelMetrics& owner, prometheus::Labels labels);
   prometheus::Labels With(const char* label, std::string_view value) const;
 
-  const std::shared_ptr<ModelMetrics> owner_;
+  ModelMetrics& owner_;
   const prometheus::Labels labels_;
   std::array<std::atomic<prometheus::Counter*>, kCodes> requests_{};  // made when first needed
   prometheus::Histogram* const request_seconds_;

@@ -10,6 +10,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 
 namespace millrace {
 
@@ -48,6 +49,10 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
     if (!source.ok()) return absl::InvalidArgumentError(absl::StrCat("--source: ", source.message()));
     MILLRACE_RETURN_IF_ERROR(MakeDirectories(options.repository));
   }
+  if (!options.admin_token_file.empty()) {
+    const absl::Status token = ReadToken(options.admin_token_file).status();
+    if (!token.ok()) return absl::Status(token.code(), absl::StrCat("--admin-token-file: ", token.message()));
+  }
   const absl::Status repository = ListRepository(options.repository).status();
   if (absl::IsFailedPrecondition(repository)) return repository;
   return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), std::move(load), metrics, clock));
@@ -65,7 +70,9 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
       loader_({.repository = options_.repository,
                .poll_interval = options_.poll_interval,
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},
-              std::move(load), table_, metrics_, clock) {}
+              std::move(load), table_, metrics_, clock),
+      admin_({.repository = options_.repository, .token_file = options_.admin_token_file, .open = options_.admin_open},
+             table_, loader_) {}
 
 absl::Status ModelServer::Ready() {
   if (draining_) return absl::UnavailableError("draining");
@@ -108,12 +115,13 @@ std::string ModelServer::StatusPage() {
                   absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.in_flight(), " of ",
                   options_.limits.requests, ", ", options_.limits.executors, " batches at once of up to ",
                   options_.limits.batch_rows, " rows\n\n");
-  absl::StrAppendFormat(&page, "%-16s %12s %-8s %9s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY", "REQUESTS",
+  absl::StrAppendFormat(&page, "%-16s %12s %-15s %9s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY", "REQUESTS",
                         "REASON");
   for (const VersionReport& report : table_.Report()) {
-    absl::StrAppendFormat(
-        &page, "%-16s %12d %-8s %9s %12d  %s\n", report.model, report.version, StateName(report.state),
-        report.accuracy > 0 ? absl::StrFormat("%.2f%%", 100 * report.accuracy) : "-", report.requests, report.reason);
+    absl::StrAppendFormat(&page, "%-16s %12d %-15s %9s %12d  %s\n", report.model, report.version,
+                          absl::StrCat(ToAbsl(StateName(report.state)), report.pinned ? " PINNED" : ""),
+                          report.accuracy > 0 ? absl::StrFormat("%.2f%%", 100 * report.accuracy) : "-", report.requests,
+                          report.reason);
   }
   return page;
 }

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/service_runtime.h"
+#include "services/model/admin_service.h"
 #include "services/model/explainer.h"
 #include "services/model/inference_engine.h"
 #include "services/model/open_inference_catalog.h"
@@ -32,6 +33,8 @@ class ModelServer : public Service {
     std::shared_ptr<grpc::ChannelCredentials> source_credentials = nullptr;  // as MakeChannel takes them
     absl::Duration poll_interval = absl::Milliseconds(500);                  // (0, 1 h]
     Batcher::Limits limits;
+    std::string admin_token_file = {};  // bearer token of operators; empty: none is asked for
+    bool admin_open = false;            // without a token: whether anybody may pin versions
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
     absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]
   };
@@ -41,7 +44,7 @@ class ModelServer : public Service {
   static absl::StatusOr<std::unique_ptr<ModelServer>> Create(Options options, LoadVersion load, Metrics& metrics,
                                                              const Clock& clock);
 
-  std::vector<grpc::Service*> GrpcServices() override { return {&service_, &open_inference_}; }
+  std::vector<grpc::Service*> GrpcServices() override { return {&service_, &open_inference_, &admin_}; }
   // OK while at least one verified version serves and no drain has begun. A push never changes it back.
   absl::Status Ready() override;
   // Models that serve.
@@ -64,6 +67,7 @@ class ModelServer : public Service {
   OpenInferenceCatalog catalog_;
   OpenInferenceService open_inference_;
   VersionLoader loader_;
+  AdminService admin_;
 };
 
 }  // namespace millrace

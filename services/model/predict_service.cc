@@ -84,6 +84,7 @@ grpc::ServerUnaryReactor* PredictService::ListModels(grpc::CallbackServerContext
     status->set_reason(report.reason);
     status->set_accuracy(report.accuracy);
     status->set_requests(report.requests);
+    status->set_pinned(report.pinned);
   }
   grpc::ServerUnaryReactor* call = context->DefaultReactor();
   call->Finish(grpc::Status::OK);

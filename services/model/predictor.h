@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/model/explanation.h"
+#include "common/signing.h"
 #include "services/model/image.h"
 
 namespace millrace {
@@ -59,7 +60,7 @@ struct LoadResult {
 // Verifies and loads the version in a directory; may take seconds. Called by one thread at a time.
 using LoadVersion = std::function<LoadResult(const std::string& version_directory)>;
 
-// The real one: common/model/servable.h. Call ConfigureTorch before it is used.
-LoadVersion ServableLoader();
+// The real one: common/model/servable.h. Null keys: versions need no signature. Call ConfigureTorch before it is used.
+LoadVersion ServableLoader(std::shared_ptr<const TrustedKeys> trusted_keys = nullptr);
 
 }  // namespace millrace

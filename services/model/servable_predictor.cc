@@ -46,11 +46,11 @@ class ServablePredictor : public Predictor {
 
 }  // namespace
 
-LoadVersion ServableLoader() {
+LoadVersion ServableLoader(std::shared_ptr<const TrustedKeys> trusted_keys) {
   // Warmed where it will run, by InferenceEngine::Warm.
-  return [](const std::string& version_directory) -> LoadResult {
+  return [trusted_keys = std::move(trusted_keys)](const std::string& version_directory) -> LoadResult {
     absl::StatusOr<std::shared_ptr<const ServableModel>> servable =
-        ServableModel::Load(version_directory, /*max_warm_batch=*/0);
+        ServableModel::Load(version_directory, {.max_warm_batch = 0, .trusted_keys = trusted_keys});
     if (servable.ok())
       return {.predictor = std::make_unique<ServablePredictor>(*std::move(servable)), .status = {}, .refusal = {}};
     const std::optional<RefusalReason> reason = RefusalReasonOf(servable.status());

@@ -76,6 +76,7 @@ void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
   MutexLock lock(&mutex_);
   Model& model = models_[version->info().model];
   model.candidates.erase(version->info().version);
+  model.retired.erase(version->info().version);  // of its first life, if it is loaded again
   if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
   std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
   model.accounts[version->info().version] = version->statistics();
@@ -99,6 +100,17 @@ absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::s
                      : absl::StrCat("there is no account of version ", version, " of model ", ToAbsl(wanted)));
   }
   return accounts;
+}
+
+void ServingTable::SetPinned(const std::string& model, uint64_t version) {
+  MutexLock lock(&mutex_);
+  models_[model].pinned = version;
+}
+
+uint64_t ServingTable::pinned(std::string_view model) const {
+  MutexLock lock(&mutex_);
+  const auto found = models_.find(model);
+  return found == models_.end() ? 0 : found->second.pinned;
 }
 
 void ServingTable::SetLoading(const std::string& model, uint64_t version) {
@@ -156,6 +168,9 @@ std::vector<VersionReport> ServingTable::Report() const {
       }
     }
     for (const auto& [version, report] : model.candidates) reports.push_back(report);
+    for (auto report = reports.begin() + first; report != reports.end(); ++report) {
+      report->pinned = report->version == model.pinned;
+    }
     std::sort(reports.begin() + first, reports.end(),
               [](const VersionReport& a, const VersionReport& b) { return a.version > b.version; });
   }

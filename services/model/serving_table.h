@@ -25,6 +25,7 @@ struct VersionReport {
   std::string reason;     // of a refusal
   double accuracy = 0;    // [0, 1]; 0 if not known
   uint64_t requests = 0;  // for which this version was chosen, whatever became of them
+  bool pinned = false;    // it is to serve whatever is pushed
 };
 std::string_view StateName(VersionReport::State state);  // "LOADING" ...
 
@@ -43,8 +44,11 @@ class ServingTable {
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(std::string_view model, uint64_t version) const;
 
   // From now on `version` answers for its model; the one before is retired, and unloaded with its last request.
-  // Precondition: it is newer than the one that serves.
   void Publish(std::shared_ptr<const LoadedVersion> version);
+
+  // What the loader is to make of the model: 0, the newest, until told otherwise.
+  void SetPinned(const std::string& model, uint64_t version);
+  uint64_t pinned(std::string_view model) const;
 
   void SetLoading(const std::string& model, uint64_t version);
   void SetRefused(const std::string& model, uint64_t version, const std::string& reason);
@@ -68,6 +72,7 @@ class ServingTable {
  private:
   struct Model {
     std::shared_ptr<const LoadedVersion> serving;
+    uint64_t pinned = 0;
     std::map<uint64_t, std::weak_ptr<const LoadedVersion>> retired;
     std::map<uint64_t, VersionReport> candidates;  // loading or refused
     std::map<uint64_t, std::shared_ptr<const VersionStatistics>> accounts;

@@ -28,7 +28,7 @@ void VersionLoader::Stop() {
   {
     MutexLock lock(&mutex_);
     stop_ = true;
-    stopped_.SignalAll();
+    changed_.SignalAll();
   }
   if (thread_.joinable()) thread_.join();
 }
@@ -38,11 +38,19 @@ absl::Status VersionLoader::repository_status() const {
   return repository_status_;
 }
 
+void VersionLoader::Pin(const std::string& model, uint64_t version) {
+  table_.SetPinned(model, version);
+  MutexLock lock(&mutex_);
+  look_now_ = true;
+  changed_.SignalAll();
+}
+
 void VersionLoader::Run() {
   for (;;) {
     const bool tried = PollOnce();
     MutexLock lock(&mutex_);
-    if (!stop_ && !tried) stopped_.WaitWithTimeout(&mutex_, options_.poll_interval);
+    if (!stop_ && !tried && !look_now_) changed_.WaitWithTimeout(&mutex_, options_.poll_interval);
+    look_now_ = false;
     if (stop_) return;
   }
 }
@@ -93,6 +101,7 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
     states.push_back({.model = name,
                       .available = versions,
                       .serving = model.serving,
+                      .pinned = table_.pinned(name),
                       .failed = model.failed,
                       .last_turn = model.last_turn});
   }

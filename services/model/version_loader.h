@@ -51,6 +51,11 @@ class VersionLoader {
   // Looks at the repository once and tries to load at most one version. True if it tried: there may be more to do.
   bool PollOnce();
 
+  // Until it is unpinned (version 0) exactly this version of the model is to serve, older or newer than what does; it
+  // is loaded and verified like any other, and what serves goes on serving until it is ready, or for good if it is
+  // refused. Any thread; done at the next look, which comes at once.
+  void Pin(const std::string& model, uint64_t version);
+
   // How the last look at the repository went.
   absl::Status repository_status() const;
 
@@ -79,8 +84,9 @@ class VersionLoader {
   uint64_t turns_ = 0;
 
   mutable Mutex mutex_;
-  CondVar stopped_;
+  CondVar changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  bool look_now_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status repository_status_ ABSL_GUARDED_BY(mutex_) = absl::UnknownError("the repository has not been read yet");
 
   Janitor janitor_;

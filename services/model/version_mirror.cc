@@ -12,6 +12,7 @@
 #include "common/hashing.h"
 #include "common/log.h"
 #include "common/model_name.h"
+#include "common/signing.h"
 #include "common/status_macros.h"
 
 namespace millrace {
@@ -77,7 +78,7 @@ bool VersionMirror::PollOnce() {
   std::vector<MirroredVersion> wanted;
   std::map<uint64_t, absl::Time> retry_at;
   for (const v1::ExportedVersion& version : listing->versions()) {
-    wanted.push_back({version.version(), version.manifest_sha256()});
+    wanted.push_back({version.version(), version.manifest_sha256(), version.signature()});
     const auto failure = failures_.find(version.version());
     if (failure != failures_.end()) retry_at[version.version()] = failure->second.retry_at;
   }
@@ -134,9 +135,11 @@ absl::StatusOr<v1::ListExportedVersionsResponse> VersionMirror::List() {
 std::vector<MirroredVersion> VersionMirror::Local(const std::string& model) const {
   std::vector<MirroredVersion> local;
   for (uint64_t version : NumberedEntries(options_.repository / model)) {
-    const auto manifest =
-        ReadFile(options_.repository / model / absl::StrCat(version) / kManifestFile, kManifestBytesMax);
-    local.push_back({version, manifest.ok() ? Sha256Hex(*manifest) : ""});
+    const fs::path directory = options_.repository / model / absl::StrCat(version);
+    const auto manifest = ReadFile(directory / kManifestFile, kManifestBytesMax);
+    local.push_back({.version = version,
+                     .manifest_sha256 = manifest.ok() ? Sha256Hex(*manifest) : "",
+                     .signature = ReadFile(directory / kSignatureFile, kSignatureBytesMax).value_or("")});
   }
   return local;
 }
@@ -151,6 +154,9 @@ absl::Status VersionMirror::Fetch(const std::string& model, const MirroredVersio
     MILLRACE_ASSIGN_OR_RETURN(const ServableManifest manifest, FetchManifest(model, version, temporary));
     for (const ManifestFile& file : manifest.files) {
       MILLRACE_RETURN_IF_ERROR(FetchFile(version.version, file, temporary));
+    }
+    if (!version.signature.empty()) {
+      MILLRACE_RETURN_IF_ERROR(WriteFileAtomically(temporary / kSignatureFile, version.signature));
     }
     MILLRACE_RETURN_IF_ERROR(SyncDirectory(temporary));
     MILLRACE_RETURN_IF_ERROR(RemoveTree(final_name));  // another version of this number

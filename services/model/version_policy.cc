@@ -8,14 +8,16 @@ namespace {
 
 constexpr absl::Duration kRetryDelayMax = absl::Minutes(1);
 
+bool MayTry(const ModelState& model, const AvailableVersion& version, absl::Time now) {
+  const auto failed = model.failed.find(version.version);
+  return failed == model.failed.end() || failed->second.identity != version.identity || failed->second.retry_at <= now;
+}
+
 const AvailableVersion* BestCandidate(const ModelState& model, absl::Time now) {
   for (auto version = model.available.rbegin(); version != model.available.rend(); ++version) {
-    if (version->version <= model.serving) return nullptr;
-    const auto failed = model.failed.find(version->version);
-    if (failed == model.failed.end() || failed->second.identity != version->identity ||
-        failed->second.retry_at <= now) {
-      return &*version;
-    }
+    const bool wanted = model.pinned != 0 ? version->version == model.pinned && model.pinned != model.serving
+                                          : version->version > model.serving;
+    if (wanted && MayTry(model, *version, now)) return &*version;
   }
   return nullptr;
 }

@@ -208,7 +208,8 @@ absl::StatusOr<std::string> CheckpointWriter::ExportOnce(const CheckpointTask& t
                                                       .validation = task.validation,
                                                       .test = task.test,
                                                       .seed = plan.spec().seed(),
-                                                      .dataset_fingerprint = plan.dataset().fingerprint()}));
+                                                      .dataset_fingerprint = plan.dataset().fingerprint(),
+                                                      .signing_key = options_.signing_key}));
   const auto committed = weights_sha256_.find(task.version);
   if (committed != weights_sha256_.end() && committed->second != exported.weights_sha256) {
     LogError("WEIGHTS DIFFER between the committed checkpoint and the exported version: memory or disk is corrupt",

@@ -70,8 +70,9 @@ class CheckpointWriter {
  public:
   struct Options {
     v1::JobPlan plan;
-    size_t keep = 3;             // committed checkpoints that stay
-    Metrics* metrics = nullptr;  // required
+    size_t keep = 3;                                          // committed checkpoints that stay
+    Metrics* metrics = nullptr;                               // required
+    std::shared_ptr<const SigningKey> signing_key = nullptr;  // of exported versions; null: they are not signed
     // Waits between two attempts at the last version, or until Stop. Required.
     std::function<void(absl::Duration)> pause;
     std::function<absl::StatusOr<ExportedServable>(const ExportOptions&)> export_servable = ExportServable;

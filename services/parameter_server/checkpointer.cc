@@ -11,6 +11,7 @@ Checkpointer::Checkpointer(Options options, CheckpointStore* store, std::unique_
     : writer_({.plan = std::move(options.plan),
                .keep = options.keep,
                .metrics = options.metrics,
+               .signing_key = std::move(options.signing_key),
                .pause = [this](absl::Duration time) { Pause(time); }},
               store, std::move(fleet), listener),
       thread_([this] { Run(); }) {}

@@ -46,8 +46,9 @@ class Checkpointer : public CheckpointQueue {
  public:
   struct Options {
     v1::JobPlan plan;
-    size_t keep = 3;             // committed checkpoints that stay
-    Metrics* metrics = nullptr;  // required
+    size_t keep = 3;                                          // committed checkpoints that stay
+    Metrics* metrics = nullptr;                               // required
+    std::shared_ptr<const SigningKey> signing_key = nullptr;  // of exported versions; null: they are not signed
   };
 
   // Store and listener must outlive the checkpointer; nobody else uses the store meanwhile.

@@ -18,12 +18,14 @@ constexpr int kAttemptsPerLogLine = 5;
 }  // namespace
 
 CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSpec spec, CheckpointStore store,
-                                       std::optional<CheckpointManifest> resumed, const Clock& clock,
+                                       std::optional<CheckpointManifest> resumed,
+                                       std::shared_ptr<const SigningKey> signing_key, const Clock& clock,
                                        ServiceContext& context)
     : ParameterServer(std::move(options), context),
       spec_(std::move(spec)),
       store_(std::move(store)),
       resumed_(std::move(resumed)),
+      signing_key_(std::move(signing_key)),
       coordinator_({.num_shards = options_.num_shards,
                     .data_address = options_.data_address,
                     .clock = &clock,
@@ -47,7 +49,10 @@ absl::Status CoordinatingServer::Start() {
   MILLRACE_ASSIGN_OR_RETURN(RunStart start, StartFrom(resumed_, plan));
   const auto make_queue = [this](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
     return std::make_unique<Checkpointer>(
-        Checkpointer::Options{.plan = full_plan, .keep = options_.keep_checkpoints, .metrics = &context_.metrics()},
+        Checkpointer::Options{.plan = full_plan,
+                              .keep = options_.keep_checkpoints,
+                              .metrics = &context_.metrics(),
+                              .signing_key = signing_key_},
         &store_, MakeGrpcShardFleet(full_plan, shards, context_.channel_credentials()), &coordinator_);
   };
   const auto find_start = [this, plan]() -> absl::StatusOr<RunStart> {

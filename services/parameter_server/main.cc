@@ -30,6 +30,8 @@ int main(int argc, char** argv) {
   app.add_option("--backup-workers", options.backup_workers,
                  "Shard 0: how many workers may compute what others are computing, instead of work of their own")
       ->capture_default_str();
+  app.add_option("--sign-key", options.signing_key_file,
+                 "Shard 0: PEM file with an Ed25519 private key that signs exported versions");
   app.add_option("--coordinator", options.coordinator_address, "Other shards: address of shard 0");
   app.add_option("--advertise", options.advertise, "Address under which others reach this shard; default: --listen");
   app.add_flag("--exit-when-done", options.exit_when_done,

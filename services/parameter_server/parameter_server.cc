@@ -56,8 +56,13 @@ absl::StatusOr<std::unique_ptr<Service>> CreateCoordinating(ParameterServerOptio
         absl::StrCat("--output ", options.output_dir,
                      " holds checkpoints or models already; go on with --resume, or name another directory"));
   }
-  return std::make_unique<CoordinatingServer>(std::move(options), spec, std::move(store), std::move(resumed), clock,
-                                              context);
+  std::shared_ptr<const SigningKey> signing_key;
+  if (!options.signing_key_file.empty()) {
+    MILLRACE_ASSIGN_OR_RETURN(SigningKey key, SigningKey::Read(options.signing_key_file));
+    signing_key = std::make_shared<const SigningKey>(std::move(key));
+  }
+  return std::make_unique<CoordinatingServer>(std::move(options), spec, std::move(store), std::move(resumed),
+                                              std::move(signing_key), clock, context);
 }
 
 }  // namespace

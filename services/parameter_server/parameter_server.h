@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "common/service_runtime.h"
+#include "common/signing.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "services/parameter_server/checkpoint_store.h"
@@ -42,6 +43,7 @@ struct ParameterServerOptions {
   bool resume = false;
   size_t keep_checkpoints = 3;
   uint32_t backup_workers = 0;
+  std::string signing_key_file;  // PEM; empty: exported versions are not signed
   // Other shards:
   std::string coordinator_address;
 };
@@ -100,7 +102,8 @@ class ParameterServer : public Service {
 class CoordinatingServer final : public ParameterServer {
  public:
   CoordinatingServer(ParameterServerOptions options, v1::JobSpec spec, CheckpointStore store,
-                     std::optional<CheckpointManifest> resumed, const Clock& clock, ServiceContext& context);
+                     std::optional<CheckpointManifest> resumed, std::shared_ptr<const SigningKey> signing_key,
+                     const Clock& clock, ServiceContext& context);
   ~CoordinatingServer() override;
 
   std::vector<grpc::Service*> GrpcServices() override { return {&service_, &version_source_, host_.service()}; }
@@ -120,6 +123,7 @@ class CoordinatingServer final : public ParameterServer {
   const v1::JobSpec spec_;
   CheckpointStore store_;  // of the checkpointer while there is one
   const std::optional<CheckpointManifest> resumed_;
+  const std::shared_ptr<const SigningKey> signing_key_;  // null: versions are not signed
   Coordinator coordinator_;
   CoordinatorService service_;
   VersionSourceService version_source_;

@@ -9,6 +9,7 @@
 #include "common/grpc_status.h"
 #include "common/hashing.h"
 #include "common/model/manifest.h"
+#include "common/signing.h"
 #include "common/status_macros.h"
 
 namespace millrace {
@@ -41,12 +42,14 @@ absl::Status VersionSourceService::List(uint32_t newest, v1::ListExportedVersion
   response.set_model(model_);
   for (uint64_t version : NumberedEntries(directory_)) {
     if (static_cast<uint32_t>(response.versions_size()) == newest) break;
-    const auto manifest = ReadFile(directory_ / absl::StrCat(version) / kManifestFile, kManifestBytesMax);
+    const std::filesystem::path directory = directory_ / absl::StrCat(version);
+    const auto manifest = ReadFile(directory / kManifestFile, kManifestBytesMax);
     if (absl::IsNotFound(manifest.status())) continue;  // being written, or removed meanwhile
     MILLRACE_RETURN_IF_ERROR(manifest.status());
     v1::ExportedVersion& exported = *response.add_versions();
     exported.set_version(version);
     exported.set_manifest_sha256(Sha256Hex(*manifest));
+    exported.set_signature(ReadFile(directory / kSignatureFile, kSignatureBytesMax).value_or(""));
   }
   return absl::OkStatus();
 }

@@ -92,7 +92,7 @@ absl::StatusOr<nlohmann::json> Measure(const std::string& repository, const std:
 
 // Forward passes on `threads` threads at once, one intra-op thread each.
 absl::StatusOr<nlohmann::json> MeasureBare(const std::string& repository, size_t rows, int threads) {
-  auto model = ServableModel::Load(repository + "/mnist/1", rows);
+  auto model = ServableModel::Load(repository + "/mnist/1", {.max_warm_batch = rows});
   if (!model.ok()) return model.status();
   const std::vector<uint8_t> images(rows * 784, 0x40);
   const auto start = std::chrono::steady_clock::now();

@@ -1,5 +1,5 @@
-// The whole system where nobody trusts the network: every part shows a certificate and asks for one, and what is
-// trained is the same.
+// The whole system where nobody trusts the network: every part shows a certificate and asks for one, versions are
+// signed, and what is trained is the same.
 #include <fstream>
 
 #include "gmock/gmock.h"
@@ -11,6 +11,7 @@
 #include "tests/testing/certificates.h"
 #include "tests/testing/eventually.h"
 #include "tests/testing/http_fetch.h"
+#include "tests/testing/signing_keys.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -56,14 +57,16 @@ class SecureClusterTest : public ::testing::Test {
 };
 
 TEST_F(SecureClusterTest, TrainsTheSameBitsAndServesThem) {
+  const SigningKeyFiles keys = WriteSigningKey(directory_ / "release");
   Program data = Serve("millrace-data", "data", {"--data-dir", directory_ / "data"});
   Program first = Serve("millrace-ps", "shard-0",
                         {"--shard", "0", "--num-shards", "2", "--job", WriteJob(), "--output", out_, "--data",
-                         data.WaitForAddresses().grpc});
+                         data.WaitForAddresses().grpc, "--sign-key", keys.private_key});
   const std::string coordinator = first.WaitForAddresses().grpc;
   Program second = Serve("millrace-ps", "shard-1", {"--shard", "1", "--num-shards", "2", "--coordinator", coordinator});
   Program model = Serve("millrace-model", "model",
-                        {"--repository", directory_ / "models", "--source", coordinator, "--drain-seconds", "0"});
+                        {"--repository", directory_ / "models", "--source", coordinator, "--trusted-keys",
+                         keys.public_key, "--drain-seconds", "0"});
   Program worker = Run("millrace-worker", "worker-0",
                        {"--coordinator", coordinator, "--name", "worker-0", "--http-listen", "127.0.0.1:0"});
   EXPECT_EQ(worker.Wait(), 0) << worker.Errors();

@@ -1,16 +1,15 @@
 #include "tests/testing/certificates.h"
 
-#include <openssl/bio.h>
 #include <openssl/ec.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
-#include <fstream>
-#include <functional>
 #include <stdexcept>
 #include <utility>
+
+#include "tests/testing/pem.h"
 
 namespace millrace {
 namespace {
@@ -21,18 +20,6 @@ constexpr long kHour = 3600;
 
 void Check(bool ok, const char* what) {
   if (!ok) throw std::runtime_error(what);
-}
-
-void WritePem(const fs::path& path, const std::function<int(BIO*)>& write) {
-  BIO* const bio = BIO_new(BIO_s_mem());
-  const bool written = write(bio) == 1;
-  char* text = nullptr;
-  const long size = BIO_get_mem_data(bio, &text);
-  const fs::path temporary = path.string() + ".new";
-  std::ofstream(temporary, std::ios::binary).write(text, size);
-  BIO_free(bio);
-  Check(written, "PEM");
-  fs::rename(temporary, path);
 }
 
 void AddExtension(X509* certificate, X509* issuer, int which, const std::string& value) {

@@ -19,6 +19,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/common/model/scripts.h"
 #include "tests/common/model/test_networks.h"
+#include "tests/testing/signing_keys.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
 
@@ -102,6 +103,35 @@ TEST_F(ServableTest, ServesWhatWasTrained) {
     for (size_t i = 0; i < 9; ++i) loss -= std::log((*probabilities)[i * spec.classes() + samples.labels[i]]);
     EXPECT_NEAR(loss, evaluated->loss_sum, 1e-3);
   }
+}
+
+TEST_F(ServableTest, WithTrustedKeysOnlyWhatTheySignedIsLoaded) {
+  const SigningKeyFiles ours = WriteSigningKey(directory_ / "ours");
+  const SigningKeyFiles others = WriteSigningKey(directory_ / "others");
+  const ServableModel::LoadOptions trusting = {
+      .trusted_keys = std::make_shared<const TrustedKeys>(*TrustedKeys::Read(ours.public_key))};
+  const auto expect_untrusted = [&](const std::string& why) {
+    const auto model = ServableModel::Load(version(), trusting);
+    EXPECT_THAT(model, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(why)));
+    EXPECT_EQ(RefusalReasonOf(model.status()), RefusalReason::kUntrusted);
+  };
+  Export();
+  expect_untrusted("there is no manifest.sig");
+  EXPECT_THAT(ServableModel::Load(version()), IsOk()) << "without trusted keys none is needed";
+
+  fs::remove_all(version());
+  options_.signing_key = std::make_shared<const SigningKey>(*SigningKey::Read(others.private_key));
+  Export();
+  expect_untrusted("no trusted key has signed this manifest.json");
+
+  fs::remove_all(version());
+  options_.signing_key = std::make_shared<const SigningKey>(*SigningKey::Read(ours.private_key));
+  Export();
+  EXPECT_THAT(ServableModel::Load(version(), trusting), IsOk());
+  std::string manifest = *ReadFile(version() / "manifest.json", 1 << 20);
+  manifest[manifest.size() / 2] ^= 1;
+  ASSERT_THAT(WriteFileAtomically(version() / "manifest.json", manifest), IsOk());
+  expect_untrusted("no trusted key has signed this manifest.json");
 }
 
 // Through what freezing made of each of them: folded batch normalisation, an LSTM, a reconstruction's error.

@@ -150,5 +150,44 @@ TEST_F(VersionLoaderTest, RunsOnAThreadOfItsOwnAndStops) {
   loader_->Stop();
 }
 
+TEST_F(VersionLoaderTest, APinSurvivesPushesAndEndsWhenItIsTakenAway) {
+  for (uint64_t version : {1, 2, 3}) {
+    Publish(version);
+    PollAll();
+  }
+  loader_->Pin("mnist", 2);
+  PollAll();
+  EXPECT_EQ(Serving(), 2u);
+  EXPECT_TRUE(table_.Report()[0].pinned);
+  Publish(4);
+  PollAll();
+  EXPECT_EQ(Serving(), 2u);
+  loader_->Pin("mnist", 0);
+  PollAll();
+  EXPECT_EQ(Serving(), 4u);
+}
+
+TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
+  Publish(1);
+  PollAll();
+  Publish(2, "bad");
+  PollAll();
+  loader_->Pin("mnist", 2);
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+}
+
+TEST_F(VersionLoaderTest, APinIsFollowedAtOnce) {
+  loader_ = std::make_unique<VersionLoader>(
+      VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Hours(1)}, FakeLoader(), table_,
+      model_metrics_, clock_);
+  Publish(1);
+  Publish(2);
+  loader_->Start();
+  ASSERT_TRUE(Eventually([&] { return Serving() == 2; }));
+  loader_->Pin("mnist", 1);
+  EXPECT_TRUE(Eventually([&] { return Serving() == 1; }));
+}
+
 }  // namespace
 }  // namespace millrace

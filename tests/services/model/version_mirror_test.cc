@@ -58,6 +58,7 @@ class FakeSource : public v1::VersionSource::Service {
       v1::ExportedVersion& version = *response->add_versions();
       version.set_version(it->first);
       version.set_manifest_sha256(Sha256Hex(it->second.at("manifest.json")));
+      version.set_signature(signature);
     }
     return grpc::Status::OK;
   }
@@ -81,6 +82,7 @@ class FakeSource : public v1::VersionSource::Service {
   std::vector<std::string> reads;
   uint64_t unavailable_at = UINT64_MAX;
   int unavailable_times = 0;
+  std::string signature;  // of every version
   uint64_t flip = 0;      // of this version a bit on the wire
   uint64_t truncate = 0;  // this version's model
 };
@@ -133,6 +135,19 @@ TEST_F(VersionMirrorTest, TheNewestVersionsComeWholeAndOlderOnesGo) {
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("30", "40", "50"));
   EXPECT_THAT(source_.reads, Each(StartsWith("50/")));
+}
+
+TEST_F(VersionMirrorTest, SignaturesComeToo) {
+  source_.Publish(10, "ten");
+  Serve();
+  PollAll();
+  EXPECT_EQ(Contents(10, "manifest.sig"), "");
+  source_.signature = "who made it\n";  // signed after it was fetched
+  PollAll();
+  EXPECT_EQ(Contents(10, "manifest.sig"), "who made it\n");
+  source_.reads.clear();
+  PollAll();
+  EXPECT_THAT(source_.reads, IsEmpty());
 }
 
 TEST_F(VersionMirrorTest, ALostPieceIsAskedForAgainWhereTheFileStopped) {

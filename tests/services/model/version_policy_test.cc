@@ -32,6 +32,23 @@ TEST(NextLoad, NeverGoesBack) {
   EXPECT_EQ(Next(State("m", {10}, 30)), std::nullopt);
 }
 
+TEST(NextLoad, APinnedVersionAndNothingElseIsLoaded) {
+  ModelState state = State("m", {10, 20, 30}, 30);
+  state.pinned = 20;
+  EXPECT_EQ(Next(state), 20u) << "back";
+  state.serving = 10;
+  EXPECT_EQ(Next(state), 20u) << "and forth";
+  state.serving = 20;
+  EXPECT_EQ(Next(state), std::nullopt) << "whatever is pushed";
+  state.pinned = 25;
+  EXPECT_EQ(Next(state), std::nullopt) << "not there";
+  state.pinned = 10;
+  state.failed[10] = {.identity = 100, .retry_at = absl::InfiniteFuture()};
+  EXPECT_EQ(Next(state), std::nullopt) << "refused: what serves goes on";
+  state.pinned = 0;
+  EXPECT_EQ(Next(state), 30u) << "unpinned";
+}
+
 TEST(NextLoad, DoesNothingWhenTheRepositoryIsEmpty) {
   EXPECT_EQ(Next(State("m", {}, 30)), std::nullopt);
   EXPECT_EQ(NextLoad({}, kNow), std::nullopt);

@@ -64,6 +64,7 @@ TEST_F(VersionSourceServiceTest, ListsWholeVersionsNewestFirst) {
   EXPECT_EQ(listing->versions_size(), 0) << "before the first export";
 
   for (const char* version : {"6", "12", "18"}) Write(version, "manifest.json", version);
+  Write("18", "manifest.sig", "signature");
   Write("24", "model.pt", "no manifest yet");
   Write(".30.tmp", "manifest.json", "not renamed yet");
   listing = List(2);
@@ -71,7 +72,9 @@ TEST_F(VersionSourceServiceTest, ListsWholeVersionsNewestFirst) {
   ASSERT_EQ(listing->versions_size(), 2);
   EXPECT_EQ(listing->versions(0).version(), 18u);
   EXPECT_EQ(listing->versions(0).manifest_sha256(), Sha256Hex("18"));
+  EXPECT_EQ(listing->versions(0).signature(), "signature");
   EXPECT_EQ(listing->versions(1).version(), 12u);
+  EXPECT_EQ(listing->versions(1).signature(), "");
 
   EXPECT_THAT(List(0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("[1, 64]")));
   EXPECT_THAT(List(65), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("newest 65")));

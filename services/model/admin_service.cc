@@ -1,0 +1,101 @@
+#include "services/model/admin_service.h"
+
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "common/grpc_status.h"
+#include "common/log.h"
+#include "common/model/manifest.h"
+#include "common/status_macros.h"
+#include "services/model/repository.h"
+
+namespace millrace {
+namespace {
+
+constexpr char kAuthorization[] = "authorization";
+
+grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* call = context->DefaultReactor();
+  call->Finish(ToGrpcStatus(status));
+  return call;
+}
+
+}  // namespace
+
+AdminService::AdminService(const Options& options, const ServingTable& table, VersionLoader& loader)
+    : repository_(options.repository),
+      token_(options.token_file.empty() ? std::nullopt : std::make_optional<TokenCheck>(options.token_file)),
+      open_(options.open),
+      table_(table),
+      loader_(loader) {}
+
+grpc::ServerUnaryReactor* AdminService::Pin(grpc::CallbackServerContext* context, const v1::PinRequest* request,
+                                            v1::PinResponse* response) {
+  absl::Status status = CheckCaller(*context);
+  if (status.ok()) status = PinVersion(*request, *response);
+  return Finish(context, status);
+}
+
+grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* context,
+                                                 const v1::RollbackRequest* request, v1::RollbackResponse* response) {
+  absl::Status status = CheckCaller(*context);
+  if (status.ok()) status = RollBack(*request, *response);
+  return Finish(context, status);
+}
+
+absl::Status AdminService::CheckCaller(const grpc::CallbackServerContext& context) const {
+  if (!token_.has_value()) {
+    if (open_) return absl::OkStatus();
+    return absl::PermissionDeniedError("this service has no token for operators (--admin-token-file)");
+  }
+  const auto header = context.client_metadata().find(kAuthorization);
+  return token_->Check(header == context.client_metadata().end()
+                           ? std::string_view()
+                           : std::string_view(header->second.data(), header->second.size()));
+}
+
+absl::Status AdminService::CheckThere(const std::string& model, uint64_t version) const {
+  std::error_code error;
+  if (std::filesystem::exists(VersionDirectory(repository_, model, version) / kManifestFile, error)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("version ", version, " of model ", model, " is not in the repository"));
+}
+
+absl::Status AdminService::PinVersion(const v1::PinRequest& request, v1::PinResponse& response) {
+  MILLRACE_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedVersion> serving, table_.Find(request.model(), 0));
+  const std::string& model = serving->info().model;
+  if (request.version() != 0 && request.version() != serving->info().version) {
+    MILLRACE_RETURN_IF_ERROR(CheckThere(model, request.version()));
+  }
+  loader_.Pin(model, request.version());
+  LogInfo(request.version() == 0 ? "unpinned" : "pinned", {{"model", model}, {"version", request.version()}});
+  response.set_model(model);
+  response.set_serving(serving->info().version);
+  return absl::OkStatus();
+}
+
+absl::Status AdminService::RollBack(const v1::RollbackRequest& request, v1::RollbackResponse& response) {
+  MILLRACE_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedVersion> serving, table_.Find(request.model(), 0));
+  const std::string& model = serving->info().model;
+  MILLRACE_ASSIGN_OR_RETURN(const std::vector<ServingTable::Account> accounts, table_.Accounts(model, 0));
+  uint64_t before = 0;
+  for (const ServingTable::Account& account : accounts) {
+    if (account.version < serving->info().version) before = account.version;  // ascending
+  }
+  if (before == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("no version of model ", model, " before ", serving->info().version, " has served here"));
+  }
+  const absl::Status there = CheckThere(model, before);
+  if (!there.ok()) return absl::FailedPreconditionError(there.message());
+  loader_.Pin(model, before);
+  LogInfo("rolled back", {{"model", model}, {"from", serving->info().version}, {"to", before}});
+  response.set_model(model);
+  response.set_serving(serving->info().version);
+  response.set_pinned(before);
+  return absl::OkStatus();
+}
+
+}  // namespace millrace
