@@ -1,10 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
-#include <map>
 #include <memory>
-#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -17,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/batch_key.h"
+#include "common/batch_requests.h"
 #include "common/mutex.h"
 #include "millrace/v1/data.pb.h"
 
@@ -25,21 +23,6 @@ class Channel;
 }
 
 namespace millrace {
-
-namespace v1 {
-class JobPlan;
-}
-
-// Asks the data service at `address` what its dataset is, again and again until it answers: it may not have been
-// started yet. Between attempts `wait` is told what is waited for, and waits for `time` (at most 2 s) or returns false
-// to give up (CANCELLED). DEADLINE_EXCEEDED after `timeout`, which may be infinite, with the last reason; what the
-// service itself refuses (INVALID_ARGUMENT for too many validation samples, say) is returned at once.
-absl::StatusOr<v1::DatasetInfo> DescribeDataset(
-    const std::string& address, const v1::DescribeDatasetRequest& request, absl::Duration timeout,
-    absl::FunctionRef<bool(std::string_view waiting_for, absl::Duration time)> wait);
-
-// What a BatchClient needs to know of a job.
-v1::BatchPlan BatchPlanOf(const v1::JobPlan& plan);
 
 // Gets batches from the data service: ask ahead, fetch when needed. One stream; when it breaks, the client opens
 // another with back-off and asks again for what has not come, so a restart of the service shows as a delay and nothing
@@ -60,9 +43,6 @@ class BatchClient {
     uint64_t image_bytes = 0;  // channels * height * width: what a batch must have per sample. 0: any
   };
 
-  // Asked for and not yet fetched or forgotten; bounds the memory that batches take.
-  static constexpr size_t kKeysMax = 1024;
-
   explicit BatchClient(Options options);
   // Gets of other threads must have returned.
   ~BatchClient();
@@ -70,7 +50,7 @@ class BatchClient {
   BatchClient& operator=(const BatchClient&) = delete;
 
   // Asks for batches; they come in the order in which they are asked for. Keys that are asked for already are skipped.
-  // RESOURCE_EXHAUSTED if there would be more than kKeysMax; nothing is asked for then.
+  // RESOURCE_EXHAUSTED if there would be more than BatchRequests::kKeysMax; nothing is asked for then.
   absl::Status Request(std::span<const BatchKey> keys);
 
   // Waits for a batch that was asked for, and hands it over: it must be asked for again to be got again.
@@ -85,22 +65,9 @@ class BatchClient {
  private:
   class Session;
 
-  enum class State { kToAsk, kAsked, kArrived };
-  struct Entry {
-    uint64_t sequence = 0;  // of asking
-    State state = State::kToAsk;
-    absl::Time requested;
-    v1::Batch batch;  // once kArrived
-  };
-
   void Run();
   // Called by the session on gRPC's threads.
-  absl::Status Check(const v1::Batch& batch) const;
   void Deliver(v1::Batch batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Puts what has not arrived in line to be asked for, in its old order.
-  void AskAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Takes what the next message should ask for, as far as the service's limit on credits allows.
-  std::optional<v1::BatchRange> NextRange() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // "the data service at 127.0.0.1:7100 (not connected: connection refused)".
   std::string DescribeService() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -109,11 +76,7 @@ class BatchClient {
 
   mutable Mutex mutex_;
   CondVar changed_;  // a batch arrived, the stream ended, or the client is to stop
-  std::map<BatchKey, Entry> entries_ ABSL_GUARDED_BY(mutex_);
-  std::deque<BatchKey> to_ask_ ABSL_GUARDED_BY(mutex_);  // those in kToAsk, in the order of asking
-  uint64_t next_sequence_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t in_flight_ ABSL_GUARDED_BY(mutex_) =
-      0;  // asked for on this stream and not received, forgotten ones included
+  BatchRequests requests_ ABSL_GUARDED_BY(mutex_);
   Session* session_ ABSL_GUARDED_BY(mutex_) = nullptr;  // the open stream, if there is one
   bool answered_ ABSL_GUARDED_BY(mutex_) = false;       // this stream has brought a batch
   absl::Status last_error_ ABSL_GUARDED_BY(mutex_);     // of the stream before
@@ -123,10 +86,6 @@ class BatchClient {
 
   std::thread thread_;  // last: it uses everything above
 };
-
-// Takes from the front of `keys` a range that one request can name: runs of slots of one step, repeated over
-// consecutive steps. At most `batches_max` (>= 1) batches; `keys` is not empty. Pure; public for its test.
-v1::BatchRange TakeRange(std::deque<BatchKey>& keys, uint64_t batches_max);
 
 // Gets steps [0, steps) of the validation or test split in order, with some of them asked for ahead, and calls `use` on
 // each; stops at its first error. `timeout` is for each batch. CANCELLED soon after `stop` says so.

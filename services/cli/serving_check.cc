@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/batch_client.h"
 #include "common/clock.h"
+#include "common/dataset_client.h"
 #include "common/status_macros.h"
 #include "services/cli/latency.h"
 #include "services/cli/predict_client.h"

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/batch_client.h"
+#include "common/dataset_client.h"
 #include "common/job_text.h"
 #include "common/log.h"
 #include "common/status_macros.h"

@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/backoff.h"
-#include "common/batch_client.h"
+#include "common/dataset_client.h"
 #include "common/expected_visits.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"

@@ -10,6 +10,7 @@
 #include "common/backoff.h"
 #include "common/batch_client.h"
 #include "common/clock.h"
+#include "common/dataset_client.h"
 #include "common/log.h"
 #include "common/model/runtime.h"
 #include "common/random.h"

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/batch_client.h"
+#include "common/dataset_client.h"
 #include "common/status_macros.h"
 
 namespace millrace {
