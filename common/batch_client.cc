@@ -5,8 +5,8 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
-#include "common/backoff.h"
 #include "common/dataset_client.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
@@ -15,12 +15,22 @@
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/client_callback.h"
 #include "millrace/v1/data.grpc.pb.h"
+#include "prometheus/counter.h"
 
 namespace millrace {
 namespace {
 
 // A damaged batch is asked for again; this many in a row are no accident.
-constexpr int kCorruptInARowMax = 3;
+constexpr int kDamagedInARowMax = 3;
+// How often the client of several replicas looks whether it has to leave one.
+constexpr absl::Duration kWatchInterval = absl::Milliseconds(50);
+constexpr absl::Duration kLookTimeout = absl::Seconds(1);
+
+ReplicaChoice::Options ChoiceOf(const BatchClient::Options& options) {
+  ReplicaChoice::Options choice = options.choice;
+  choice.replicas = options.addresses.size();
+  return choice;
+}
 
 }  // namespace
 
@@ -28,7 +38,8 @@ constexpr int kCorruptInARowMax = 3;
 // read has failed, so that the call cannot end while one is being started. Destroyed after OnDone.
 class BatchClient::Session final : public grpc::ClientBidiReactor<v1::BatchRequest, v1::Batch> {
  public:
-  explicit Session(BatchClient& client) : client_(client), stub_(v1::DataService::NewStub(client.channel_)) {}
+  Session(BatchClient& client, const std::shared_ptr<grpc::Channel>& channel)
+      : client_(client), stub_(v1::DataService::NewStub(channel)) {}
 
   // The client calls these with its mutex held. The analysis cannot see that client_.mutex_ is that one.
   void Start() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -43,7 +54,7 @@ class BatchClient::Session final : public grpc::ClientBidiReactor<v1::BatchReque
   // Writes the next request if there is one and none is being written.
   void WriteNext() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     if (writing_ || closed_) return;
-    const std::optional<v1::BatchRange> range = client_.requests_.NextRange();
+    const std::optional<v1::BatchRange> range = client_.NextRange();
     if (!range.has_value()) return;
     *request_.mutable_range() = *range;
     writing_ = true;
@@ -100,8 +111,13 @@ class BatchClient::Session final : public grpc::ClientBidiReactor<v1::BatchReque
   absl::Status status_ ABSL_GUARDED_BY(client_.mutex_);  // why it ended
 };
 
-BatchClient::BatchClient(Options options)
-    : options_(std::move(options)), channel_(MakeChannel(options_.address)), thread_([this] { Run(); }) {}
+BatchClient::BatchClient(Options options) : options_(std::move(options)), choice_(ChoiceOf(options_)) {
+  {
+    MutexLock lock(&mutex_);
+    for (const std::string& address : options_.addresses) replicas_.push_back({address, MakeChannel(address)});
+  }
+  thread_ = std::thread([this] { Run(); });
+}
 
 BatchClient::~BatchClient() {
   {
@@ -114,42 +130,106 @@ BatchClient::~BatchClient() {
 }
 
 void BatchClient::Run() {
-  Backoff backoff;
   MutexLock lock(&mutex_);
   while (!stopping_) {
-    Session session(*this);
+    Session session(*this, replicas_[choice_.current()].channel);
     session_ = &session;
     answered_ = false;
     requests_.AskAgain();
     session.Start();
-    while (!session.done()) changed_.Wait(&mutex_);
+    const absl::Status left = Watch(session);
     session_ = nullptr;
     if (stopping_) return;
-
-    last_error_ = session.status();
-    if (absl::IsDataLoss(last_error_)) {
-      ++corrupt_in_a_row_;
-      LogWarning("damaged batch from the data service", {{"address", options_.address}, {"fault", last_error_}});
+    if (absl::IsCancelled(left)) {
+      choice_.Looked(/*is_there=*/true, absl::Now());
+      LogInfo("the data service is there again, going back to it", {{"address", options_.addresses[0]}});
+      continue;
     }
-    if (absl::IsDataLoss(last_error_) ? corrupt_in_a_row_ >= kCorruptInARowMax : !IsTransientDataError(last_error_)) {
-      failure_ = absl::Status(last_error_.code(),
-                              absl::StrCat("data service at ", options_.address, ": ", last_error_.message()));
-      changed_.SignalAll();
-      return;
-    }
-    if (answered_) {
-      backoff.Reset();
-      LogWarning("lost the data service; asking again",
-                 {{"address", options_.address}, {"reason", last_error_}, {"batches", requests_.missing()}});
-    }
-    const absl::Time retry = absl::Now() + backoff.Next();
+    const absl::Time retry = absl::Now() + Lose(left.ok() ? session.status() : left, /*silent=*/!left.ok());
+    if (!failure_.ok()) return;
     while (!stopping_ && absl::Now() < retry) changed_.WaitWithTimeout(&mutex_, retry - absl::Now());
   }
 }
 
+absl::Status BatchClient::Watch(Session& session) {
+  absl::Status left;
+  std::unique_ptr<IdentifyCall> look;
+  while (!session.done()) {
+    if (replicas_.size() == 1 || !left.ok()) {
+      changed_.Wait(&mutex_);
+      continue;
+    }
+    changed_.WaitWithTimeout(&mutex_, kWatchInterval);
+    if (session.done() || stopping_) continue;
+    if (requests_.in_flight() > 0 && absl::Now() - heard_ > choice_.patience()) {
+      left = absl::DeadlineExceededError(
+          absl::StrCat("it brought nothing for ", absl::FormatDuration(choice_.patience())));
+    } else if (FirstIsBack(look)) {
+      left = absl::CancelledError("the first one is back");
+    }
+    if (!left.ok()) session.Cancel();
+  }
+  return left;
+}
+
+bool BatchClient::FirstIsBack(std::unique_ptr<IdentifyCall>& look) {
+  if (look == nullptr) {
+    if (absl::Now() >= choice_.look_at()) look = std::make_unique<IdentifyCall>(options_.addresses[0], kLookTimeout);
+    return false;
+  }
+  if (!look->done()) return false;
+  const absl::StatusOr<v1::DatasetIdentity> identity = look->Wait();
+  look.reset();
+  const std::string& expected = options_.plan.fingerprint();
+  if (identity.ok() && (expected.empty() || identity->fingerprint() == expected)) return true;
+  choice_.Looked(/*is_there=*/false, absl::Now());
+  return false;
+}
+
+absl::Duration BatchClient::Lose(const absl::Status& why, bool silent) {
+  Replica& replica = replicas_[choice_.current()];
+  const bool damaged = absl::IsDataLoss(why);
+  if (damaged) {
+    ++replica.damaged_in_a_row;
+    LogWarning("damaged batch from the data service", {{"address", replica.address}, {"fault", why}});
+  }
+  const bool refuses = damaged ? replica.damaged_in_a_row >= kDamagedInARowMax : !IsTransientDataError(why);
+  const bool news = replica.error != why;
+  replica.error = why;
+  using Loss = ReplicaChoice::Loss;
+  const absl::Duration wait =
+      choice_.Lost(refuses ? Loss::kRefused : (silent ? Loss::kSilent : Loss::kBroken), absl::Now());
+  if (choice_.all_refuse()) {
+    std::vector<std::string> refusals;
+    for (const Replica& each : replicas_) {
+      refusals.push_back(absl::StrCat("data service at ", each.address, ": ", each.error.message()));
+    }
+    failure_ = absl::Status(why.code(), absl::StrJoin(refusals, "; "));
+    changed_.SignalAll();
+  } else if (refuses && news) {
+    LogError("A DATA SERVICE REFUSES, the others are asked", {{"address", replica.address}, {"reason", why}});
+  } else if (answered_ || (silent && news)) {
+    LogWarning("lost the data service; asking again", {{"address", replica.address},
+                                                       {"reason", why},
+                                                       {"batches", requests_.missing()},
+                                                       {"next", replicas_[choice_.current()].address}});
+  }
+  if ((answered_ || silent) && options_.breaks != nullptr) options_.breaks->Increment();
+  return wait;
+}
+
+std::optional<v1::BatchRange> BatchClient::NextRange() {
+  if (requests_.in_flight() == 0) heard_ = absl::Now();
+  return requests_.NextRange();
+}
+
 void BatchClient::Deliver(v1::Batch batch) {
   answered_ = true;
-  corrupt_in_a_row_ = 0;
+  heard_ = absl::Now();
+  choice_.Answered();
+  Replica& replica = replicas_[choice_.current()];
+  replica.error = absl::OkStatus();
+  replica.damaged_in_a_row = 0;
   if (requests_.Deliver(std::move(batch))) changed_.SignalAll();
 }
 
@@ -185,10 +265,16 @@ void BatchClient::Forget(std::span<const BatchKey> keys) {
 }
 
 std::string BatchClient::DescribeService() const {
-  const std::string service = absl::StrCat("the data service at ", options_.address);
-  if (session_ != nullptr && (answered_ || last_error_.ok())) return service;
-  if (last_error_.ok()) return absl::StrCat(service, " (not connected: it ended the stream)");
-  return absl::StrCat(service, " (not connected: ", last_error_.message(), ")");
+  if (replicas_.size() > 1 && choice_.none_answers()) {
+    std::vector<absl::Status> reasons;
+    for (const Replica& replica : replicas_) reasons.push_back(replica.error);
+    return DescribeSilence(options_.addresses, reasons);
+  }
+  const Replica& replica = replicas_[choice_.current()];
+  const std::string service = absl::StrCat("the data service at ", replica.address);
+  if (session_ != nullptr && (answered_ || replica.error.ok())) return service;
+  if (replica.error.ok()) return absl::StrCat(service, " (not connected: it ended the stream)");
+  return absl::StrCat(service, " (not connected: ", replica.error.message(), ")");
 }
 
 namespace {

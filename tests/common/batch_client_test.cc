@@ -29,7 +29,7 @@ constexpr absl::Duration kPatience = absl::Seconds(30);
 
 class BatchClientTest : public TinyDataTest {
  protected:
-  BatchClient::Options Options() { return {.address = address_, .plan = plan_, .image_bytes = kImageBytes}; }
+  BatchClient::Options Options() { return {.addresses = {address_}, .plan = plan_, .image_bytes = kImageBytes}; }
 
   static BatchKey Train(uint64_t epoch, uint64_t step, uint32_t slot) { return {v1::SPLIT_TRAIN, epoch, step, slot}; }
 
@@ -260,7 +260,7 @@ TEST_F(BatchClientTest, DamageWithoutEndIsAnError) {
 TEST_F(BatchClientTest, ImagesOfAnotherSizeAreAnError) {
   FaultyService service(0);
   const auto server = GrpcServer::Start({.address = address_}, {&service}).value();
-  BatchClient client({.address = address_, .plan = plan_, .image_bytes = 784});
+  BatchClient client({.addresses = {address_}, .plan = plan_, .image_bytes = 784});
   const BatchKey key = Train(0, 0, 0);
   ASSERT_THAT(client.Request({&key, 1}), IsOk());
   EXPECT_THAT(client.Get(key, kPatience), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("784")));
