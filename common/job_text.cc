@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/text_format.h"
@@ -95,6 +96,20 @@ void AddParts(const v1::JobStatus& status, const std::map<uint32_t, std::string>
     rows.emplace_back(absl::StrCat("shard ", shard.shard()), std::move(text));
   }
   for (const v1::WorkerStatus& worker : status.workers()) rows.emplace_back(worker.worker(), FormatWorker(worker));
+}
+
+void AddDataReplicas(const v1::JobStatus& status, Rows& rows) {
+  for (int i = 0; i < status.data_replicas_size(); ++i) {
+    const v1::DataReplicaStatus& replica = status.data_replicas(i);
+    std::string name = "data";
+    if (status.data_replicas_size() > 1) absl::StrAppend(&name, " ", i);
+    const std::string state = FormatState(v1::DataReplicaStatus::State_Name(replica.state()));
+    const bool up = replica.state() == v1::DataReplicaStatus::STATE_UP;
+    rows.emplace_back(std::move(name),
+                      up ? absl::StrCat(state, " at ", replica.address())
+                         : absl::StrFormat("%s for %.0f s at %s: %s", absl::AsciiStrToUpper(state),
+                                           replica.since_seconds(), replica.address(), replica.reason()));
+  }
 }
 
 // "epoch 3: 55,000 samples, each once (digest 0123456789abcdef)"
@@ -193,6 +208,7 @@ std::string FormatJobStatus(const v1::JobStatus& status, const std::map<uint32_t
   if (!status.checkpoint_error().empty()) rows.emplace_back("NOT SAVED", status.checkpoint_error());
   if (status.has_plan()) AddJob(status, rows);
   AddRecoveries(status, rows);
+  AddDataReplicas(status, rows);
   AddParts(status, shards, rows);
   if (std::string visits = FormatVisits(status); !visits.empty()) rows.emplace_back("visits", std::move(visits));
   AddScores(status, rows);

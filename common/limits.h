@@ -18,6 +18,9 @@ inline constexpr uint32_t kUnboundedSteps = 64;
 // Parameter-server processes of one job.
 inline constexpr uint32_t kShardsMax = 64;
 
+// Data-service processes of one job.
+inline constexpr uint32_t kDataReplicasMax = 16;
+
 inline constexpr uint32_t kClassesMax = 1000;
 
 // Batches that one stream may have asked for and not received.

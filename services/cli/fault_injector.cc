@@ -32,7 +32,7 @@ std::string PartOf(const std::vector<std::string>& command) {
     }
     return "";
   };
-  if (program == "millrace-data") return LocalCluster::kData;
+  if (program == "millrace-data") return fs::path(flag("--listen")).filename();  // its socket has its name
   if (program == "millrace-ps") return absl::StrCat("parameter-server-", flag("--shard"));
   if (program == "millrace-worker") return flag("--name");
   return "";

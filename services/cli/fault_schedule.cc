@@ -12,6 +12,7 @@ namespace millrace {
 namespace {
 
 constexpr uint32_t kGuestsMax = 2;
+constexpr char kAnyData[] = "data";  // until a replica is drawn
 constexpr absl::Duration kPauseMin = absl::Milliseconds(300);
 constexpr absl::Duration kPauseMax = absl::Milliseconds(2000);
 
@@ -47,7 +48,7 @@ class Generator {
   // One fault of every kind for every part. A short schedule is the deck's beginning: kills, guests, then the rest in
   // random order.
   std::vector<Fault> Deck() {
-    std::vector<std::string> parts = {LocalCluster::kData, LocalCluster::WorkerName(Below(options_.workers))};
+    std::vector<std::string> parts = {kAnyData, LocalCluster::WorkerName(Below(options_.workers))};
     for (uint32_t shard = 0; shard < options_.shards; ++shard) parts.push_back(LocalCluster::ShardName(shard));
     std::vector<Fault> deck, others;
     for (const std::string& part : parts) {
@@ -63,6 +64,9 @@ class Generator {
 
   // What depends on the faults before it.
   void Complete(Fault& fault) {
+    if (fault.part == kAnyData && options_.data_replicas > 1) {
+      fault.part = LocalCluster::DataName(Below(options_.data_replicas));
+    }
     if (fault.kind == Fault::Kind::kStop) fault.pause = kPauseMin + (kPauseMax - kPauseMin) * random_.NextUniform();
     if (fault.kind != Fault::Kind::kJoin) return;
     const bool leave = guests_.size() == kGuestsMax || (!guests_.empty() && Below(2) == 0);

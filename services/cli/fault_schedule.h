@@ -18,7 +18,7 @@ struct Fault {
     kLeave,    // the guest `part` leaves in an orderly way
   };
   Kind kind = Kind::kKill;
-  std::string part = {};  // "data", "parameter-server-1", "worker-0", "guest-1"
+  std::string part = {};  // "data", "data-1", "parameter-server-1", "worker-0", "guest-1"
   uint64_t step = 0;      // when so many steps are applied
   absl::Duration pause = {};
 
@@ -28,9 +28,10 @@ struct Fault {
 struct FaultScheduleOptions {
   uint64_t seed = 0;
   uint32_t faults = 12;
-  uint32_t shards = 1;   // >= 1
-  uint32_t workers = 2;  // >= 1; besides them up to two guests come and go
-  uint64_t steps = 0;    // of the whole job; >= 1
+  uint32_t shards = 1;         // >= 1
+  uint32_t data_replicas = 1;  // >= 1
+  uint32_t workers = 2;        // >= 1; besides them up to two guests come and go
+  uint64_t steps = 0;          // of the whole job; >= 1
 };
 
 // A pure function of the options: which faults happen when, in order of `step`. From 2 + `shards` faults on, every kind

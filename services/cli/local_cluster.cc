@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace millrace {
 namespace {
@@ -41,18 +42,25 @@ PrivateDirectory::~PrivateDirectory() {
 }
 
 absl::StatusOr<LocalCluster> LocalCluster::Create(const TrainOptions& options, const OutputDirectory& output,
-                                                  const fs::path& sockets) {
+                                                  const fs::path& sockets, uint32_t data_replicas) {
   fs::path bin_dir = ProgramDirectory(options.bin_dir);
   for (const char* program : {"millrace-data", "millrace-ps", "millrace-worker", "millrace-model"}) {
     if (access((bin_dir / program).c_str(), X_OK) != 0) {
       return absl::NotFoundError(absl::StrCat("there is no program ", (bin_dir / program).string()));
     }
   }
-  return LocalCluster(options, output, std::move(bin_dir), sockets);
+  return LocalCluster(options, output, std::move(bin_dir), sockets, data_replicas);
 }
 
+std::string LocalCluster::DataName(uint32_t replica) { return replica == 0 ? "data" : absl::StrCat("data-", replica); }
 std::string LocalCluster::ShardName(uint32_t shard) { return absl::StrCat("parameter-server-", shard); }
 std::string LocalCluster::WorkerName(uint32_t worker) { return absl::StrCat("worker-", worker); }
+
+std::vector<std::string> LocalCluster::data_addresses() const {
+  std::vector<std::string> addresses;
+  for (uint32_t replica = 0; replica < data_replicas_; ++replica) addresses.push_back(Socket(DataName(replica)));
+  return addresses;
+}
 
 Supervisor::Part LocalCluster::MakePart(const std::string& name, const std::string& program,
                                         Supervisor::Replace replace, std::vector<std::string> flags) const {
@@ -63,19 +71,24 @@ Supervisor::Part LocalCluster::MakePart(const std::string& name, const std::stri
   return part;
 }
 
-Supervisor::Part LocalCluster::Data(const std::string& data_dir, const std::vector<std::string>& flags) const {
-  std::vector<std::string> all = {"--data-dir", data_dir, "--listen", data_address(), "--http-listen", kAnyLocalPort};
+Supervisor::Part LocalCluster::Data(uint32_t replica, const std::string& data_dir,
+                                    const std::vector<std::string>& flags) const {
+  const std::string name = DataName(replica);
+  std::vector<std::string> all = {"--data-dir", data_dir, "--listen", Socket(name), "--http-listen", kAnyLocalPort};
   all.insert(all.end(), flags.begin(), flags.end());
-  return MakePart(kData, "millrace-data", Supervisor::Replace::kOnceReady, std::move(all));
+  Supervisor::Part part = MakePart(name, "millrace-data", Supervisor::Replace::kOnceReady, std::move(all));
+  part.group = "data";
+  return part;
 }
 
 Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
   std::vector<std::string> flags = {"--shard",  absl::StrCat(shard),      "--num-shards",  absl::StrCat(shards),
                                     "--listen", Socket(ShardName(shard)), "--http-listen", kAnyLocalPort};
   if (shard == 0) {
-    flags.insert(flags.end(), {"--job", output_.proposed_job_file().string(), "--data", data_address(), "--output",
-                               output_.path().string(), "--keep-checkpoints", absl::StrCat(options_.keep_checkpoints),
-                               "--backup-workers", absl::StrCat(options_.backup_workers)});
+    flags.insert(flags.end(),
+                 {"--job", output_.proposed_job_file().string(), "--data", absl::StrJoin(data_addresses(), ","),
+                  "--output", output_.path().string(), "--keep-checkpoints", absl::StrCat(options_.keep_checkpoints),
+                  "--backup-workers", absl::StrCat(options_.backup_workers)});
     if (options_.resume) flags.emplace_back("--resume");
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});

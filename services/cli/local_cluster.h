@@ -32,26 +32,30 @@ class LocalCluster {
   // All must outlive the object. NOT_FOUND, naming it, if a program of the cluster is not in `options.bin_dir`
   // (default: where this program lies).
   static absl::StatusOr<LocalCluster> Create(const TrainOptions& options, const OutputDirectory& output,
-                                             const std::filesystem::path& sockets);
+                                             const std::filesystem::path& sockets, uint32_t data_replicas);
 
   // `flags` are added to those that say where.
-  Supervisor::Part Data(const std::string& data_dir, const std::vector<std::string>& flags) const;
+  Supervisor::Part Data(uint32_t replica, const std::string& data_dir, const std::vector<std::string>& flags) const;
   Supervisor::Part Shard(uint32_t shard, uint32_t shards) const;
   Supervisor::Part Worker(uint32_t worker) const;
   Supervisor::Part Model() const;
 
-  static constexpr char kData[] = "data";
   static constexpr char kModel[] = "model";
+  static std::string DataName(uint32_t replica);  // "data", "data-1", "data-2" ...
   static std::string ShardName(uint32_t shard);
   static std::string WorkerName(uint32_t worker);
 
-  std::string data_address() const { return Socket(kData); }
+  std::vector<std::string> data_addresses() const;
   std::string coordinator_address() const { return Socket(ShardName(0)); }
 
  private:
   LocalCluster(const TrainOptions& options, const OutputDirectory& output, std::filesystem::path bin_dir,
-               std::filesystem::path sockets)
-      : options_(options), output_(output), bin_dir_(std::move(bin_dir)), sockets_(std::move(sockets)) {}
+               std::filesystem::path sockets, uint32_t data_replicas)
+      : options_(options),
+        output_(output),
+        bin_dir_(std::move(bin_dir)),
+        sockets_(std::move(sockets)),
+        data_replicas_(data_replicas) {}
 
   std::string Socket(const std::string& part) const { return "unix:" + (sockets_ / part).string(); }
   Supervisor::Part MakePart(const std::string& name, const std::string& program, Supervisor::Replace replace,
@@ -61,6 +65,7 @@ class LocalCluster {
   const OutputDirectory& output_;
   std::filesystem::path bin_dir_;
   std::filesystem::path sockets_;
+  uint32_t data_replicas_;
 };
 
 }  // namespace millrace

@@ -36,9 +36,9 @@ absl::Status WriteJobFile(const fs::path& file, const v1::JobSpec& spec) {
 
 absl::Status WriteClusterRecord(const fs::path& out, const ClusterRecord& record) {
   const nlohmann::ordered_json json = {
-      {"process_id", record.process_id}, {"data_dir", record.data_dir},       {"workers", record.workers},
-      {"shards", record.shards},         {"coordinator", record.coordinator}, {"model", record.model},
-      {"data_flags", record.data_flags},
+      {"process_id", record.process_id}, {"data_dir", record.data_dir},           {"workers", record.workers},
+      {"shards", record.shards},         {"coordinator", record.coordinator},     {"model", record.model},
+      {"data_flags", record.data_flags}, {"data_replicas", record.data_replicas},
   };
   return WriteFileAtomically(out / "cluster.json", json.dump(2) + "\n");
 }
@@ -52,11 +52,13 @@ absl::StatusOr<ClusterRecord> ReadClusterRecord(const fs::path& out) {
     record.data_dir = json.at("data_dir").get<std::string>();
     record.workers = json.at("workers").get<uint32_t>();
     record.shards = json.at("shards").get<uint32_t>();
+    record.data_replicas = json.value("data_replicas", 1u);  // earlier versions had one
     record.coordinator = json.at("coordinator").get<std::string>();
     record.model = json.at("model").get<std::string>();
     record.data_flags = json.value("data_flags", std::vector<std::string>());  // earlier versions had none
     if (record.data_flags.size() % 2 != 0) {
-      return absl::DataLossError(absl::StrCat((out / "cluster.json").string(), " is damaged: a data flag has no value"));
+      return absl::DataLossError(
+          absl::StrCat((out / "cluster.json").string(), " is damaged: a data flag has no value"));
     }
   } catch (const nlohmann::json::exception& error) {
     return absl::DataLossError(absl::StrCat((out / "cluster.json").string(), " is damaged: ", error.what()));

@@ -18,6 +18,7 @@ struct ClusterRecord {
   std::string data_dir{};
   uint32_t workers = 0;
   uint32_t shards = 0;
+  uint32_t data_replicas = 1;
   std::string coordinator{};              // gRPC address; empty when nothing runs
   std::string model{};                    // gRPC address of the model service; empty when none runs
   std::vector<std::string> data_flags{};  // of the data service, besides its directory and addresses

@@ -133,6 +133,8 @@ class Replay {
                                         bin_dir.string(),
                                         "--shards",
                                         "1",
+                                        "--data-replicas",
+                                        "1",
                                         "--workers",
                                         absl::StrCat(options_.workers),
                                         "--threads",

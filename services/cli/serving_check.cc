@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/batch_client.h"
 #include "common/clock.h"
+#include "common/dataset_client.h"
 #include "common/status_macros.h"
 #include "services/cli/latency.h"
 #include "services/cli/predict_client.h"
@@ -96,13 +97,13 @@ void RunCaller(Check& check, CallerResult& result) {
 
 }  // namespace
 
-absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1::JobPlan& plan,
+absl::StatusOr<TestImages> FetchTestImages(const std::vector<std::string>& addresses, const v1::JobPlan& plan,
                                            const std::stop_token& stop) {
   const v1::DatasetInfo& dataset = plan.dataset();
   v1::BatchPlan batches = BatchPlanOf(plan);
   batches.set_evaluation_batch_size(kFetchBatch);
   TestImages images{.image_bytes = size_t{dataset.channels()} * dataset.height() * dataset.width()};
-  BatchClient client({.address = address, .plan = batches, .image_bytes = images.image_bytes});
+  BatchClient client({.addresses = addresses, .plan = batches, .image_bytes = images.image_bytes});
   const uint64_t steps = (dataset.test_count() + kFetchBatch - 1) / kFetchBatch;
   MILLRACE_RETURN_IF_ERROR(ForEachBatch(client, v1::SPLIT_TEST, steps, kFetchTimeout, stop,
                                         [&images](const v1::Batch& batch) -> absl::Status {

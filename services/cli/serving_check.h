@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -20,8 +21,9 @@ struct TestImages {
   size_t count() const { return labels.size(); }
 };
 
-// Reads the test split of `plan`'s dataset from the data service at `address`. CANCELLED soon after `stop` says so.
-absl::StatusOr<TestImages> FetchTestImages(const std::string& address, const v1::JobPlan& plan,
+// Reads the test split of `plan`'s dataset from the data service, which has replicas at `addresses`. CANCELLED soon
+// after `stop` says so.
+absl::StatusOr<TestImages> FetchTestImages(const std::vector<std::string>& addresses, const v1::JobPlan& plan,
                                            const std::stop_token& stop);
 
 // Proves that what was trained is what is served: waits until the model service at `address` serves `version` of

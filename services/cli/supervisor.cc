@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -66,7 +67,8 @@ absl::Status Supervisor::OnDeath(Running& running) {
   running.process.reset();
 
   if (exit_code == kExitBadConfiguration || exit_code == kExitUsage) {
-    return absl::FailedPreconditionError(absl::StrCat(part.name, ": ", MessageOfLogLine(LastLines(part.log_file, 1))));
+    return GiveUp(running, absl::FailedPreconditionError(
+                               absl::StrCat(part.name, ": ", MessageOfLogLine(LastLines(part.log_file, 1)))));
   }
   if (part.replace == Replace::kNever || (part.replace == Replace::kOnceReady && !running.was_ready)) {
     const bool explained = exit_code == kExitFailure;  // one that was killed had no time to say why
@@ -80,12 +82,26 @@ absl::Status Supervisor::OnDeath(Running& running) {
   }
   const std::optional<absl::Time> restart_at = running.policy.OnDeath(clock_.Now());
   if (!restart_at.has_value()) {
-    return absl::AbortedError(absl::StrCat(death, ", soon after its start, ", running.policy.early_deaths(),
-                                           " times in a row. The end of ", part.log_file, ":\n",
-                                           LastLines(part.log_file, kLogLinesShown)));
+    return GiveUp(running,
+                  absl::AbortedError(absl::StrCat(death, ", soon after its start, ", running.policy.early_deaths(),
+                                                  " times in a row. The end of ", part.log_file, ":\n",
+                                                  LastLines(part.log_file, kLogLinesShown))));
   }
   running.restart_at = *restart_at;
   notice_(absl::StrCat(death, "; starting it again"));
+  return absl::OkStatus();
+}
+
+absl::Status Supervisor::GiveUp(Running& running, const absl::Status& why) {
+  const bool replaceable = std::ranges::any_of(parts_, [&](const auto& entry) {
+    const Running& other = entry.second;
+    const bool alive = other.process != nullptr || other.restart_at != absl::InfiniteFuture();
+    return &other != &running && other.part.group == running.part.group && alive;
+  });
+  if (running.part.group.empty() || !running.was_ready || !replaceable) return why;
+  running.restart_at = absl::InfiniteFuture();
+  notice_(
+      absl::StrCat(std::string(why.message()), "\n", running.part.name, " is not started again: others do its work"));
   return absl::OkStatus();
 }
 

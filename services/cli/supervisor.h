@@ -18,7 +18,8 @@ namespace millrace {
 
 // Keeps the processes of a local cluster alive. A part that dies is started again by its RestartPolicy, if it may be
 // replaced at all; the death of any other part is an error, and so is the end of a part that says by its exit code that
-// its configuration is at fault (a damaged dataset, say): trying again would not help.
+// its configuration is at fault (a damaged dataset, say): trying again would not help. A part that has been well once
+// and cannot be replaced any more is given up, and nothing else, while another one of its group is not.
 //
 // Not thread-safe, and every call must come from one thread that outlives the children: they ask the kernel to be
 // killed when the thread that started them ends (PR_SET_PDEATHSIG), so that none survives a parent that was killed.
@@ -36,6 +37,7 @@ class Supervisor {
     std::string log_file;
     Replace replace = Replace::kNever;
     std::vector<std::string> flags_when_replaced = {};  // more flags, once it has announced itself
+    std::string group = {};  // parts of which each can do the work of the others; empty: of none
   };
 
   // Told what happened to a part, in one line. Called from within Poll().
@@ -67,13 +69,15 @@ class Supervisor {
   struct Running {
     Part part;
     RestartPolicy policy;
-    std::unique_ptr<ServiceProcess> process;  // null while it waits for its restart
-    absl::Time restart_at;
-    bool was_ready = false;  // announced itself in any of its lives
+    std::unique_ptr<ServiceProcess> process;  // null while it waits for its restart, and when it is given up
+    absl::Time restart_at;                    // infinite if it is given up
+    bool was_ready = false;                   // announced itself in any of its lives
   };
 
   absl::Status Launch(Running& running);
   absl::Status OnDeath(Running& running);
+  // What becomes of a death that cannot be made good.
+  absl::Status GiveUp(Running& running, const absl::Status& why);
 
   const Clock& clock_;
   ShutdownSignals& signals_;

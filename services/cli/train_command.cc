@@ -17,9 +17,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "common/batch_client.h"
 #include "common/clock.h"
 #include "common/command_line.h"
+#include "common/dataset_client.h"
 #include "common/files.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
@@ -60,7 +60,8 @@ class TrainRun {
         supervisor_(clock_, signals, [this](const std::string& line) { notices_.push_back(line); }) {}
 
   absl::Status Run() {
-    absl::StatusOr<LocalCluster> cluster = LocalCluster::Create(options_, setup_.output, sockets_.path());
+    absl::StatusOr<LocalCluster> cluster =
+        LocalCluster::Create(options_, setup_.output, sockets_.path(), setup_.data_replicas);
     MILLRACE_RETURN_IF_ERROR(cluster.status());
     cluster_.emplace(*std::move(cluster));
 
@@ -99,9 +100,13 @@ class TrainRun {
   }
 
   absl::Status StartCluster() {
-    MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Data(setup_.data_dir, setup_.data_flags)));
+    for (uint32_t replica = 0; replica < setup_.data_replicas; ++replica) {
+      MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Data(replica, setup_.data_dir, setup_.data_flags)));
+    }
     if (!options_.no_serving) MILLRACE_RETURN_IF_ERROR(supervisor_.Start(cluster_->Model()));
-    MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::kData));
+    for (uint32_t replica = 0; replica < setup_.data_replicas; ++replica) {
+      MILLRACE_RETURN_IF_ERROR(WaitUntilListening(LocalCluster::DataName(replica)));
+    }
     MILLRACE_RETURN_IF_ERROR(WriteJob());
 
     for (uint32_t shard = 0; shard < setup_.shards; ++shard) {
@@ -163,7 +168,7 @@ class TrainRun {
   // The job depends on the dataset's size, so that it can be written only when the data service answers.
   absl::Status WriteJob() {
     const auto describe = [this](std::stop_token stop) -> absl::StatusOr<v1::DatasetInfo> {
-      return DescribeDataset(cluster_->data_address(), {}, kDescribeTimeout,
+      return DescribeDataset(cluster_->data_addresses(), {}, kDescribeTimeout,
                              [&stop](std::string_view, absl::Duration time) {
                                absl::SleepFor(time);
                                return !stop.stop_requested();
@@ -263,7 +268,7 @@ class TrainRun {
     return WhileSupervising(
         [&](std::stop_token stop) -> absl::StatusOr<ServedResult> {
           MILLRACE_ASSIGN_OR_RETURN(const TestImages images,
-                                    FetchTestImages(cluster_->data_address(), status_.plan(), stop));
+                                    FetchTestImages(cluster_->data_addresses(), status_.plan(), stop));
           return CheckServing(ModelAddress(), model_name_, status_.exported_version(), images, stop, done);
         },
         [&] {
@@ -297,7 +302,10 @@ class TrainRun {
   }
 
   std::vector<std::string> StatefulParts() const {
-    std::vector<std::string> names = {LocalCluster::kData};
+    std::vector<std::string> names;
+    for (uint32_t replica = 0; replica < setup_.data_replicas; ++replica) {
+      names.push_back(LocalCluster::DataName(replica));
+    }
     for (uint32_t shard = 0; shard < setup_.shards; ++shard) names.push_back(LocalCluster::ShardName(shard));
     return names;
   }
@@ -316,7 +324,10 @@ class TrainRun {
 
   // A run that was not accepted leaves the settings of the one it wanted to resume.
   absl::Status Record(const std::string& coordinator, const std::string& model) const {
-    ClusterRecord record{.data_dir = setup_.data_dir, .workers = setup_.workers, .shards = setup_.shards};
+    ClusterRecord record{.data_dir = setup_.data_dir,
+                         .workers = setup_.workers,
+                         .shards = setup_.shards,
+                         .data_replicas = setup_.data_replicas};
     record.data_flags = setup_.data_flags;
     if (!accepted_ && setup_.previous.has_value()) record = *setup_.previous;
     record.process_id = getpid();

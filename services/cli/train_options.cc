@@ -224,6 +224,12 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->group("Cluster")
       ->default_str("1")
       ->check(CLI::Range(1u, kShardsMax));
+  app.add_option("--data-replicas", options.data_replicas,
+                 "data-service processes, each with the whole dataset: workers share them, and go on with another one "
+                 "when one is lost")
+      ->group("Cluster")
+      ->default_str("1")
+      ->check(CLI::Range(1u, kDataReplicasMax));
   app.add_option(
          "--backup-workers", options.backup_workers,
          "how many of the workers compute again what the others compute, so that a slow one holds nobody up; the "

@@ -50,6 +50,7 @@ struct TrainOptions {
   std::optional<std::string> transpose;  // as millrace-data has it
   std::optional<uint32_t> workers;
   std::optional<uint32_t> shards;
+  std::optional<uint32_t> data_replicas;
   uint32_t threads = 1;         // intra-op threads per worker
   std::string device = "auto";  // of the workers: auto, cpu, cuda or cuda:N
 

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 
 constexpr uint32_t kDefaultWorkers = 2;
 constexpr uint32_t kDefaultShards = 1;
+constexpr uint32_t kDefaultDataReplicas = 1;
 
 // Where the dataset is looked for when nobody says: where deploy/fetch_data.sh or Debian's package put it.
 std::string DefaultDataDir(const std::string& dataset) {
@@ -131,10 +132,13 @@ absl::StatusOr<TrainSetup> PrepareTrain(const TrainOptions& options) {
   absl::StatusOr<OutputDirectory> output = OutputDirectory::Open(out, options.log_dir, options.resume);
   MILLRACE_RETURN_IF_ERROR(AsBadPath(output.status()));
   const uint32_t shards = options.shards.value_or(previous.has_value() ? previous->shards : kDefaultShards);
+  const uint32_t data_replicas =
+      options.data_replicas.value_or(previous.has_value() ? previous->data_replicas : kDefaultDataReplicas);
   return TrainSetup{.data_dir = std::move(data_dir),
                     .data_flags = DataFlags(options, previous),
                     .workers = workers,
                     .shards = shards,
+                    .data_replicas = data_replicas,
                     .previous = std::move(previous),
                     .output = *std::move(output)};
 }

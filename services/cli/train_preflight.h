@@ -17,6 +17,7 @@ struct TrainSetup {
   std::vector<std::string> data_flags;  // of the data service, besides its directory and addresses
   uint32_t workers = 0;
   uint32_t shards = 0;
+  uint32_t data_replicas = 0;
   std::optional<ClusterRecord> previous;  // of the run that is resumed
   OutputDirectory output;
 };

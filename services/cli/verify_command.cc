@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/files.h"
+#include "common/limits.h"
 #include "common/shutdown.h"
 #include "common/status_macros.h"
 #include "common/text_format.h"
@@ -75,6 +76,7 @@ class Verification {
     const std::vector<Fault> schedule = MakeFaultSchedule({.seed = options_.seed,
                                                            .faults = options_.faults,
                                                            .shards = options_.shards,
+                                                           .data_replicas = options_.data_replicas,
                                                            .workers = options_.workers,
                                                            .steps = steps});
     std::printf("%s steps in %.1f s. Now under %d faults, seed %d:\n", FormatCount(steps).c_str(),
@@ -100,6 +102,8 @@ class Verification {
                                         absl::StrCat(options_.epochs),
                                         "--shards",
                                         absl::StrCat(options_.shards),
+                                        "--data-replicas",
+                                        absl::StrCat(options_.data_replicas),
                                         "--workers",
                                         absl::StrCat(options_.workers),
                                         "--bin-dir",
@@ -198,6 +202,9 @@ void AddVerifyFlags(CLI::App& app, VerifyOptions& options) {
   app.add_option("--shards", options.shards, "parameter-server processes")
       ->capture_default_str()
       ->check(CLI::Range(1, 64));
+  app.add_option("--data-replicas", options.data_replicas, "data-service processes")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, kDataReplicasMax));
   app.add_option("--workers", options.workers, "worker processes; up to two more come and go")
       ->capture_default_str()
       ->check(CLI::Range(1, 64));

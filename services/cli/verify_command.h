@@ -21,6 +21,7 @@ struct VerifyOptions {
   std::string model = "cnn";
   uint32_t epochs = 3;
   uint32_t shards = 2;
+  uint32_t data_replicas = 1;
   uint32_t workers = 2;
   uint32_t faults = 12;
   uint64_t seed = 1;                       // of the schedule

@@ -11,6 +11,13 @@
 namespace millrace {
 namespace {
 
+absl::StatusOr<v1::DatasetIdentity> Identify(const Dataset& dataset, const v1::IdentifyDatasetRequest& /*request*/) {
+  v1::DatasetIdentity identity;
+  identity.set_name(dataset.name());
+  identity.set_fingerprint(dataset.fingerprint());
+  return identity;
+}
+
 absl::Status Draining() { return absl::UnavailableError("the data service is shutting down"); }
 
 // One unary call that is answered from the dataset alone, and may have to wait for it. Owns itself until it is done.
@@ -130,6 +137,12 @@ grpc::ServerUnaryReactor* DataService::DescribeDataset(grpc::CallbackServerConte
                                                        const v1::DescribeDatasetRequest* request,
                                                        v1::DatasetInfo* response) {
   return AnswerOnceLoaded(&Describe, *request, *response);
+}
+
+grpc::ServerUnaryReactor* DataService::IdentifyDataset(grpc::CallbackServerContext* /*context*/,
+                                                       const v1::IdentifyDatasetRequest* request,
+                                                       v1::DatasetIdentity* response) {
+  return AnswerOnceLoaded(&Identify, *request, *response);
 }
 
 grpc::ServerUnaryReactor* DataService::ExpectVisits(grpc::CallbackServerContext* /*context*/,

@@ -25,8 +25,9 @@ class BatchStream;
 // Threads: handlers and streams run on gRPC's threads; nothing blocks. All methods may be called from any thread.
 // Lifetime: must outlive the server that it is registered with.
 class DataService final
-    : public v1::DataService::WithRawCallbackMethod_StreamBatches<v1::DataService::WithCallbackMethod_DescribeDataset<
-          v1::DataService::WithCallbackMethod_ExpectVisits<v1::DataService::Service>>> {
+    : public v1::DataService::WithRawCallbackMethod_StreamBatches<
+          v1::DataService::WithCallbackMethod_DescribeDataset<v1::DataService::WithCallbackMethod_IdentifyDataset<
+              v1::DataService::WithCallbackMethod_ExpectVisits<v1::DataService::Service>>>> {
  public:
   // Calls that are open beyond these limits get RESOURCE_EXHAUSTED: a client that leaks them, or a great many clients,
   // must not take the service's memory.
@@ -54,6 +55,9 @@ class DataService final
   grpc::ServerUnaryReactor* DescribeDataset(grpc::CallbackServerContext* context,
                                             const v1::DescribeDatasetRequest* request,
                                             v1::DatasetInfo* response) override;
+  grpc::ServerUnaryReactor* IdentifyDataset(grpc::CallbackServerContext* context,
+                                            const v1::IdentifyDatasetRequest* request,
+                                            v1::DatasetIdentity* response) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StreamBatches(
       grpc::CallbackServerContext* context) override;
   grpc::ServerUnaryReactor* ExpectVisits(grpc::CallbackServerContext* context, const v1::ExpectedVisitsRequest* request,

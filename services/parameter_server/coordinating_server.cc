@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/batch_client.h"
+#include "common/dataset_client.h"
 #include "common/job_text.h"
 #include "common/log.h"
 #include "common/status_macros.h"
@@ -14,6 +14,11 @@ namespace millrace {
 namespace {
 
 constexpr int kAttemptsPerLogLine = 5;
+
+// Of valid options.
+std::vector<std::string> DataAddresses(const ParameterServerOptions& options) {
+  return ParseDataAddresses(options.data_addresses).value();
+}
 
 }  // namespace
 
@@ -27,7 +32,7 @@ CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSp
       resumed_(std::move(resumed)),
       signing_key_(std::move(signing_key)),
       coordinator_({.num_shards = options_.num_shards,
-                    .data_address = options_.data_address,
+                    .data_addresses = DataAddresses(options_),
                     .clock = &clock,
                     .metrics = &context.metrics(),
                     .limits = {.backup_workers = options_.backup_workers},
@@ -35,7 +40,7 @@ CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSp
                                          const v1::VisitCheck& check) { visit_client_.Ask(plan, check); }}),
       service_(&coordinator_),
       version_source_(std::filesystem::path(options_.output_dir) / "models", spec_.model_name()),
-      visit_client_({options_.data_address},
+      visit_client_(DataAddresses(options_), context.channel_credentials(),
                     [this](const v1::VisitCheck& check) { coordinator_.VisitsExpected(check); }) {}
 
 CoordinatingServer::~CoordinatingServer() {
@@ -45,6 +50,12 @@ CoordinatingServer::~CoordinatingServer() {
 
 absl::Status CoordinatingServer::Start() {
   MILLRACE_ASSIGN_OR_RETURN(const v1::JobPlan plan, MakePlan());
+  data_monitor_.emplace(
+      DataMonitor::Options{.addresses = DataAddresses(options_),
+                           .fingerprint = plan.dataset().fingerprint(),
+                           .clock = &RealClock(),
+                           .metrics = &context_.metrics()},
+      [this](std::vector<v1::DataReplicaStatus> replicas) { coordinator_.DataReplicasSeen(std::move(replicas)); });
   if (options_.resume && !resumed_.has_value()) LogInfo("nothing to resume, the job starts afresh");
   MILLRACE_ASSIGN_OR_RETURN(RunStart start, StartFrom(resumed_, plan));
   const auto make_queue = [this](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
@@ -90,7 +101,7 @@ absl::StatusOr<v1::DatasetInfo> CoordinatingServer::AwaitDataset() {
   request.set_seed(spec_.seed());
   request.set_validation_count(spec_.validation_count());
   int attempt = 0;
-  return DescribeDataset(options_.data_address, request, absl::InfiniteDuration(),
+  return DescribeDataset(DataAddresses(options_), request, absl::InfiniteDuration(),
                          [&](std::string_view waiting_for, absl::Duration time) {
                            coordinator_.SetStarting(std::string(waiting_for));
                            if (attempt++ % kAttemptsPerLogLine == 1) LogInfo("waiting", {{"for", waiting_for}});

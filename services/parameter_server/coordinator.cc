@@ -134,7 +134,7 @@ void Coordinator::Welcome(WorkerId id, const Session& session) {
   v1::Welcome& welcome = *message.mutable_welcome();
   *welcome.mutable_plan() = plan_;
   welcome.mutable_shards()->Assign(ranges_.begin(), ranges_.end());
-  welcome.set_data_address(options_.data_address);
+  welcome.mutable_data_addresses()->Assign(options_.data_addresses.begin(), options_.data_addresses.end());
   welcome.set_heartbeat_interval_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.heartbeat_interval)));
   session.connection->Send(message);
   last_progress_ = options_.clock->Now();

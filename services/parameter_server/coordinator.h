@@ -1,7 +1,7 @@
 // The coordinator of a job: a thread-safe shell around the ledger. It keeps the workers' connections, waits for the
 // shards, carries out what the ledger decides, tells the checkpointer what to save, and knows how the job is doing.
 //
-//   Coordinator coordinator({.num_shards = 1, .data_address = data, .clock = &clock, .metrics = &metrics});
+//   Coordinator coordinator({.num_shards = 1, .data_addresses = data, .clock = &clock, .metrics = &metrics});
 //   coordinator.Begin(plan, start, make_queue, find_start);  // once the plan is known; until then it is STARTING
 //   coordinator.RegisterShard(request);                      // from each shard, again and again
 //   auto worker = coordinator.Attach(hello, &connection);    // from each worker's stream
@@ -67,7 +67,7 @@ class Coordinator : public CheckpointListener {
  public:
   struct Options {
     uint32_t num_shards = 1;
-    std::string data_address;  // for the workers
+    std::vector<std::string> data_addresses;  // of the replicas of the data service, for the workers
     const Clock* clock = nullptr;
     Metrics* metrics = nullptr;
     absl::Duration heartbeat_interval = absl::Milliseconds(500);
@@ -118,6 +118,8 @@ class Coordinator : public CheckpointListener {
 
   // What `ask_visits` asked, with what is expected.
   void VisitsExpected(const v1::VisitCheck& check);
+  // How the replicas of the data service do, for the status.
+  void DataReplicasSeen(std::vector<v1::DataReplicaStatus> replicas);
 
   // CheckpointListener; called by the checkpointer's thread.
   void Committed(uint64_t version, const std::string& optimizer_sha256) override;
@@ -196,6 +198,7 @@ class Coordinator : public CheckpointListener {
   TrainingProgress progress_ ABSL_GUARDED_BY(mutex_);
   SlotRecorder recorder_ ABSL_GUARDED_BY(mutex_);
   VisitAudit visits_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::DataReplicaStatus> data_replicas_ ABSL_GUARDED_BY(mutex_);
   DivergenceWatch divergence_ ABSL_GUARDED_BY(mutex_);
   bool synchronous_again_ ABSL_GUARDED_BY(mutex_) = false;  // from the next run on
   std::vector<v1::Evaluation> validation_ ABSL_GUARDED_BY(mutex_);

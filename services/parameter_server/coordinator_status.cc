@@ -1,5 +1,6 @@
 // How the job is doing, for people and for `millrace train`.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/networks.h"
@@ -21,6 +22,11 @@ constexpr absl::Duration kSilent = absl::Seconds(1);
 v1::JobStatus Coordinator::GetStatus() const {
   MutexLock lock(&mutex_);
   return StatusLocked();
+}
+
+void Coordinator::DataReplicasSeen(std::vector<v1::DataReplicaStatus> replicas) {
+  MutexLock lock(&mutex_);
+  data_replicas_ = std::move(replicas);
 }
 
 v1::JobStatus::State Coordinator::StateLocked() const {
@@ -73,6 +79,7 @@ v1::JobStatus Coordinator::StatusLocked() const {
     const auto registered = shards_.find(range.shard());
     *status.add_shards() = registered == shards_.end() ? range : registered->second.info;
   }
+  status.mutable_data_replicas()->Assign(data_replicas_.begin(), data_replicas_.end());
   status.mutable_validation()->Assign(validation_.begin(), validation_.end());
   if (test_.has_value()) *status.mutable_test() = *test_;
   if (const v1::Evaluation* const best = BestOf(plan_.spec(), validation_); best != nullptr) {

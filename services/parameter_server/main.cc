@@ -22,7 +22,8 @@ int main(int argc, char** argv) {
   app.add_option("--shard", options.shard, "Which shard this is, from 0")->capture_default_str();
   app.add_option("--num-shards", options.num_shards, "How many shards the job has")->capture_default_str();
   app.add_option("--job", options.job_file, "Shard 0: the job, a JobSpec in protobuf text format");
-  app.add_option("--data", options.data_address, "Shard 0: address of the data service");
+  app.add_option("--data", options.data_addresses,
+                 "Shard 0: address of the data service; of several replicas, with commas between");
   app.add_option("--output", options.output_dir, "Shard 0: directory for checkpoints/ and models/");
   app.add_flag("--resume", options.resume, "Shard 0: go on from the newest checkpoint in --output");
   app.add_option("--keep-checkpoints", options.keep_checkpoints, "Shard 0: how many checkpoints stay")

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/backoff.h"
+#include "common/dataset_client.h"
 #include "common/files.h"
 #include "common/limits.h"
 #include "common/log.h"
@@ -81,9 +82,12 @@ absl::Status ValidateParameterServerOptions(const ParameterServerOptions& option
     }
     return absl::OkStatus();
   }
-  for (const auto& [flag, value] : {std::pair("--job", &options.job_file), std::pair("--data", &options.data_address),
+  for (const auto& [flag, value] : {std::pair("--job", &options.job_file), std::pair("--data", &options.data_addresses),
                                     std::pair("--output", &options.output_dir)}) {
     if (value->empty()) return absl::InvalidArgumentError(absl::StrCat(flag, " is missing: shard 0 needs it"));
+  }
+  if (const absl::Status data = ParseDataAddresses(options.data_addresses).status(); !data.ok()) {
+    return absl::Status(data.code(), absl::StrCat("--data: ", data.message()));
   }
   if (options.keep_checkpoints == 0) return absl::InvalidArgumentError("--keep-checkpoints must be at least 1");
   return absl::OkStatus();

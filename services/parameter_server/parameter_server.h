@@ -25,6 +25,7 @@
 #include "services/parameter_server/checkpoint_store.h"
 #include "services/parameter_server/coordinator.h"
 #include "services/parameter_server/coordinator_service.h"
+#include "services/parameter_server/data_monitor.h"
 #include "services/parameter_server/shard_host.h"
 #include "services/parameter_server/version_source_service.h"
 #include "services/parameter_server/visit_client.h"
@@ -37,8 +38,8 @@ struct ParameterServerOptions {
   std::string advertise;        // where others reach this process; empty: where it listens
   bool exit_when_done = false;  // end the process once the job is over; it goes on answering otherwise
   // Shard 0:
-  std::string job_file;      // textproto of JobSpec
-  std::string data_address;  // of the data service
+  std::string job_file;        // textproto of JobSpec
+  std::string data_addresses;  // of the replicas of the data service, as ParseDataAddresses takes them
   std::string output_dir;
   bool resume = false;
   size_t keep_checkpoints = 3;
@@ -127,7 +128,8 @@ class CoordinatingServer final : public ParameterServer {
   Coordinator coordinator_;
   CoordinatorService service_;
   VersionSourceService version_source_;
-  VisitClient visit_client_;  // of the coordinator, which uses it while it has work, and which it tells
+  VisitClient visit_client_;                 // of the coordinator, which uses it while it has work, and which it tells
+  std::optional<DataMonitor> data_monitor_;  // tells the coordinator; once the plan is known
 };
 
 // Any other shard.

@@ -203,6 +203,8 @@ class Shard : public std::enable_shared_from_this<Shard> {
   absl::Status ApplyChunk(const Work& work);
   absl::Status FinishWork(const Work& work, const absl::Status& applied);
   void EndStepLocked(const Work& last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // shard_snapshots.cc, as is what is public about snapshots and checkpoints.
   void TakeSnapshotIfDue();
   void KeepSnapshotLocked(std::shared_ptr<const Snapshot> snapshot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -5,8 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/backoff.h"
-#include "common/batch_client.h"
+#include "common/dataset_client.h"
 #include "common/expected_visits.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
@@ -46,7 +45,10 @@ std::vector<v1::ExpectedVisitsRequest> VisitRequests(const v1::JobPlan& plan, co
 }
 
 VisitClient::VisitClient(std::vector<std::string> addresses, Answer answer)
-    : addresses_(std::move(addresses)), answer_(std::move(answer)), thread_([this] { Run(); }) {}
+    : addresses_(std::move(addresses)),
+      answer_(std::move(answer)),
+      choice_({.replicas = addresses_.size()}),
+      thread_([this] { Run(); }) {}
 
 VisitClient::~VisitClient() {
   {
@@ -100,17 +102,18 @@ void VisitClient::Run() {
 }
 
 absl::StatusOr<v1::ExpectedVisits> VisitClient::AskUntilAnswered(const v1::ExpectedVisitsRequest& request) {
-  Backoff backoff;
   for (int attempt = 0;; ++attempt) {
-    const std::string& address = addresses_[address_];
+    const std::string& address = addresses_[choice_.current()];
     absl::StatusOr<v1::ExpectedVisits> expected = AskOnce(address, request);
-    if (expected.ok() || IsRefusal(expected.status())) return expected;
+    if (expected.ok() || IsRefusal(expected.status())) {
+      choice_.Answered();
+      return expected;
+    }
     if (attempt % kAttemptsPerLogLine == 1) {
       LogInfo("waiting for the data service to say what visits there should be",
               {{"address", address}, {"epoch", request.epoch()}, {"reason", expected.status()}});
     }
-    address_ = (address_ + 1) % addresses_.size();
-    if (!Sleep(backoff.Next())) return absl::CancelledError("the end");
+    if (!Sleep(choice_.Lost(ReplicaChoice::Loss::kBroken, absl::Now()))) return absl::CancelledError("the end");
   }
 }
 

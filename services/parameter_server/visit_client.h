@@ -1,6 +1,6 @@
 // Asks the data service what visits should have been made, in the background: training never waits for it. A question
-// is asked until it is answered, with back-off, and of each address in turn; meanwhile a line in the log says so now
-// and then.
+// is asked until it is answered, of each replica in turn, with back-off when all are away; meanwhile a line in the log
+// says so now and then.
 //
 // Threads: Ask from any thread, with locks held; it returns at once. Answers come on the client's own thread.
 #pragma once
@@ -15,6 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "common/mutex.h"
+#include "common/replica_choice.h"
 #include "millrace/v1/coordinator.pb.h"
 #include "millrace/v1/data.pb.h"
 
@@ -62,8 +63,8 @@ class VisitClient {
   std::deque<Question> waiting_ ABSL_GUARDED_BY(mutex_);
   grpc::ClientContext* call_ ABSL_GUARDED_BY(mutex_) = nullptr;  // in progress
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  size_t address_ = 0;  // the one to ask; the thread's own
-  std::thread thread_;  // last: it uses the others
+  ReplicaChoice choice_;  // the thread's own
+  std::thread thread_;    // last: it uses the others
 };
 
 }  // namespace millrace

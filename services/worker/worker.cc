@@ -10,9 +10,11 @@
 #include "common/backoff.h"
 #include "common/batch_client.h"
 #include "common/clock.h"
+#include "common/dataset_client.h"
 #include "common/log.h"
 #include "common/model/runtime.h"
 #include "common/random.h"
+#include "common/replica_choice.h"
 #include "common/status_macros.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "services/worker/batch_feed.h"
@@ -28,7 +30,8 @@ bool IsTransient(const absl::Status& status) {
          absl::IsAlreadyExists(status) || absl::IsUnknown(status);
 }
 
-absl::Status CheckPlan(const v1::JobPlan& plan, const Replica& replica) {
+absl::Status CheckWelcome(const v1::Welcome& welcome, const Replica& replica) {
+  const v1::JobPlan& plan = welcome.plan();
   if (replica.table().size() != plan.parameter_count()) {
     return absl::FailedPreconditionError(absl::StrCat("the network has ", replica.table().size(),
                                                       " parameters here, the coordinator says ", plan.parameter_count(),
@@ -37,6 +40,7 @@ absl::Status CheckPlan(const v1::JobPlan& plan, const Replica& replica) {
   if (plan.steps_per_epoch() == 0 || plan.spec().slots() == 0) {
     return absl::InternalError("the coordinator's plan has no steps or no slots");
   }
+  if (welcome.data_addresses().empty()) return absl::InternalError("the coordinator names no data service");
   return absl::OkStatus();
 }
 
@@ -166,13 +170,15 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
                            {"device", options_.device}});
   activity_.Doing("building the network");
   MILLRACE_ASSIGN_OR_RETURN(Replica* const replica, ReplicaFor(plan));
-  MILLRACE_RETURN_IF_ERROR(CheckPlan(plan, *replica));
+  MILLRACE_RETURN_IF_ERROR(CheckWelcome(coordinator->welcome(), *replica));
   replica->set_label_smoothing(plan.spec().label_smoothing());
 
+  const auto& addresses = coordinator->welcome().data_addresses();
   BatchClient data(
-      {.address = coordinator->welcome().data_address(),
+      {.addresses = OrderReplicas({addresses.begin(), addresses.end()}, options_.name),
        .plan = BatchPlanOf(plan),
-       .image_bytes = uint64_t{plan.network().channels()} * plan.network().height() * plan.network().width()});
+       .image_bytes = uint64_t{plan.network().channels()} * plan.network().height() * plan.network().width(),
+       .breaks = &metrics_.data_breaks});
   BatchFeed batches(&data);
   MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<ParameterClient> parameters,
                             ParameterClient::Create({.run_id = plan.run_id(),

@@ -37,6 +37,7 @@ WorkerMetrics::WorkerMetrics(Metrics& metrics)
       pushed_bytes(metrics.Counter("millrace_worker_pushed_bytes_total", "Gradient bytes sent to shards.")),
       received_bytes(metrics.Counter("millrace_worker_received_bytes_total", "Weight bytes received from shards.")),
       exchange_breaks(Breaks(metrics, "shard")),
+      data_breaks(Breaks(metrics, "data")),
       coordinator_breaks(Breaks(metrics, "coordinator")),
       version(metrics.Gauge("millrace_worker_weights_version", "Version of the weights held, in steps.")) {}
 

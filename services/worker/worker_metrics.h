@@ -13,7 +13,7 @@ struct WorkerMetrics {
   // Of a lease kind.
   prometheus::Counter& Samples(v1::Lease::Kind kind) const;
 
-  prometheus::Counter& train_samples;       // millrace_worker_samples_total{kind}
+  prometheus::Counter& train_samples;  // millrace_worker_samples_total{kind}
   prometheus::Counter& validation_samples;
   prometheus::Counter& test_samples;
   // millrace_worker_step_seconds{phase}: where the time of a train lease goes
@@ -21,11 +21,12 @@ struct WorkerMetrics {
   prometheus::Histogram& weights_seconds;
   prometheus::Histogram& compute_seconds;
   prometheus::Histogram& push_seconds;
-  prometheus::Counter& finished_leases;     // millrace_worker_leases_total{outcome}
+  prometheus::Counter& finished_leases;  // millrace_worker_leases_total{outcome}
   prometheus::Counter& declined_leases;
   prometheus::Counter& pushed_bytes;        // gradients, to all shards; repeats count again
   prometheus::Counter& received_bytes;      // weights
   prometheus::Counter& exchange_breaks;     // exchanges with a shard that ended and were opened again
+  prometheus::Counter& data_breaks;         // streams of batches that were lost, or left because they were silent
   prometheus::Counter& coordinator_breaks;  // connections to the coordinator that were lost
   prometheus::Gauge& version;               // of the weights held
 };

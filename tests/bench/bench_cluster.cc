@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/batch_client.h"
+#include "common/dataset_client.h"
 #include "common/status_macros.h"
 
 namespace millrace {
@@ -38,15 +38,16 @@ absl::StatusOr<std::unique_ptr<BenchCluster>> BenchCluster::Start(const Options&
 }
 
 absl::Status BenchCluster::StartProcesses() {
-  MILLRACE_ASSIGN_OR_RETURN(LocalCluster cluster, LocalCluster::Create(options_, setup_.output, sockets_.path()));
+  MILLRACE_ASSIGN_OR_RETURN(LocalCluster cluster,
+                            LocalCluster::Create(options_, setup_.output, sockets_.path(), setup_.data_replicas));
   cluster_ = std::make_unique<LocalCluster>(std::move(cluster));
-  MILLRACE_RETURN_IF_ERROR(Launch(cluster_->Data(setup_.data_dir, setup_.data_flags)));
+  MILLRACE_RETURN_IF_ERROR(Launch(cluster_->Data(0, setup_.data_dir, setup_.data_flags)));
   const auto wait = [this](std::string_view, absl::Duration) {
     absl::SleepFor(kPoll);
     return Check().ok();
   };
   MILLRACE_ASSIGN_OR_RETURN(const v1::DatasetInfo info,
-                            DescribeDataset(cluster_->data_address(), {}, kStartTimeout, wait));
+                            DescribeDataset(cluster_->data_addresses(), {}, kStartTimeout, wait));
   MILLRACE_ASSIGN_OR_RETURN(const v1::JobSpec spec, MakeJobSpec(options_.job, nullptr, info.train_count()));
   MILLRACE_RETURN_IF_ERROR(setup_.output.ProposeJob(spec));
   for (uint32_t shard = 0; shard < setup_.shards; ++shard) {

@@ -10,13 +10,10 @@
 #include "absl/time/clock.h"
 #include "common/grpc_server.h"
 #include "common/hashing.h"
-#include "common/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "millrace/v1/coordinator.pb.h"
 #include "millrace/v1/data.grpc.pb.h"
-#include "rapidcheck/gtest.h"
-#include "services/data/data_service.h"
+#include "tests/services/data/data_life.h"
 #include "tests/services/data/tiny_data.h"
 #include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
@@ -30,22 +27,9 @@ using ::testing::IsEmpty;
 
 constexpr absl::Duration kPatience = absl::Seconds(30);
 
-// One life of a data service.
-struct Life {
-  Life(const std::string& address, std::shared_ptr<const Dataset> dataset) {
-    if (dataset != nullptr) service.SetDataset(std::move(dataset));
-    server = GrpcServer::Start({.address = address, .metrics = &metrics}, {&service}).value();
-  }
-
-  Metrics metrics{"batch_client_test"};
-  DataMetrics data_metrics{metrics};
-  DataService service{data_metrics};
-  std::unique_ptr<GrpcServer> server;  // first to go
-};
-
 class BatchClientTest : public TinyDataTest {
  protected:
-  BatchClient::Options Options() { return {.address = address_, .plan = plan_, .image_bytes = kImageBytes}; }
+  BatchClient::Options Options() { return {.addresses = {address_}, .plan = plan_, .image_bytes = kImageBytes}; }
 
   static BatchKey Train(uint64_t epoch, uint64_t step, uint32_t slot) { return {v1::SPLIT_TRAIN, epoch, step, slot}; }
 
@@ -57,58 +41,8 @@ class BatchClientTest : public TinyDataTest {
   const std::string address_ = "unix:" + (directory_ / "socket").string();
 };
 
-TEST_F(BatchClientTest, DescribesTheDatasetOnceItIsThere) {
-  std::unique_ptr<Life> life;
-  v1::DescribeDatasetRequest request;
-  request.set_validation_count(10);
-  std::string waited_for;
-  const auto info = DescribeDataset(address_, request, kPatience, [&](std::string_view what, absl::Duration) {
-    waited_for = what;
-    if (life == nullptr) life = std::make_unique<Life>(address_, dataset_);
-    return true;
-  });
-  ASSERT_THAT(info, IsOk());
-  EXPECT_EQ(info->train_count(), 90);
-  EXPECT_THAT(waited_for, HasSubstr("the data service at " + address_));
-}
-
-TEST_F(BatchClientTest, DescribeGivesUp) {
-  const auto go_on = [](std::string_view, absl::Duration time) {
-    absl::SleepFor(time);
-    return true;
-  };
-  EXPECT_THAT(DescribeDataset(address_, {}, absl::Milliseconds(150), go_on),
-              StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr(address_)));
-  EXPECT_THAT(DescribeDataset(address_, {}, kPatience, [](std::string_view, absl::Duration) { return false; }),
-              StatusIs(absl::StatusCode::kCancelled, HasSubstr(address_)));
-  const Life life(address_, dataset_);
-  v1::DescribeDatasetRequest impossible;
-  impossible.set_validation_count(100);
-  EXPECT_THAT(DescribeDataset(address_, impossible, kPatience, go_on), StatusIs(absl::StatusCode::kInvalidArgument));
-}
-
-TEST(BatchPlanOfTest, TakesWhatBatchesDependOn) {
-  v1::JobPlan job;
-  job.mutable_dataset()->set_fingerprint("f");
-  job.mutable_spec()->set_seed(1);
-  job.mutable_spec()->set_validation_count(2);
-  job.mutable_spec()->set_batch_size(3);
-  job.mutable_spec()->set_slots(4);
-  job.mutable_spec()->set_evaluation_batch_size(5);
-  const v1::BatchPlan batches = BatchPlanOf(job);
-  EXPECT_EQ(batches.fingerprint(), "f");
-  EXPECT_EQ(batches.seed(), 1u);
-  EXPECT_EQ(batches.validation_count(), 2u);
-  EXPECT_EQ(batches.batch_size(), 3u);
-  EXPECT_EQ(batches.slots(), 4u);
-  EXPECT_EQ(batches.evaluation_batch_size(), 5u);
-  EXPECT_FALSE(batches.has_augmentation());
-  job.mutable_spec()->mutable_augmentation()->set_rotate(6);
-  EXPECT_EQ(BatchPlanOf(job).augmentation().rotate(), 6);
-}
-
 TEST_F(BatchClientTest, GetsWhatWasRequestedInAnyOrder) {
-  Life life(address_, dataset_);
+  DataLife life(address_, dataset_);
   BatchClient client(Options());
   const std::vector<BatchKey> keys = {
       Train(0, 5, 0), Train(0, 5, 1), Train(0, 5, 3), Train(7, 0, 2), {v1::SPLIT_VALIDATION, 0, 1, 0}};
@@ -132,12 +66,12 @@ TEST_F(BatchClientTest, SaysWhatItWaitsFor) {
               StatusIs(absl::StatusCode::kDeadlineExceeded,
                        AllOf(HasSubstr("train epoch 2 step 3 slot 1"), HasSubstr(address_), HasSubstr("ago"))));
   // Started before the service: found when it comes.
-  const Life life(address_, dataset_);
+  const DataLife life(address_, dataset_);
   ExpectSamples(client.Get(key, kPatience), key);
 }
 
 TEST_F(BatchClientTest, AsksAgainAfterARestart) {
-  auto life = std::make_unique<Life>(address_, dataset_);
+  auto life = std::make_unique<DataLife>(address_, dataset_);
   BatchClient client(Options());
   const BatchKey first = Train(0, 0, 0);
   ASSERT_THAT(client.Request({&first, 1}), IsOk());
@@ -145,31 +79,31 @@ TEST_F(BatchClientTest, AsksAgainAfterARestart) {
 
   // The second life takes the requests but dies before it has a dataset.
   life.reset();
-  life = std::make_unique<Life>(address_, nullptr);
+  life = std::make_unique<DataLife>(address_, nullptr);
   const std::vector<BatchKey> keys = {Train(0, 1, 0), Train(0, 1, 1), Train(0, 4, 2)};
   ASSERT_THAT(client.Request(keys), IsOk());
   ASSERT_TRUE(Eventually([&] { return life->data_metrics.streams.Value() == 1; }));
   EXPECT_THAT(client.Get(keys[0], absl::Milliseconds(20)), StatusIs(absl::StatusCode::kDeadlineExceeded));
   life.reset();
 
-  life = std::make_unique<Life>(address_, dataset_);
+  life = std::make_unique<DataLife>(address_, dataset_);
   for (const BatchKey& key : keys) ExpectSamples(client.Get(key, kPatience), key);
 }
 
 TEST_F(BatchClientTest, ServiceThatDrains) {
-  auto life = std::make_unique<Life>(address_, nullptr);
+  auto life = std::make_unique<DataLife>(address_, nullptr);
   BatchClient client(Options());
   const BatchKey key = Train(0, 0, 0);
   ASSERT_THAT(client.Request({&key, 1}), IsOk());
   ASSERT_TRUE(Eventually([&] { return life->data_metrics.streams.Value() == 1; }));
   life->service.Drain();
   life.reset();
-  life = std::make_unique<Life>(address_, dataset_);
+  life = std::make_unique<DataLife>(address_, dataset_);
   ExpectSamples(client.Get(key, kPatience), key);
 }
 
 TEST_F(BatchClientTest, RefusalsArePermanent) {
-  const Life life(address_, dataset_);
+  const DataLife life(address_, dataset_);
   const BatchKey key = Train(0, 0, 0);
   {
     plan_.set_fingerprint("another");
@@ -189,7 +123,7 @@ TEST_F(BatchClientTest, RefusalsArePermanent) {
 TEST_F(BatchClientTest, BoundsWhatIsAskedFor) {
   BatchClient client(Options());
   std::vector<BatchKey> keys;
-  for (uint64_t i = 0; i < BatchClient::kKeysMax; ++i) keys.push_back(Train(i, 0, 0));
+  for (uint64_t i = 0; i < BatchRequests::kKeysMax; ++i) keys.push_back(Train(i, 0, 0));
   ASSERT_THAT(client.Request(keys), IsOk());
   ASSERT_THAT(client.Request(keys), IsOk());  // nothing new
   const BatchKey one_more = Train(5000, 0, 0);
@@ -201,13 +135,13 @@ TEST_F(BatchClientTest, BoundsWhatIsAskedFor) {
 // Forgotten batches are still on their way and count at the service: asking for as many again must not go over its
 // limit.
 TEST_F(BatchClientTest, ForgettingDoesNotOverrunTheCredits) {
-  const Life life(address_, dataset_);
+  const DataLife life(address_, dataset_);
   BatchClient client(Options());
   std::vector<BatchKey> keys;
   for (int round = 0; round < 20; ++round) {
     client.Forget(keys);
     keys.clear();
-    for (uint64_t i = 0; i < BatchClient::kKeysMax / 4; ++i) {
+    for (uint64_t i = 0; i < BatchRequests::kKeysMax / 4; ++i) {
       for (uint32_t slot = 0; slot < 4; ++slot) keys.push_back(Train(1000 * round + i, round % 5, slot));
     }
     ASSERT_THAT(client.Request(keys), IsOk());
@@ -216,7 +150,7 @@ TEST_F(BatchClientTest, ForgettingDoesNotOverrunTheCredits) {
 }
 
 TEST_F(BatchClientTest, ForgottenAndRequestedAgain) {
-  const Life life(address_, dataset_);
+  const DataLife life(address_, dataset_);
   BatchClient client(Options());
   const BatchKey key = Train(0, 0, 0);
   for (int i = 0; i < 100; ++i) {
@@ -227,7 +161,7 @@ TEST_F(BatchClientTest, ForgottenAndRequestedAgain) {
 }
 
 TEST_F(BatchClientTest, WholeSplitInOrder) {
-  const Life life(address_, dataset_);
+  const DataLife life(address_, dataset_);
   BatchClient client(Options());
   std::vector<uint8_t> first_pixels;
   ASSERT_THAT(ForEachBatch(client, v1::SPLIT_TEST, 3, kPatience, /*stop=*/{},
@@ -253,7 +187,7 @@ TEST_F(BatchClientTest, WholeSplitInOrder) {
 }
 
 TEST_F(BatchClientTest, ManyThreads) {
-  const Life life(address_, dataset_);
+  const DataLife life(address_, dataset_);
   BatchClient client(Options());
   std::vector<std::thread> threads;
   for (uint64_t thread = 0; thread < 4; ++thread) {
@@ -326,54 +260,10 @@ TEST_F(BatchClientTest, DamageWithoutEndIsAnError) {
 TEST_F(BatchClientTest, ImagesOfAnotherSizeAreAnError) {
   FaultyService service(0);
   const auto server = GrpcServer::Start({.address = address_}, {&service}).value();
-  BatchClient client({.address = address_, .plan = plan_, .image_bytes = 784});
+  BatchClient client({.addresses = {address_}, .plan = plan_, .image_bytes = 784});
   const BatchKey key = Train(0, 0, 0);
   ASSERT_THAT(client.Request({&key, 1}), IsOk());
   EXPECT_THAT(client.Get(key, kPatience), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("784")));
-}
-
-// Whatever the keys, the ranges name the same batches in the same order.
-RC_GTEST_PROP(TakeRangeTest, RangesNameTheKeys, ()) {
-  const auto small = rc::gen::inRange<uint64_t>(0, 4);
-  std::deque<BatchKey> keys;
-  const auto count = *rc::gen::inRange(1, 40);
-  for (int i = 0; i < count; ++i) {
-    const bool train = *rc::gen::arbitrary<bool>();
-    const BatchKey key = train ? BatchKey{v1::SPLIT_TRAIN, *small / 3, *small, static_cast<uint32_t>(*small)}
-                               : BatchKey{v1::SPLIT_TEST, 0, *small, 0};
-    const auto repeat = *rc::gen::inRange<uint64_t>(1, 5);  // runs, so that there is something to join
-    for (uint64_t r = 0; r < repeat; ++r) {
-      keys.push_back(
-          {key.split, key.epoch, key.step + (train ? r / 2 : r), key.slot + static_cast<uint32_t>(train ? r % 2 : 0)});
-    }
-  }
-  const std::deque<BatchKey> expected = keys;
-  std::deque<BatchKey> named;
-  while (!keys.empty()) {
-    const auto batches_max = *rc::gen::inRange<uint64_t>(1, 10);
-    const v1::BatchRange range = TakeRange(keys, batches_max);
-    RC_ASSERT(range.steps() >= 1u);
-    RC_ASSERT(range.slot_begin() < range.slot_end());
-    RC_ASSERT(range.steps() * (range.slot_end() - range.slot_begin()) <= batches_max);
-    for (uint64_t step = range.step(); step < range.step() + range.steps(); ++step) {
-      for (uint32_t slot = range.slot_begin(); slot < range.slot_end(); ++slot) {
-        named.push_back({range.split(), range.epoch(), step, slot});
-      }
-    }
-  }
-  RC_ASSERT(named == expected);
-}
-
-TEST(TakeRangeTest, JoinsWholeSteps) {
-  std::deque<BatchKey> keys;
-  for (uint64_t step = 0; step < 3; ++step) {
-    for (uint32_t slot = 4; slot < 8; ++slot) keys.push_back({v1::SPLIT_TRAIN, 0, step, slot});
-  }
-  const v1::BatchRange range = TakeRange(keys, 1024);
-  EXPECT_EQ(range.steps(), 3);
-  EXPECT_EQ(range.slot_begin(), 4);
-  EXPECT_EQ(range.slot_end(), 8);
-  EXPECT_THAT(keys, IsEmpty());
 }
 
 }  // namespace

@@ -89,6 +89,21 @@ TEST(FormatJobStatusTest, SaysWhatEveryPartDoesAndWaitsFor) {
       HasSubstr("  shard 1      parameters 640 to 1280 at unix:/s, version 812, waiting for step 812: slots 5-7\n"));
 }
 
+TEST(FormatJobStatusTest, ShowsEveryDataReplica) {
+  v1::JobStatus status = TrainingStatus();
+  v1::DataReplicaStatus& first = *status.add_data_replicas();
+  first.set_address("unix:/a");
+  first.set_state(v1::DataReplicaStatus::STATE_UP);
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  data         up at unix:/a\n"));
+  v1::DataReplicaStatus& second = *status.add_data_replicas();
+  second.set_address("unix:/b");
+  second.set_state(v1::DataReplicaStatus::STATE_DOWN);
+  second.set_since_seconds(12.3);
+  second.set_reason("Connection refused");
+  EXPECT_THAT(FormatJobStatus(status), HasSubstr("  data 0       up at unix:/a\n"
+                                                 "  data 1       DOWN for 12 s at unix:/b: Connection refused\n"));
+}
+
 TEST(FormatJobStatusTest, NamesTheBestVersionAndWhyTheJobEnded) {
   v1::JobStatus status = TrainingStatus();
   EXPECT_THAT(FormatJobStatus(status), Not(HasSubstr("best")));

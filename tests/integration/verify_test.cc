@@ -67,7 +67,7 @@ INSTANTIATE_TEST_SUITE_P(
     Networks, VerifyTest,
     ::testing::Values(Job{.name = "Cnn",
                           .flags = {"--data-dir", "synthetic:train=1600,test=200", "--epochs", "12", "--batch-size",
-                                    "64", "--checkpoint-steps", "20"},
+                                    "64", "--checkpoint-steps", "20", "--data-replicas", "2"},
                           .faults = 8,
                           .recoveries_min = 2},
                       // Statistics of batch normalisation and noise that must not depend on who computes a slot.

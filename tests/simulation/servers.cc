@@ -289,7 +289,7 @@ absl::Status Server::Coordinate() {
   MILLRACE_ASSIGN_OR_RETURN(RunStart start, FindStart());
   coordinator_ = std::make_unique<Coordinator>(
       Coordinator::Options{.num_shards = job_.num_shards,
-                           .data_address = "data",
+                           .data_addresses = {"data"},
                            .clock = job_.world,
                            .metrics = job_.metrics,
                            .tick_interval = absl::InfiniteDuration(),

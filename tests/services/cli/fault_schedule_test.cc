@@ -13,6 +13,7 @@
 namespace millrace {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::Ge;
 using ::testing::IsSupersetOf;
 
@@ -63,6 +64,20 @@ TEST(FaultScheduleTest, TwelveFaultsKillEveryKindOfProcessAndAreOfEveryKind) {
   for (const auto kind : {Fault::Kind::kStop, Fault::Kind::kRestart, Fault::Kind::kJoin, Fault::Kind::kLeave}) {
     EXPECT_THAT(kinds[kind], Ge(10));
   }
+}
+
+TEST(FaultScheduleTest, EveryReplicaOfTheDataServiceHasItsFaults) {
+  std::map<std::string, std::set<Fault::Kind>> kinds;
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    for (const Fault& fault :
+         MakeFaultSchedule({.seed = seed, .faults = 12, .shards = 1, .data_replicas = 3, .steps = 1000})) {
+      kinds[fault.part].insert(fault.kind);
+    }
+  }
+  for (const char* replica : {"data", "data-1", "data-2"}) {
+    EXPECT_THAT(kinds[replica], ElementsAre(Fault::Kind::kKill, Fault::Kind::kStop, Fault::Kind::kRestart)) << replica;
+  }
+  EXPECT_EQ(kinds.count("data-3"), 0u);
 }
 
 TEST(FaultScheduleTest, DescribesWhatIsDone) {

@@ -86,6 +86,7 @@ TEST(ClusterRecordTest, IsReadAsItWasWritten) {
                                                     .data_dir = "/data \"x\"",
                                                     .workers = 3,
                                                     .shards = 2,
+                                                    .data_replicas = 3,
                                                     .coordinator = "unix:/s",
                                                     .model = "127.0.0.1:8500",
                                                     .data_flags = {"--clean", "drop"}}),
@@ -96,6 +97,7 @@ TEST(ClusterRecordTest, IsReadAsItWasWritten) {
   EXPECT_EQ(record->data_dir, "/data \"x\"");
   EXPECT_EQ(record->workers, 3u);
   EXPECT_EQ(record->shards, 2u);
+  EXPECT_EQ(record->data_replicas, 3u);
   EXPECT_EQ(record->coordinator, "unix:/s");
   EXPECT_EQ(record->model, "127.0.0.1:8500");
   EXPECT_THAT(record->data_flags, ElementsAre("--clean", "drop"));

@@ -110,6 +110,32 @@ TEST_F(SupervisorTest, ABlamedConfigurationIsFinal) {
   EXPECT_EQ(ExitCodeFor(status), kExitBadConfiguration);
 }
 
+TEST_F(SupervisorTest, APartWhoseWorkOthersDoIsGivenUpAlone) {
+  // Well once, until it is killed; then it dies at its start.
+  const auto part = [this](const std::string& name, const std::string& group) {
+    const std::string again = (directory_ / (name + ".again")).string();
+    return Supervisor::Part{.name = name,
+                            .command = {"/bin/sh", "-c",
+                                        "test -e " + again + " && { echo 'no luck' >&2; exit 1; }; > " + again +
+                                            "; echo LISTENING grpc=$$ http=-; exec sleep 60"},
+                            .log_file = (directory_ / name).string(),
+                            .replace = Replace::kOnceReady,
+                            .group = group};
+  };
+  ASSERT_THAT(supervisor_.Start(part("data", "data")), IsOk());
+  ASSERT_THAT(supervisor_.Start(part("data-1", "data")), IsOk());
+  ASSERT_THAT(supervisor_.Start(part("other", "")), IsOk());
+  ASSERT_THAT(PollUntil([&] { return Listens("data") && Listens("data-1") && Listens("other"); }), IsOk());
+  kill(Pid("data-1"), SIGKILL);
+  ASSERT_THAT(PollUntil([&] { return !notices_.empty() && notices_.back().find("no luck") != std::string::npos; }),
+              IsOk());
+  EXPECT_THAT(notices_.back(), HasSubstr("data-1 is not started again: others do its work"));
+  ASSERT_TRUE(Listens("data") && !Listens("data-1"));
+  // The last one of its group is as any other part.
+  kill(Pid("data"), SIGKILL);
+  EXPECT_THAT(PollUntilError(), StatusIs(absl::StatusCode::kAborted, HasSubstr("no luck")));
+}
+
 TEST_F(SupervisorTest, AFailureAtTheFirstStartIsFinalForServersOnly) {
   ASSERT_THAT(Start("model", "echo port in use >&2; exit 1", Replace::kOnceReady), IsOk());
   const absl::Status status = PollUntilError();

@@ -78,7 +78,7 @@ class CoordinatorServiceTest : public ::testing::Test {
 
   TemporaryDirectory directory_;
   Metrics metrics_{"test"};
-  Coordinator coordinator_{{.data_address = "unix:/data", .clock = &RealClock(), .metrics = &metrics_}};
+  Coordinator coordinator_{{.data_addresses = {"unix:/data"}, .clock = &RealClock(), .metrics = &metrics_}};
   CoordinatorService service_{&coordinator_};
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::Coordinator::Stub> stub_;

@@ -33,7 +33,7 @@ class FakeConnection : public WorkerConnection {
   std::vector<v1::Lease> TakeLeases() {
     std::vector<v1::Lease> leases;
     for (const v1::CoordinatorMessage& message : std::exchange(sent, {})) {
-      if (message.has_welcome()) welcomed = true;
+      if (message.has_welcome()) welcome = message.welcome();
       if (message.has_finish()) finish = message.finish();
       if (message.has_lease()) leases.push_back(message.lease());
     }
@@ -42,7 +42,7 @@ class FakeConnection : public WorkerConnection {
 
   std::vector<v1::CoordinatorMessage> sent;
   std::optional<absl::Status> closed;
-  bool welcomed = false;
+  std::optional<v1::Welcome> welcome;
   std::optional<v1::Finish> finish;
 };
 
@@ -80,7 +80,7 @@ class CoordinatorTest : public ::testing::Test {
  protected:
   void Make(uint32_t num_shards = 1) {
     coordinator_ = std::make_unique<Coordinator>(Coordinator::Options{.num_shards = num_shards,
-                                                                      .data_address = "unix:/data",
+                                                                      .data_addresses = {"unix:/data", "unix:/data-1"},
                                                                       .clock = &clock_,
                                                                       .metrics = &metrics_,
                                                                       .tick_interval = absl::InfiniteDuration()});
@@ -199,8 +199,22 @@ TEST_F(CoordinatorTest, SaysWhatItWaitsForUntilTrainingBegins) {
   ASSERT_THAT(Register(0, 2), IsOk());
   EXPECT_EQ(State(), "STATE_TRAINING");
   EXPECT_THAT(early.TakeLeases(), SizeIs(2));
-  EXPECT_TRUE(early.welcomed);
+  ASSERT_TRUE(early.welcome.has_value());
+  EXPECT_THAT(early.welcome->data_addresses(), ElementsAre("unix:/data", "unix:/data-1"));
   coordinator_->Detach(worker);
+}
+
+TEST_F(CoordinatorTest, ShowsTheDataReplicasAsTheyWereSeenLast) {
+  Make();
+  Begin();
+  v1::DataReplicaStatus replica;
+  replica.set_address("unix:/data-1");
+  coordinator_->DataReplicasSeen({replica});
+  replica.set_state(v1::DataReplicaStatus::STATE_DOWN);
+  coordinator_->DataReplicasSeen({replica});
+  ASSERT_THAT(coordinator_->GetStatus().data_replicas(), SizeIs(1));
+  EXPECT_EQ(coordinator_->GetStatus().data_replicas(0).address(), "unix:/data-1");
+  EXPECT_EQ(coordinator_->GetStatus().data_replicas(0).state(), v1::DataReplicaStatus::STATE_DOWN);
 }
 
 TEST_F(CoordinatorTest, RunsAJobToItsEnd) {

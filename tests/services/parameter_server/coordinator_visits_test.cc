@@ -67,7 +67,7 @@ class CoordinatorVisitsTest : public testing::Test {
   const v1::JobPlan plan_ = TestPlan{.epochs = 1}.Build();  // 3 steps of 4 slots
   std::vector<v1::VisitCheck> asked_;
   Coordinator coordinator_{
-      {.data_address = "unix:/data",
+      {.data_addresses = {"unix:/data"},
        .clock = &clock_,
        .metrics = &metrics_,
        .tick_interval = absl::InfiniteDuration(),

@@ -34,7 +34,7 @@ class WorkerTest : public ::testing::Test {
     shard_->weights_ = initial;
     shard_->apply_ = [this](const FakeParameterServer::Push& push) { shard_->version_ = push.step + 1; };
     *welcome_.add_shards() = shard_->info();
-    welcome_.set_data_address(Socket("main"));
+    welcome_.add_data_addresses(Socket("main"));
     welcome_.set_heartbeat_interval_ms(50);
   }
 
