@@ -114,7 +114,8 @@ class BatchClient::Session final : public grpc::ClientBidiReactor<v1::BatchReque
 BatchClient::BatchClient(Options options) : options_(std::move(options)), choice_(ChoiceOf(options_)) {
   {
     MutexLock lock(&mutex_);
-    for (const std::string& address : options_.addresses) replicas_.push_back({address, MakeChannel(address)});
+    for (const std::string& address : options_.addresses)
+      replicas_.push_back({address, MakeChannel(address, options_.credentials)});
   }
   thread_ = std::thread([this] { Run(); });
 }
@@ -174,7 +175,8 @@ absl::Status BatchClient::Watch(Session& session) {
 
 bool BatchClient::FirstIsBack(std::unique_ptr<IdentifyCall>& look) {
   if (look == nullptr) {
-    if (absl::Now() >= choice_.look_at()) look = std::make_unique<IdentifyCall>(options_.addresses[0], kLookTimeout);
+    if (absl::Now() >= choice_.look_at())
+      look = std::make_unique<IdentifyCall>(options_.addresses[0], kLookTimeout, options_.credentials);
     return false;
   }
   if (!look->done()) return false;

@@ -52,6 +52,7 @@ class BatchClient {
     uint64_t image_bytes = 0;               // channels * height * width: what a batch must have per sample. 0: any
     prometheus::Counter* breaks = nullptr;  // counts streams that were lost, or left for their silence; may be null
     ReplicaChoice::Options choice = {};     // the number of replicas is set by the client
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
   };
 
   explicit BatchClient(Options options);

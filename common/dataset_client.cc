@@ -32,21 +32,25 @@ absl::Status Explain(const grpc::Status& status, absl::Duration timeout) {
       absl::StrCat("no answer within ", absl::FormatDuration(absl::Trunc(timeout, absl::Milliseconds(1)))));
 }
 
+using Credentials = std::shared_ptr<grpc::ChannelCredentials>;
+
 absl::StatusOr<v1::DatasetInfo> Ask(const std::string& address, const v1::DescribeDatasetRequest& request,
-                                    absl::Duration timeout) {
+                                    absl::Duration timeout, const Credentials& credentials) {
   grpc::ClientContext context;
   SetDeadline(context, timeout);
   v1::DatasetInfo info;
-  const grpc::Status status = v1::DataService::NewStub(MakeChannel(address))->DescribeDataset(&context, request, &info);
+  const grpc::Status status =
+      v1::DataService::NewStub(MakeChannel(address, credentials))->DescribeDataset(&context, request, &info);
   if (!status.ok()) return Explain(status, timeout);
   return info;
 }
 
 std::vector<absl::StatusOr<v1::DatasetInfo>> AskAll(const std::vector<std::string>& addresses,
-                                                    const v1::DescribeDatasetRequest& request, absl::Duration timeout) {
+                                                    const v1::DescribeDatasetRequest& request, absl::Duration timeout,
+                                                    const Credentials& credentials) {
   std::vector<std::future<absl::StatusOr<v1::DatasetInfo>>> asked;
   for (const std::string& address : addresses) {
-    asked.push_back(std::async(std::launch::async, Ask, address, request, timeout));
+    asked.push_back(std::async(std::launch::async, Ask, address, request, timeout, credentials));
   }
   std::vector<absl::StatusOr<v1::DatasetInfo>> answers;
   for (auto& answer : asked) answers.push_back(answer.get());
@@ -101,12 +105,13 @@ std::string DescribeSilence(std::span<const std::string> addresses, std::span<co
 
 absl::StatusOr<v1::DatasetInfo> DescribeDataset(const std::vector<std::string>& addresses,
                                                 const v1::DescribeDatasetRequest& request, absl::Duration timeout,
-                                                absl::FunctionRef<bool(std::string_view, absl::Duration)> wait) {
+                                                absl::FunctionRef<bool(std::string_view, absl::Duration)> wait,
+                                                const Credentials& credentials) {
   const absl::Time deadline = absl::Now() + timeout;
   Backoff backoff;
   while (true) {
     const std::vector<absl::StatusOr<v1::DatasetInfo>> answers =
-        AskAll(addresses, request, std::min(kAttemptTimeout, deadline - absl::Now()));
+        AskAll(addresses, request, std::min(kAttemptTimeout, deadline - absl::Now()), credentials);
     std::vector<absl::Status> reasons;
     bool answered = false;
     for (size_t i = 0; i < addresses.size(); ++i) {
@@ -148,16 +153,17 @@ absl::StatusOr<v1::DatasetInfo> AgreedDataset(std::span<const std::string> addre
   return **first;
 }
 
-IdentifyCall::IdentifyCall(const std::string& address, absl::Duration timeout)
+IdentifyCall::IdentifyCall(const std::string& address, absl::Duration timeout, const Credentials& credentials)
     : context_(std::make_unique<grpc::ClientContext>()) {
   SetDeadline(*context_, timeout);
-  result_ = std::async(std::launch::async, [this, address, timeout]() -> absl::StatusOr<v1::DatasetIdentity> {
-    v1::DatasetIdentity identity;
-    const grpc::Status status =
-        v1::DataService::NewStub(MakeChannel(address))->IdentifyDataset(context_.get(), {}, &identity);
-    if (!status.ok()) return Explain(status, timeout);
-    return identity;
-  });
+  result_ =
+      std::async(std::launch::async, [this, address, timeout, credentials]() -> absl::StatusOr<v1::DatasetIdentity> {
+        v1::DatasetIdentity identity;
+        const grpc::Status status =
+            v1::DataService::NewStub(MakeChannel(address, credentials))->IdentifyDataset(context_.get(), {}, &identity);
+        if (!status.ok()) return Explain(status, timeout);
+        return identity;
+      });
 }
 
 IdentifyCall::~IdentifyCall() {

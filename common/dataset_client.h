@@ -40,10 +40,11 @@ std::string DescribeSilence(std::span<const std::string> addresses, std::span<co
 // yet. Between attempts `wait` is told what is waited for, and waits for `time` (at most 2 s) or returns false to give
 // up (CANCELLED). DEADLINE_EXCEEDED after `timeout`, which may be infinite, with the last reason; what a replica itself
 // refuses (INVALID_ARGUMENT for too many validation samples, say) is returned at once, and FAILED_PRECONDITION if those
-// that answer do not agree.
+// that answer do not agree. `credentials` as MakeChannel takes them.
 absl::StatusOr<v1::DatasetInfo> DescribeDataset(
     const std::vector<std::string>& addresses, const v1::DescribeDatasetRequest& request, absl::Duration timeout,
-    absl::FunctionRef<bool(std::string_view waiting_for, absl::Duration time)> wait);
+    absl::FunctionRef<bool(std::string_view waiting_for, absl::Duration time)> wait,
+    const std::shared_ptr<grpc::ChannelCredentials>& credentials = nullptr);
 
 // What the replicas that answered, at least one, all say. FAILED_PRECONDITION, naming two and what they say, if they
 // differ in anything but the dataset's name. Pure.
@@ -53,7 +54,9 @@ absl::StatusOr<v1::DatasetInfo> AgreedDataset(std::span<const std::string> addre
 // Asks one replica, in the background, which dataset it has.
 class IdentifyCall {
  public:
-  IdentifyCall(const std::string& address, absl::Duration timeout);
+  // `credentials` as MakeChannel takes them.
+  IdentifyCall(const std::string& address, absl::Duration timeout,
+               const std::shared_ptr<grpc::ChannelCredentials>& credentials = nullptr);
   ~IdentifyCall();  // gives it up
 
   bool done() const;

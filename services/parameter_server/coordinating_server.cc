@@ -40,8 +40,9 @@ CoordinatingServer::CoordinatingServer(ParameterServerOptions options, v1::JobSp
                                          const v1::VisitCheck& check) { visit_client_.Ask(plan, check); }}),
       service_(&coordinator_),
       version_source_(std::filesystem::path(options_.output_dir) / "models", spec_.model_name()),
-      visit_client_(DataAddresses(options_), context.channel_credentials(),
-                    [this](const v1::VisitCheck& check) { coordinator_.VisitsExpected(check); }) {}
+      visit_client_(
+          DataAddresses(options_), [this](const v1::VisitCheck& check) { coordinator_.VisitsExpected(check); },
+          context.channel_credentials()) {}
 
 CoordinatingServer::~CoordinatingServer() {
   JoinThread();
@@ -54,7 +55,8 @@ absl::Status CoordinatingServer::Start() {
       DataMonitor::Options{.addresses = DataAddresses(options_),
                            .fingerprint = plan.dataset().fingerprint(),
                            .clock = &RealClock(),
-                           .metrics = &context_.metrics()},
+                           .metrics = &context_.metrics(),
+                           .credentials = context_.channel_credentials()},
       [this](std::vector<v1::DataReplicaStatus> replicas) { coordinator_.DataReplicasSeen(std::move(replicas)); });
   if (options_.resume && !resumed_.has_value()) LogInfo("nothing to resume, the job starts afresh");
   MILLRACE_ASSIGN_OR_RETURN(RunStart start, StartFrom(resumed_, plan));
@@ -101,12 +103,14 @@ absl::StatusOr<v1::DatasetInfo> CoordinatingServer::AwaitDataset() {
   request.set_seed(spec_.seed());
   request.set_validation_count(spec_.validation_count());
   int attempt = 0;
-  return DescribeDataset(DataAddresses(options_), request, absl::InfiniteDuration(),
-                         [&](std::string_view waiting_for, absl::Duration time) {
-                           coordinator_.SetStarting(std::string(waiting_for));
-                           if (attempt++ % kAttemptsPerLogLine == 1) LogInfo("waiting", {{"for", waiting_for}});
-                           return Sleep(time);
-                         });
+  return DescribeDataset(
+      DataAddresses(options_), request, absl::InfiniteDuration(),
+      [&](std::string_view waiting_for, absl::Duration time) {
+        coordinator_.SetStarting(std::string(waiting_for));
+        if (attempt++ % kAttemptsPerLogLine == 1) LogInfo("waiting", {{"for", waiting_for}});
+        return Sleep(time);
+      },
+      context_.channel_credentials());
 }
 
 void CoordinatingServer::Drain(absl::Duration grace) {

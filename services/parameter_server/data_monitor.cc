@@ -74,7 +74,7 @@ void DataMonitor::Run() {
 void DataMonitor::AskAll() {
   std::vector<std::unique_ptr<IdentifyCall>> calls;
   for (const std::string& address : options_.addresses) {
-    calls.push_back(std::make_unique<IdentifyCall>(address, options_.timeout));
+    calls.push_back(std::make_unique<IdentifyCall>(address, options_.timeout, options_.credentials));
   }
   for (size_t replica = 0; replica < calls.size(); ++replica) {
     const bool changed = states_.Update(replica, calls[replica]->Wait(), options_.clock->Now());

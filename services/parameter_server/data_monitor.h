@@ -48,6 +48,7 @@ class DataMonitor {
     std::string fingerprint;  // of the job's dataset
     const Clock* clock = nullptr;
     Metrics* metrics = nullptr;
+    std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
     absl::Duration interval = absl::Seconds(1);
     absl::Duration timeout = absl::Seconds(1);
   };

@@ -44,9 +44,11 @@ std::vector<v1::ExpectedVisitsRequest> VisitRequests(const v1::JobPlan& plan, co
   return requests;
 }
 
-VisitClient::VisitClient(std::vector<std::string> addresses, Answer answer)
+VisitClient::VisitClient(std::vector<std::string> addresses, Answer answer,
+                         std::shared_ptr<grpc::ChannelCredentials> credentials)
     : addresses_(std::move(addresses)),
       answer_(std::move(answer)),
+      credentials_(std::move(credentials)),
       choice_({.replicas = addresses_.size()}),
       thread_([this] { Run(); }) {}
 
@@ -119,7 +121,7 @@ absl::StatusOr<v1::ExpectedVisits> VisitClient::AskUntilAnswered(const v1::Expec
 
 absl::StatusOr<v1::ExpectedVisits> VisitClient::AskOnce(const std::string& address,
                                                         const v1::ExpectedVisitsRequest& request) {
-  const auto stub = v1::DataService::NewStub(MakeChannel(address));
+  const auto stub = v1::DataService::NewStub(MakeChannel(address, credentials_));
   grpc::ClientContext context;
   SetDeadline(context, kAttemptTimeout);
   {

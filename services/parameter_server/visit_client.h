@@ -37,7 +37,9 @@ class VisitClient {
   // Questions that wait beyond this many are given up, the oldest first, with a warning.
   static constexpr size_t kWaitingMax = 64;
 
-  VisitClient(std::vector<std::string> addresses, Answer answer);
+  // `credentials` as MakeChannel takes them.
+  VisitClient(std::vector<std::string> addresses, Answer answer,
+              std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
   // Gives up what was not answered.
   ~VisitClient();
 
@@ -57,6 +59,7 @@ class VisitClient {
 
   const std::vector<std::string> addresses_;
   const Answer answer_;
+  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
 
   Mutex mutex_;
   CondVar changed_;

@@ -178,7 +178,8 @@ absl::StatusOr<WorkLoop::End> Worker::RunSession(bool& welcomed) {
       {.addresses = OrderReplicas({addresses.begin(), addresses.end()}, options_.name),
        .plan = BatchPlanOf(plan),
        .image_bytes = uint64_t{plan.network().channels()} * plan.network().height() * plan.network().width(),
-       .breaks = &metrics_.data_breaks});
+       .breaks = &metrics_.data_breaks,
+       .credentials = context_.channel_credentials()});
   BatchFeed batches(&data);
   MILLRACE_ASSIGN_OR_RETURN(const std::unique_ptr<ParameterClient> parameters,
                             ParameterClient::Create({.run_id = plan.run_id(),
