@@ -17,6 +17,7 @@
 #include "services/model/open_inference_service.h"
 #include "services/model/predict_service.h"
 #include "services/model/predictor.h"
+#include "services/model/rest_api.h"
 #include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
 
@@ -38,6 +39,7 @@ class ModelServer : public Service {
                                                              const Clock& clock);
 
   std::vector<grpc::Service*> GrpcServices() override { return {&service_, &open_inference_}; }
+  HttpApi Api() override { return rest_.Api(); }
   // OK while at least one verified version serves and no drain has begun. A push never changes it back.
   absl::Status Ready() override;
   // Models that serve.
@@ -57,6 +59,7 @@ class ModelServer : public Service {
   PredictService service_;
   OpenInferenceCatalog catalog_;
   OpenInferenceService open_inference_;
+  RestApi rest_;
   VersionLoader loader_;
 };
 
