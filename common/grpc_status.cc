@@ -3,11 +3,23 @@
 #include <iterator>
 #include <string>
 
+#include "absl/strings/str_cat.h"
+
 namespace millrace {
+namespace {
+
+// A message travels in a header, where each of its bytes may take three, and of which peers take 8 KiB in all.
+constexpr size_t kMessageBytesMax = 2048;
+
+}  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  const absl::string_view message = status.message();
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      message.size() <= kMessageBytesMax
+                          ? std::string(message)
+                          : absl::StrCat(message.substr(0, kMessageBytesMax - 3), "..."));
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {

@@ -7,7 +7,8 @@
 namespace millrace {
 
 // The one translation between the status of our own code and that of the wire. Codes are the same by definition
-// (google/rpc/code.proto); a code that neither side knows becomes UNKNOWN.
+// (google/rpc/code.proto); a code that neither side knows becomes UNKNOWN. Of a message longer than 2 KiB the beginning
+// is sent: peers would drop the whole status.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 absl::Status FromGrpcStatus(const grpc::Status& status);
 

@@ -1,13 +1,18 @@
 #include "common/http_server.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <deque>
 #include <exception>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
 #include "common/log.h"
@@ -25,6 +30,7 @@ constexpr time_t kReadTimeoutSeconds = 5;
 constexpr time_t kWriteTimeoutSeconds = 5;
 constexpr size_t kWaitingConnectionsMax = 64;
 constexpr size_t kBodyBytesMax = 64 << 10;  // no page takes one; larger requests get 413
+constexpr size_t kPathBytesMax = 512;       // matched by a recursion a character deep; longer ones get 414
 constexpr char kText[] = "text/plain; charset=utf-8";
 constexpr char kPrometheusText[] = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -84,6 +90,10 @@ class Adopting : public Base {
   template <typename... Arguments>
   explicit Adopting(int listening_fd, const Arguments&... arguments) : Base(arguments...) {
     this->svr_sock_ = listening_fd;
+    // Head and body are written apart, and the body must not wait for the head's acknowledgement. Accepted sockets
+    // inherit it; Unix sockets have no such option.
+    const int yes = 1;
+    setsockopt(listening_fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
   }
 };
 
@@ -96,6 +106,23 @@ std::unique_ptr<httplib::Server> AdoptSocket(int listening_fd, const TlsFiles& t
 void Send(httplib::Response& response, int status, const std::string& body, const std::string& content_type = kText) {
   response.status = status;
   response.set_content(body, content_type);
+}
+
+std::string Reason(int status) {
+  switch (status) {
+    case 404:
+      return "there is nothing here";
+    case 413:
+      return "the body is over the limit";
+    case 414:
+      return "the path is over the limit";
+    case 415:
+      return "multipart bodies are not taken";
+    case 501:
+      return "there is no such method";
+    default:
+      return "the request cannot be read";
+  }
 }
 
 std::string DescribeException(const std::exception_ptr& exception) {
@@ -140,11 +167,20 @@ class HttpServer::Impl {
 
  private:
   void Configure() {
-    server_->new_task_queue = [] { return new BoundedTaskQueue(kThreads); };
+    server_->new_task_queue = [threads = std::max(kThreads, options_.api.threads)] {
+      return new BoundedTaskQueue(threads);
+    };
     server_->set_keep_alive_timeout(kKeepAliveSeconds);
     server_->set_read_timeout(kReadTimeoutSeconds);
     server_->set_write_timeout(kWriteTimeoutSeconds);
-    server_->set_payload_max_length(kBodyBytesMax);
+    server_->set_payload_max_length(std::max(kBodyBytesMax, options_.api.body_bytes_max));
+    server_->set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
+      if (request.path.size() <= kPathBytesMax && request.method != "PRI") {
+        return httplib::Server::HandlerResponse::Unhandled;
+      }
+      Refuse(request, response, request.method == "PRI" ? 501 : 414);
+      return httplib::Server::HandlerResponse::Handled;
+    });
     server_->set_exception_handler(
         [](const httplib::Request& request, httplib::Response& response, std::exception_ptr exception) {
           LogError("HTTP handler failed", {{"path", request.path}, {"error", DescribeException(exception)}});
@@ -172,6 +208,65 @@ class HttpServer::Impl {
         Send(response, 200, options_.status_page());
       });
     }
+    for (const std::string& root : options_.api.roots) {
+      server_->Get(root + "(/.*)?", [this](const httplib::Request& request, httplib::Response& response) {
+        AnswerApi(request, "", response);
+      });
+    }
+    // All that have a body, so that none is read but within its limit.
+    const auto with_body = [this](const httplib::Request& request, httplib::Response& response,
+                                  const httplib::ContentReader& reader) { AnswerBody(request, reader, response); };
+    server_->Post(".*", with_body);
+    server_->Put(".*", with_body);
+    server_->Patch(".*", with_body);
+    server_->Delete(".*", with_body);
+  }
+
+  bool IsApi(const std::string& path) const {
+    return std::any_of(options_.api.roots.begin(), options_.api.roots.end(), [&](const std::string& root) {
+      return path.compare(0, root.size(), root) == 0 && (path.size() == root.size() || path[root.size()] == '/');
+    });
+  }
+
+  void Refuse(const httplib::Request& request, httplib::Response& response, int status) const {
+    const std::string reason = Reason(status);
+    if (IsApi(request.path)) {
+      Send(response, status, absl::StrCat("{\"error\":\"", reason, "\"}"), "application/json");
+    } else {
+      Send(response, status, absl::StrCat(reason, "\n"));
+    }
+  }
+
+  void AnswerBody(const httplib::Request& request, const httplib::ContentReader& reader,
+                  httplib::Response& response) const {
+    if (request.is_multipart_form_data()) return Refuse(request, response, 415);
+    const bool api = IsApi(request.path);
+    const size_t bytes_max = api ? options_.api.body_bytes_max : kBodyBytesMax;
+    const bool compressed = request.has_header("Content-Encoding");
+    std::string body;
+    bool too_long = false;
+    // Without either of these there is no body, and waiting for it would be waiting for the client to hang up.
+    if (request.has_header("Content-Length") || request.has_header("Transfer-Encoding")) {
+      const bool read = reader([&](const char* data, size_t size) {
+        too_long |= body.size() + size > bytes_max;
+        if (!too_long) body.append(data, size);
+        return !too_long || !compressed;  // what was sent is read to its end; what it unpacks to may have none
+      });
+      if (!read && !too_long) return Refuse(request, response, response.status > 0 ? response.status : 400);
+    }
+    if (too_long) return Refuse(request, response, 413);
+    if (!api) return Refuse(request, response, 404);
+    AnswerApi(request, body, response);
+  }
+
+  void AnswerApi(const httplib::Request& request, std::string_view body, httplib::Response& response) const {
+    const std::string_view method = request.method == "HEAD" ? std::string_view("GET") : request.method;
+    HttpRequest asked{.method = method, .path = request.path, .headers = {}, .body = body};
+    for (const auto& [name, value] : request.headers) asked.headers.emplace(absl::AsciiStrToLower(name), value);
+    HttpResponse answer = options_.api.answer(asked);
+    response.status = answer.status;
+    for (const auto& [name, value] : answer.headers) response.set_header(name, value);
+    response.set_content(std::move(answer.body), answer.content_type);
   }
 
   const Options options_;

@@ -1,8 +1,12 @@
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,13 +16,35 @@ namespace millrace {
 
 class Metrics;
 
+struct HttpRequest {
+  std::string_view method;                     // "GET" (also of HEAD), "POST" ...
+  std::string_view path;                       // percent-decoded, without the query
+  std::map<std::string, std::string> headers;  // by lower-case name
+  std::string_view body;                       // uncompressed
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string body = {};
+  std::string content_type = "application/json";
+  std::map<std::string, std::string> headers = {};
+};
+
+// What a service answers beside the pages that every service has.
+struct HttpApi {
+  std::vector<std::string> roots = {};                               // "/v2": it and what is below it. None: no API
+  std::function<HttpResponse(const HttpRequest&)> answer = nullptr;  // any thread; may block
+  size_t body_bytes_max = 0;                                         // after decompression; larger is 413
+  int threads = 0;  // requests answered at once, those for pages among them
+};
+
 // The HTTP side of a service, for people, Prometheus and Kubernetes:
 //   /metrics   the metrics
 //   /healthz   200 while the process can answer at all
 //   /readyz    200 "ready", or 503 and what is missing
 //   /statusz   what the service is doing and waiting for, as text
-// A fixed number of threads and bounded waits and bodies: a slow or hostile client cannot exhaust the process. A page
-// that throws an exception is a 500.
+// and, if it is given one, an API. A fixed number of threads and bounded waits and bodies: a slow or hostile client
+// cannot exhaust the process. A page that throws an exception is a 500.
 class HttpServer {
  public:
   struct Options {
@@ -27,6 +53,7 @@ class HttpServer {
     TlsFiles tls = {};  // checked; without a certificate, and on a Unix socket, plain text. Clients need none
     std::function<absl::Status()> ready = nullptr;       // not OK: not ready, and why. Unset: always ready. Any thread
     std::function<std::string()> status_page = nullptr;  // the text of /statusz. Unset: no such page. Any thread
+    HttpApi api = {};
   };
 
   // Listens and answers. INVALID_ARGUMENT for a malformed address, ALREADY_EXISTS if the address is in use,

@@ -131,6 +131,7 @@ class Runtime {
       HttpServer::Options options{.address = flags_.http_listen, .metrics = &metrics_, .tls = flags_.tls};
       options.ready = [this] { return Ready(); };
       options.status_page = [this] { return StatusPage(name_, start_, *service_); };
+      options.api = service_->Api();
       MILLRACE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
       addresses_.http = http_->address();
     }

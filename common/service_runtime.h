@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/http_server.h"
 #include "common/mutex.h"
 #include "common/shutdown.h"
 #include "common/tls.h"
@@ -90,6 +91,8 @@ class Service {
   // Names besides "" that grpc.health.v1 answers SERVING for while the service is ready. The list may grow, never
   // shrink.
   virtual std::vector<std::string> HealthNames() { return {}; }
+  // What the service answers over HTTP beside its pages.
+  virtual HttpApi Api() { return {}; }
   // What the service does and waits for. Any thread.
   virtual std::string StatusPage() = 0;
   // The listeners are up: start the threads that wait for peers. Returns soon; an error ends the process.

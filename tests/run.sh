@@ -23,7 +23,10 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-[ "$install" = 0 ] || deploy/install_deps.sh --tests
+if [ "$install" = 1 ]; then
+  deploy/install_deps.sh --tests
+  tests/clients/install.sh
+fi
 
 if [ -z "${MILLRACE_DATA_DIR:-}" ] && [ -d "$root/../shared/mnist" ]; then
   MILLRACE_DATA_DIR=$(cd "$root/../shared/mnist" && pwd)

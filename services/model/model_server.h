@@ -19,6 +19,7 @@
 #include "services/model/open_inference_service.h"
 #include "services/model/predict_service.h"
 #include "services/model/predictor.h"
+#include "services/model/rest_api.h"
 #include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
 #include "services/model/version_mirror.h"
@@ -45,6 +46,7 @@ class ModelServer : public Service {
                                                              const Clock& clock);
 
   std::vector<grpc::Service*> GrpcServices() override { return {&service_, &open_inference_, &admin_}; }
+  HttpApi Api() override { return rest_.Api(); }
   // OK while at least one verified version serves and no drain has begun. A push never changes it back.
   absl::Status Ready() override;
   // Models that serve.
@@ -66,6 +68,7 @@ class ModelServer : public Service {
   const std::unique_ptr<VersionMirror> mirror_;  // null without a source
   OpenInferenceCatalog catalog_;
   OpenInferenceService open_inference_;
+  RestApi rest_;
   VersionLoader loader_;
   AdminService admin_;
 };

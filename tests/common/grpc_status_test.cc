@@ -17,6 +17,11 @@ TEST(GrpcStatusTest, EveryCodeAndItsMessageSurviveTheRoundTrip) {
   }
 }
 
+TEST(GrpcStatusTest, ALongMessageIsCut) {
+  EXPECT_EQ(ToGrpcStatus(absl::NotFoundError(std::string(2048, 'x'))).error_message(), std::string(2048, 'x'));
+  EXPECT_EQ(ToGrpcStatus(absl::NotFoundError(std::string(2049, 'x'))).error_message(), std::string(2045, 'x') + "...");
+}
+
 TEST(GrpcStatusTest, AnUnknownCodeBecomesUnknown) {
   const grpc::Status odd(static_cast<grpc::StatusCode>(20), "odd");
   EXPECT_THAT(FromGrpcStatus(odd), StatusIs(absl::StatusCode::kUnknown, std::string("odd")));

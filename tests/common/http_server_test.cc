@@ -1,6 +1,7 @@
 #include "common/http_server.h"
 
 #include <unistd.h>
+#include <zlib.h>
 
 #include <atomic>
 #include <filesystem>
@@ -83,6 +84,71 @@ TEST(HttpServerTest, ABodyOverTheLimitIsRefused) {
   const auto server = StartOrDie({});
   EXPECT_EQ(HttpFetch(server->address(), "/healthz", "POST", std::string(64 << 10, 'x')).status, 404);
   EXPECT_EQ(HttpFetch(server->address(), "/healthz", "POST", std::string((64 << 10) + 1, 'x')).status, 413);
+}
+
+// An API that answers with what it was asked.
+HttpServer::Options EchoApi() {
+  HttpServer::Options options;
+  options.api = {.roots = {"/v2"},
+                 .answer = [](const HttpRequest& request) -> HttpResponse {
+                   const auto tag = request.headers.find("x-tag");
+                   return {.status = 202,
+                           .body = std::string(request.method) + " " + std::string(request.path) + " " +
+                                   (tag == request.headers.end() ? "" : tag->second) + " " +
+                                   std::string(request.body.substr(0, 100)),
+                           .headers = {{"X-Size", std::to_string(request.body.size())}}};
+                 },
+                 .body_bytes_max = 100'000,
+                 .threads = 8};
+  return options;
+}
+
+TEST(HttpServerTest, AnApiAnswersWhatIsBelowItsRoots) {
+  const auto server = StartOrDie(EchoApi());
+  EXPECT_EQ(HttpFetch(server->address(), "/v2").body, "GET /v2  ");
+  const HttpReply reply = HttpFetch(server->address(), "/v2/a%20b?c=d", "POST", "body", "X-Tag: t\r\n");
+  EXPECT_EQ(reply.status, 202);
+  EXPECT_EQ(reply.body, "POST /v2/a b t body");
+  EXPECT_THAT(reply.head, HasSubstr("Content-Type: application/json"));
+  EXPECT_THAT(reply.head, HasSubstr("X-Size: 4"));
+  EXPECT_EQ(HttpFetch(server->address(), "/v2/x", "DELETE").body, "DELETE /v2/x  ");
+  // As curl sends any body if it is not told otherwise.
+  const std::string form = "Content-Type: application/x-www-form-urlencoded\r\n";
+  EXPECT_THAT(HttpFetch(server->address(), "/v2/x", "POST", std::string(50'000, '{'), form).head,
+              HasSubstr("X-Size: 50000"));
+  EXPECT_EQ(HttpFetch(server->address(), "/v20", "GET").status, 404);
+  EXPECT_EQ(HttpFetch(server->address(), "/v20", "POST").status, 404);
+  EXPECT_EQ(HttpFetch(server->address(), "/healthz").body, "ok\n");
+}
+
+TEST(HttpServerTest, AnApisBodiesHaveALimitOfTheirOwnAlsoUnpacked) {
+  const auto server = StartOrDie(EchoApi());
+  const auto post = [&](const std::string& path, const std::string& body, const std::string& headers = "") {
+    return HttpFetch(server->address(), path, "POST", body, headers);
+  };
+  EXPECT_THAT(post("/v2", std::string(100'000, 'x')).head, HasSubstr("X-Size: 100000"));
+  const HttpReply over = post("/v2", std::string(100'001, 'x'));
+  EXPECT_EQ(over.status, 413);
+  EXPECT_EQ(over.body, "{\"error\":\"the body is over the limit\"}");
+  EXPECT_EQ(post("/healthz", std::string((64 << 10) + 1, 'x')).status, 413);  // that of pages stays
+
+  const auto packed = [](size_t size) {
+    const std::string text(size, 'x');
+    std::string bytes(compressBound(size), '\0');
+    uLongf length = bytes.size();
+    EXPECT_EQ(
+        compress(reinterpret_cast<Bytef*>(bytes.data()), &length, reinterpret_cast<const Bytef*>(text.data()), size),
+        Z_OK);
+    return bytes.substr(0, length);
+  };
+  const std::string deflate = "Content-Encoding: deflate\r\n";
+  EXPECT_THAT(post("/v2", packed(100'000), deflate).head, HasSubstr("X-Size: 100000"));
+  EXPECT_EQ(post("/v2", packed(100'001), deflate).status, 413);
+  EXPECT_EQ(post("/v2", packed(4 << 20), deflate).status, 413);
+  EXPECT_EQ(post("/healthz", packed(4 << 20), deflate).status, 413);
+  EXPECT_EQ(post("/v2", "no such thing", deflate).status, 400);
+  EXPECT_EQ(post("/v2", "x", "Content-Type: multipart/form-data; boundary=b\r\n").status, 415);
+  EXPECT_EQ(HttpFetch(server->address(), "/v2/" + std::string(600, 'a')).status, 414);
 }
 
 TEST(HttpServerTest, ManyClientsAtOnce) {

@@ -43,14 +43,14 @@ inline int ConnectTo(const std::string& address_text) {
   return -1;
 }
 
-// One HTTP request on a connection of its own.
+// One HTTP request on a connection of its own. `headers`: further ones, each with its line end.
 inline HttpReply HttpFetch(const std::string& address, const std::string& path, const std::string& method = "GET",
-                           const std::string& body = "") {
+                           const std::string& body = "", const std::string& headers = "") {
   HttpReply reply;
   const int fd = ConnectTo(address);
   if (fd < 0) return reply;
   const std::string request = method + " " + path + " HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: " +
-                              std::to_string(body.size()) + "\r\n\r\n" + body;
+                              std::to_string(body.size()) + "\r\n" + headers + "\r\n" + body;
   std::string answer;
   if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(request.size())) {
     char buffer[4096];

@@ -48,6 +48,19 @@ class OpenInferenceServiceTest : public EngineFixture {
     return Call(&Stub::ModelInfer, request, response, timeout);
   }
   using Stub = inference::GRPCInferenceService::Stub;
+  // Clients that hold both executors until blocked_ is false.
+  std::vector<std::thread> Occupy() {
+    blocked_ = true;
+    std::vector<std::thread> busy;
+    for (int i = 0; i < 2; ++i) {
+      busy.emplace_back([this] {
+        ModelInferResponse response;
+        EXPECT_TRUE(Infer(RawInferRequest(), &response).ok());
+      });
+    }
+    EXPECT_TRUE(Eventually([&] { return forward_passes_ == 2; }));
+    return busy;
+  }
 
   bool ready_ = true;
   OpenInferenceCatalog catalog_{table_, {.executors = 2, .requests = 16}, [this] {
@@ -155,19 +168,14 @@ TEST_F(OpenInferenceServiceTest, InfersAndEveryFaultHasItsCode) {
   const grpc::Status fault = Infer(request, &response);
   EXPECT_EQ(fault.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(fault.error_message(), "model mnist has no input 'x'; it takes INPUT__0");
+  // Messages travel in a header, whose length the peer limits.
+  request.mutable_inputs(0)->set_name(std::string(100'000, 'x'));
+  EXPECT_EQ(Infer(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(OpenInferenceServiceTest, TheCallsDeadlineAndTheTimeoutParameterCount) {
   PublishAndLoad(7);
-  blocked_ = true;
-  std::vector<std::thread> busy;
-  for (int i = 0; i < 2; ++i) {
-    busy.emplace_back([this] {
-      ModelInferResponse response;
-      EXPECT_TRUE(Infer(RawInferRequest(), &response).ok());
-    });
-  }
-  EXPECT_TRUE(Eventually([&] { return forward_passes_ == 2; }));
+  std::vector<std::thread> busy = Occupy();
   ModelInferResponse response;
   EXPECT_EQ(Infer(RawInferRequest(), &response, absl::Milliseconds(50)).error_code(),
             grpc::StatusCode::DEADLINE_EXCEEDED);
@@ -312,15 +320,7 @@ TEST_F(InferenceStreamTest, ADrainLetsTheRequestUnderWayBeAnswered) {
 
 TEST_F(InferenceStreamTest, ACancelledStreamsRequestIsNotComputed) {
   PublishAndLoad(7);
-  blocked_ = true;
-  std::vector<std::thread> busy;
-  for (int i = 0; i < 2; ++i) {
-    busy.emplace_back([this] {
-      ModelInferResponse response;
-      EXPECT_TRUE(Infer(RawInferRequest(), &response).ok());
-    });
-  }
-  EXPECT_TRUE(Eventually([&] { return forward_passes_ == 2; }));
+  std::vector<std::thread> busy = Occupy();
   Open();
   Write("1");
   EXPECT_TRUE(Eventually([&] { return engine_.in_flight() == 3; }));

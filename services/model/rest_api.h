@@ -1,0 +1,76 @@
+// The REST protocols of the model service: the Open Inference Protocol's under /v2 and TensorFlow Serving's under /v1.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/http_server.h"
+#include "common/mutex.h"
+#include "inference/grpc_service.pb.h"
+#include "services/model/inference_engine.h"
+#include "services/model/open_inference_catalog.h"
+
+namespace millrace {
+
+//   GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/stats
+//   GET  /v2/models/M[/versions/V] and, below it, /ready, /config, /stats; POST .../infer
+//   POST /v2/repository/index, /v2/repository/models/M/load and .../unload (which are refused: the repository decides)
+//   GET  /v1/models/M[/versions/V]; POST the same with :predict
+// An error is {"error": "..."} with status 400 (also if it is a failed precondition), 404, 405, 429, 500, 501, 503 or
+// 504; 429 and 503 may have Retry-After.
+//
+// Threads: any; a prediction blocks its thread until it is computed, or kWaitMax, or the parameter `timeout`, has
+// passed. There is room for a bounded number of them, fewer than the HTTP server has threads, so that it can always be
+// asked how it does. The references must outlive the API.
+class RestApi {
+ public:
+  static constexpr int kThreads = 32;
+  static constexpr int kPredictionsMax = 28;                 // at once; more are 429
+  static constexpr size_t kBodyBytesMax = size_t{16} << 20;  // of one request
+  static constexpr size_t kBodyBytesAtOnce = size_t{32}
+                                             << 20;  // of all predictions, for what parsing them takes; more are 429
+  static constexpr absl::Duration kWaitMax = absl::Seconds(10);
+
+  // `clock`: the engine's.
+  RestApi(const OpenInferenceCatalog& catalog, InferenceEngine& engine, const Clock& clock)
+      : catalog_(catalog), engine_(engine), clock_(clock) {}
+
+  // For the HTTP server.
+  HttpApi Api();
+  HttpResponse Answer(const HttpRequest& request);
+
+ private:
+  struct Target {
+    std::string model;
+    std::string version;  // empty: the one that serves
+  };
+
+  absl::StatusOr<HttpResponse> Route(const HttpRequest& request);
+  absl::StatusOr<HttpResponse> RouteOpenInference(const HttpRequest& request);
+  absl::StatusOr<HttpResponse> RouteModel(const HttpRequest& request, const Target& target, const std::string& verb);
+  absl::StatusOr<HttpResponse> RouteRepository(const HttpRequest& request);
+  absl::StatusOr<HttpResponse> RouteTensorFlow(const HttpRequest& request);
+  absl::StatusOr<HttpResponse> Infer(const HttpRequest& request, const Target& target);
+  absl::StatusOr<HttpResponse> Predict(const HttpRequest& request, const Target& target);
+
+  absl::Status Admit(size_t body_bytes);
+  void Leave(size_t body_bytes);
+  // Blocks. The response has raw contents.
+  absl::StatusOr<inference::ModelInferResponse> Compute(std::shared_ptr<const LoadedVersion> version,
+                                                        const inference::ModelInferRequest& message);
+
+  const OpenInferenceCatalog& catalog_;
+  InferenceEngine& engine_;
+  const Clock& clock_;
+
+  Mutex mutex_;
+  int predictions_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t body_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace millrace
