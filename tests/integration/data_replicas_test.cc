@@ -138,7 +138,7 @@ class ParameterServerDataTest : public testing::Test {
 
 TEST_F(ParameterServerDataTest, ReplicasWithDifferentDatasetsAreRefusedByName) {
   for (Program* service : {&StartData("one", {.train_count = 20}), &StartData("two", {.train_count = 30})}) {
-    ASSERT_TRUE(Eventually([&] { return !service->Runs() || service->announced().has_value(); }));
+    service->WaitForAddresses();
   }
   Program server = StartServer(Socket("one") + "," + Socket("two"));
   EXPECT_EQ(server.Wait(), 78);
