@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <exception>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
@@ -110,6 +112,8 @@ std::string Reason(int status) {
       return "the path is over the limit";
     case 415:
       return "multipart bodies are not taken";
+    case 429:
+      return "too many bytes are being read and answered already";
     case 501:
       return "there is no such method";
     default:
@@ -228,24 +232,40 @@ class HttpServer::Impl {
     }
   }
 
-  void AnswerBody(const httplib::Request& request, const httplib::ContentReader& reader,
-                  httplib::Response& response) const {
+  // False: there is no room for it beside the other bodies.
+  bool Append(const char* data, size_t size, bool api, std::string& body) {
+    if ((body_bytes_ += size) > options_.api.bodies_bytes_max && api) {
+      body_bytes_ -= size;
+      return false;
+    }
+    body.append(data, size);
+    return true;
+  }
+
+  void AnswerBody(const httplib::Request& request, const httplib::ContentReader& reader, httplib::Response& response) {
     if (request.is_multipart_form_data()) return Refuse(request, response, 415);
     const bool api = IsApi(request.path);
     const size_t bytes_max = api ? options_.api.body_bytes_max : kBodyBytesMax;
     const bool compressed = request.has_header("Content-Encoding");
     std::string body;
-    bool too_long = false;
+    bool too_long = false, too_many = false;
+    const absl::Cleanup forget = [&] { body_bytes_ -= body.size(); };
     // Without either of these there is no body, and waiting for it would be waiting for the client to hang up.
     if (request.has_header("Content-Length") || request.has_header("Transfer-Encoding")) {
       const bool read = reader([&](const char* data, size_t size) {
         too_long |= body.size() + size > bytes_max;
-        if (!too_long) body.append(data, size);
-        return !too_long || !compressed;  // what was sent is read to its end; what it unpacks to may have none
+        if (!too_long && !too_many) too_many = !Append(data, size, api, body);
+        // What was sent is read to its end; what it unpacks to may have none.
+        return !compressed || (!too_long && !too_many);
       });
-      if (!read && !too_long) return Refuse(request, response, response.status > 0 ? response.status : 400);
+      if (!read && !too_long && !too_many)
+        return Refuse(request, response, response.status > 0 ? response.status : 400);
     }
     if (too_long) return Refuse(request, response, 413);
+    if (too_many) {
+      response.set_header("Retry-After", "1");
+      return Refuse(request, response, 429);
+    }
     if (!api) return Refuse(request, response, 404);
     AnswerApi(request, body, response);
   }
@@ -261,6 +281,7 @@ class HttpServer::Impl {
   }
 
   const Options options_;
+  std::atomic<size_t> body_bytes_ = 0;  // of bodies being read or answered
   AdoptingServer server_;
   Address bound_;
   std::string address_;
