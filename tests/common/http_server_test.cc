@@ -131,7 +131,7 @@ TEST(HttpServerTest, AnApisBodiesHaveALimitOfTheirOwnAlsoUnpacked) {
   EXPECT_THAT(post("/v2", std::string(100'000, 'x')).head, HasSubstr("X-Size: 100000"));
   const HttpReply over = post("/v2", std::string(100'001, 'x'));
   EXPECT_EQ(over.status, 413);
-  EXPECT_EQ(over.body, "{\"error\":\"the body is over the limit\"}");
+  EXPECT_EQ(over.body, "{\"error\":\"the body is over the limit of 100000 bytes\"}");
   EXPECT_EQ(post("/healthz", std::string((64 << 10) + 1, 'x')).status, 413);  // that of pages stays
 
   const auto packed = [](size_t size) {
@@ -169,6 +169,7 @@ TEST(HttpServerTest, BodiesAtOnceHaveALimit) {
   const HttpReply refused = HttpFetch(server->address(), "/v2", "POST", std::string(60'001, 'x'));
   EXPECT_EQ(refused.status, 429);
   EXPECT_THAT(refused.head, HasSubstr("Retry-After: 1"));
+  EXPECT_THAT(refused.body, HasSubstr("the limit of 150000 bytes"));
   blocked = false;
   first.join();
   EXPECT_EQ(HttpFetch(server->address(), "/v2", "POST", std::string(100'000, 'x')).status, 200);
