@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <exception>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
@@ -108,23 +110,6 @@ void Send(httplib::Response& response, int status, const std::string& body, cons
   response.set_content(body, content_type);
 }
 
-std::string Reason(int status) {
-  switch (status) {
-    case 404:
-      return "there is nothing here";
-    case 413:
-      return "the body is over the limit";
-    case 414:
-      return "the path is over the limit";
-    case 415:
-      return "multipart bodies are not taken";
-    case 501:
-      return "there is no such method";
-    default:
-      return "the request cannot be read";
-  }
-}
-
 std::string DescribeException(const std::exception_ptr& exception) {
   try {
     std::rethrow_exception(exception);
@@ -175,10 +160,13 @@ class HttpServer::Impl {
     server_->set_write_timeout(kWriteTimeoutSeconds);
     server_->set_payload_max_length(std::max(kBodyBytesMax, options_.api.body_bytes_max));
     server_->set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
-      if (request.path.size() <= kPathBytesMax && request.method != "PRI") {
+      if (request.method == "PRI") {  // of HTTP/2, and the library would read a body for it
+        Refuse(request, response, 501, "HTTP/2 is not spoken here");
+      } else if (request.path.size() > kPathBytesMax) {
+        Refuse(request, response, 414, absl::StrCat("the path is over the limit of ", kPathBytesMax, " bytes"));
+      } else {
         return httplib::Server::HandlerResponse::Unhandled;
       }
-      Refuse(request, response, request.method == "PRI" ? 501 : 414);
       return httplib::Server::HandlerResponse::Handled;
     });
     server_->set_exception_handler(
@@ -228,8 +216,8 @@ class HttpServer::Impl {
     });
   }
 
-  void Refuse(const httplib::Request& request, httplib::Response& response, int status) const {
-    const std::string reason = Reason(status);
+  void Refuse(const httplib::Request& request, httplib::Response& response, int status,
+              const std::string& reason) const {
     if (IsApi(request.path)) {
       Send(response, status, absl::StrCat("{\"error\":\"", reason, "\"}"), "application/json");
     } else {
@@ -237,25 +225,45 @@ class HttpServer::Impl {
     }
   }
 
-  void AnswerBody(const httplib::Request& request, const httplib::ContentReader& reader,
-                  httplib::Response& response) const {
-    if (request.is_multipart_form_data()) return Refuse(request, response, 415);
+  // False: there is no room for it beside the other bodies.
+  bool Append(const char* data, size_t size, bool api, std::string& body) {
+    if ((body_bytes_ += size) > options_.api.bodies_bytes_max && api) {
+      body_bytes_ -= size;
+      return false;
+    }
+    body.append(data, size);
+    return true;
+  }
+
+  void AnswerBody(const httplib::Request& request, const httplib::ContentReader& reader, httplib::Response& response) {
+    if (request.is_multipart_form_data()) return Refuse(request, response, 415, "multipart bodies are not taken");
     const bool api = IsApi(request.path);
     const size_t bytes_max = api ? options_.api.body_bytes_max : kBodyBytesMax;
     const bool compressed = request.has_header("Content-Encoding");
     std::string body;
-    bool too_long = false;
+    bool too_long = false, too_many = false;
+    const absl::Cleanup forget = [&] { body_bytes_ -= body.size(); };
     // Without either of these there is no body, and waiting for it would be waiting for the client to hang up.
     if (request.has_header("Content-Length") || request.has_header("Transfer-Encoding")) {
       const bool read = reader([&](const char* data, size_t size) {
         too_long |= body.size() + size > bytes_max;
-        if (!too_long) body.append(data, size);
-        return !too_long || !compressed;  // what was sent is read to its end; what it unpacks to may have none
+        if (!too_long && !too_many) too_many = !Append(data, size, api, body);
+        // What was sent is read to its end; what it unpacks to may have none.
+        return !compressed || (!too_long && !too_many);
       });
-      if (!read && !too_long) return Refuse(request, response, response.status > 0 ? response.status : 400);
+      too_long |= !read && response.status == 413;  // by its Content-Length, and so not looked at
+      if (!read && !too_long && !too_many) return Refuse(request, response, 400, "the body cannot be read");
     }
-    if (too_long) return Refuse(request, response, 413);
-    if (!api) return Refuse(request, response, 404);
+    if (too_long) {
+      return Refuse(request, response, 413, absl::StrCat("the body is over the limit of ", bytes_max, " bytes"));
+    }
+    if (too_many) {
+      response.set_header("Retry-After", "1");
+      return Refuse(
+          request, response, 429,
+          absl::StrCat("the limit of ", options_.api.bodies_bytes_max, " bytes in bodies at once is reached"));
+    }
+    if (!api) return Refuse(request, response, 404, "there is nothing here");
     AnswerApi(request, body, response);
   }
 
@@ -270,6 +278,7 @@ class HttpServer::Impl {
   }
 
   const Options options_;
+  std::atomic<size_t> body_bytes_ = 0;  // of bodies being read or answered
   std::unique_ptr<httplib::Server> server_;
   Address bound_;
   std::string address_;

@@ -34,8 +34,10 @@ struct HttpResponse {
 struct HttpApi {
   std::vector<std::string> roots = {};                               // "/v2": it and what is below it. None: no API
   std::function<HttpResponse(const HttpRequest&)> answer = nullptr;  // any thread; may block
-  size_t body_bytes_max = 0;                                         // after decompression; larger is 413
-  int threads = 0;  // requests answered at once, those for pages among them
+  size_t body_bytes_max = 0;                                         // of one body, after decompression; larger is 413
+  size_t bodies_bytes_max = 0;  // of all that are being read or answered; more are 429
+  // Connections served at once, those for pages among them. One that idles holds its thread for two seconds.
+  int threads = 0;
 };
 
 // The HTTP side of a service, for people, Prometheus and Kubernetes:

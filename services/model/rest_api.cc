@@ -103,6 +103,7 @@ HttpApi RestApi::Api() {
   return {.roots = {"/v1", "/v2"},
           .answer = [this](const HttpRequest& request) { return Answer(request); },
           .body_bytes_max = kBodyBytesMax,
+          .bodies_bytes_max = kBodiesBytesMax,
           .threads = kThreads};
 }
 
@@ -175,8 +176,8 @@ absl::StatusOr<HttpResponse> RestApi::RouteTensorFlow(const HttpRequest& request
 }
 
 absl::StatusOr<HttpResponse> RestApi::Infer(const HttpRequest& request, const Target& target) {
-  MILLRACE_RETURN_IF_ERROR(Admit(request.body.size()));
-  const absl::Cleanup leave = [&] { Leave(request.body.size()); };
+  MILLRACE_RETURN_IF_ERROR(Admit());
+  const absl::Cleanup leave = [&] { Leave(); };
   MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
   MILLRACE_ASSIGN_OR_RETURN(const std::optional<size_t> json_bytes, JsonBytesOf(request));
   MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferRequest message, InferRequestFromRest(request.body, json_bytes));
@@ -191,36 +192,29 @@ absl::StatusOr<HttpResponse> RestApi::Infer(const HttpRequest& request, const Ta
 }
 
 absl::StatusOr<HttpResponse> RestApi::Predict(const HttpRequest& request, const Target& target) {
-  MILLRACE_RETURN_IF_ERROR(Admit(request.body.size()));
-  const absl::Cleanup leave = [&] { Leave(request.body.size()); };
+  MILLRACE_RETURN_IF_ERROR(Admit());
+  const absl::Cleanup leave = [&] { Leave(); };
   MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
   MILLRACE_ASSIGN_OR_RETURN(const TensorFlowPredict asked, PredictFromRest(version->info(), request.body));
   MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response, Compute(std::move(version), asked.message));
   return HttpResponse{.body = PredictToRest(asked, response)};
 }
 
-absl::Status RestApi::Admit(size_t body_bytes) {
-  absl::Status status;
+absl::Status RestApi::Admit() {
   MutexLock lock(&mutex_);
-  if (predictions_ >= kPredictionsMax) {
-    status = absl::ResourceExhaustedError(
-        absl::StrCat("the limit of ", kPredictionsMax, " predictions at once over REST is reached"));
-  } else if (predictions_ > 0 && body_bytes_ + body_bytes > kBodyBytesAtOnce) {
-    status = absl::ResourceExhaustedError(
-        absl::StrCat("the limit of ", kBodyBytesAtOnce, " bytes in predictions at once over REST is reached"));
-  } else {
+  if (predictions_ < kPredictionsMax) {
     ++predictions_;
-    body_bytes_ += body_bytes;
-    return status;
+    return absl::OkStatus();
   }
+  absl::Status status = absl::ResourceExhaustedError(
+      absl::StrCat("the limit of ", kPredictionsMax, " predictions at once over REST is reached"));
   SetRetryAfter(status, absl::Seconds(1));
   return status;
 }
 
-void RestApi::Leave(size_t body_bytes) {
+void RestApi::Leave() {
   MutexLock lock(&mutex_);
   --predictions_;
-  body_bytes_ -= body_bytes;
 }
 
 absl::StatusOr<inference::ModelInferResponse> RestApi::Compute(std::shared_ptr<const LoadedVersion> version,

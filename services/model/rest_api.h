@@ -29,11 +29,10 @@ namespace millrace {
 // asked how it does. The references must outlive the API.
 class RestApi {
  public:
-  static constexpr int kThreads = 32;
-  static constexpr int kPredictionsMax = 28;                 // at once; more are 429
-  static constexpr size_t kBodyBytesMax = size_t{16} << 20;  // of one request
-  static constexpr size_t kBodyBytesAtOnce = size_t{32}
-                                             << 20;  // of all predictions, for what parsing them takes; more are 429
+  static constexpr int kThreads = 128;
+  static constexpr int kPredictionsMax = 28;                   // at once; more are 429
+  static constexpr size_t kBodyBytesMax = size_t{16} << 20;    // of one request
+  static constexpr size_t kBodiesBytesMax = size_t{32} << 20;  // of all at once: JSON takes some twenty times that
   static constexpr absl::Duration kWaitMax = absl::Seconds(10);
 
   // `clock`: the engine's.
@@ -58,8 +57,8 @@ class RestApi {
   absl::StatusOr<HttpResponse> Infer(const HttpRequest& request, const Target& target);
   absl::StatusOr<HttpResponse> Predict(const HttpRequest& request, const Target& target);
 
-  absl::Status Admit(size_t body_bytes);
-  void Leave(size_t body_bytes);
+  absl::Status Admit();
+  void Leave();
   // Blocks. The response has raw contents.
   absl::StatusOr<inference::ModelInferResponse> Compute(std::shared_ptr<const LoadedVersion> version,
                                                         const inference::ModelInferRequest& message);
@@ -70,7 +69,6 @@ class RestApi {
 
   Mutex mutex_;
   int predictions_ ABSL_GUARDED_BY(mutex_) = 0;
-  size_t body_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace millrace

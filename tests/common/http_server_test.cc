@@ -12,6 +12,7 @@
 #include "common/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/eventually.h"
 #include "tests/testing/http_fetch.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
@@ -99,6 +100,7 @@ HttpServer::Options EchoApi() {
                            .headers = {{"X-Size", std::to_string(request.body.size())}}};
                  },
                  .body_bytes_max = 100'000,
+                 .bodies_bytes_max = 150'000,
                  .threads = 8};
   return options;
 }
@@ -129,7 +131,7 @@ TEST(HttpServerTest, AnApisBodiesHaveALimitOfTheirOwnAlsoUnpacked) {
   EXPECT_THAT(post("/v2", std::string(100'000, 'x')).head, HasSubstr("X-Size: 100000"));
   const HttpReply over = post("/v2", std::string(100'001, 'x'));
   EXPECT_EQ(over.status, 413);
-  EXPECT_EQ(over.body, "{\"error\":\"the body is over the limit\"}");
+  EXPECT_EQ(over.body, "{\"error\":\"the body is over the limit of 100000 bytes\"}");
   EXPECT_EQ(post("/healthz", std::string((64 << 10) + 1, 'x')).status, 413);  // that of pages stays
 
   const auto packed = [](size_t size) {
@@ -149,6 +151,28 @@ TEST(HttpServerTest, AnApisBodiesHaveALimitOfTheirOwnAlsoUnpacked) {
   EXPECT_EQ(post("/v2", "no such thing", deflate).status, 400);
   EXPECT_EQ(post("/v2", "x", "Content-Type: multipart/form-data; boundary=b\r\n").status, 415);
   EXPECT_EQ(HttpFetch(server->address(), "/v2/" + std::string(600, 'a')).status, 414);
+}
+
+TEST(HttpServerTest, BodiesAtOnceHaveALimit) {
+  HttpServer::Options options = EchoApi();
+  std::atomic<bool> blocked = true;
+  std::atomic<int> entered = 0;
+  options.api.answer = [&](const HttpRequest&) -> HttpResponse {
+    ++entered;
+    while (blocked) std::this_thread::yield();
+    return {};
+  };
+  const auto server = StartOrDie(std::move(options));
+  std::thread first(
+      [&] { EXPECT_EQ(HttpFetch(server->address(), "/v2", "POST", std::string(90'000, 'x')).status, 200); });
+  EXPECT_TRUE(Eventually([&] { return entered == 1; }));
+  const HttpReply refused = HttpFetch(server->address(), "/v2", "POST", std::string(60'001, 'x'));
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_THAT(refused.head, HasSubstr("Retry-After: 1"));
+  EXPECT_THAT(refused.body, HasSubstr("the limit of 150000 bytes"));
+  blocked = false;
+  first.join();
+  EXPECT_EQ(HttpFetch(server->address(), "/v2", "POST", std::string(100'000, 'x')).status, 200);
 }
 
 TEST(HttpServerTest, ManyClientsAtOnce) {

@@ -56,9 +56,7 @@ class ServicesTest : public testing::TestWithParam<ServiceCase> {
 
 TEST_P(ServicesTest, AnswersOnEveryPageAndEndsCleanly) {
   Program service(GetParam().program, Arguments(), temporary_ / "stderr");
-  ASSERT_TRUE(Eventually([&] { return !service.Runs() || service.announced().has_value(); }));
-  ASSERT_TRUE(service.announced().has_value()) << service.Errors();
-  const AnnouncedAddresses addresses = *service.announced();
+  const AnnouncedAddresses addresses = service.WaitForAddresses();
 
   EXPECT_EQ(HttpFetch(addresses.http, "/healthz").status, 200);
   EXPECT_TRUE(Eventually([&] { return HttpFetch(addresses.http, "/readyz").status == GetParam().ready; }));

@@ -1,5 +1,5 @@
-// Clients that others wrote, against the real program: Triton's (tests/clients/triton_client.py), curl, and what the
-// README says to type.
+// Clients that others wrote, against the real program: Triton's (tests/clients/triton_client.py), gRPC's own by
+// reflection (grpc_client.py), curl, and what the README says to type.
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -63,7 +63,7 @@ class StockClientsTest : public ::testing::Test {
 
   static bool ClientsAreThere() {
     if (std::filesystem::exists(kPython)) return true;
-    std::cerr << "SKIPPED: Triton's client is not installed; tests/clients/install.sh does it\n";
+    std::cerr << "SKIPPED: the stock clients are not installed; tests/clients/install.sh does it\n";
     return false;
   }
 
@@ -75,6 +75,12 @@ class StockClientsTest : public ::testing::Test {
 TEST_F(StockClientsTest, TritonsClientOverGrpcAndHttp) {
   if (!ClientsAreThere()) GTEST_SKIP();
   ChildProcess client({kPython, kSource / "tests/clients/triton_client.py", grpc_, http_, "mnist", "469"});
+  EXPECT_EQ(client.Wait(), 0) << client.rest_of_stdout() << client.all_of_stderr();
+}
+
+TEST_F(StockClientsTest, ReflectionAndHealth) {
+  if (!ClientsAreThere()) GTEST_SKIP();
+  ChildProcess client({kPython, kSource / "tests/clients/grpc_client.py", grpc_, "mnist", "469"});
   EXPECT_EQ(client.Wait(), 0) << client.rest_of_stdout() << client.all_of_stderr();
 }
 

@@ -67,6 +67,23 @@ TEST_F(ServingTableTest, ARetiredVersionIsListedUntilItsLastRequestEnds) {
   EXPECT_THAT(metrics_.Render(), ::testing::Not(HasSubstr("version=\"1\"")));  // the series went too
 }
 
+TEST_F(ServingTableTest, AccountsOutliveTheirVersionsInBoundedNumber) {
+  EXPECT_THAT(table_.Accounts("mnist", 0), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_TRUE(table_.Accounts("", 0)->empty());
+  for (uint64_t version = 1; version <= 40; ++version) {
+    table_.Publish(Make("mnist", version));
+    (*table_.Find("mnist", 0))->statistics()->CountFailure(absl::Seconds(version));
+  }
+  table_.Publish(Make("other", 7));
+  const auto accounts = *table_.Accounts("mnist", 0);
+  ASSERT_EQ(accounts.size(), ServingTable::kAccountsPerModelMax);
+  EXPECT_EQ(accounts[0].version, 9u);
+  EXPECT_EQ(accounts[0].statistics->numbers().fail.time, absl::Seconds(9));
+  EXPECT_EQ(table_.Accounts("", 0)->size(), ServingTable::kAccountsPerModelMax + 1);
+  EXPECT_EQ(table_.Accounts("mnist", 40)->size(), 1u);
+  EXPECT_THAT(table_.Accounts("mnist", 8), StatusIs(absl::StatusCode::kNotFound));
+}
+
 TEST_F(ServingTableTest, RefusedVersionsAreListedWithTheirReasonInBoundedNumber) {
   table_.Publish(Make("mnist", 1));
   for (uint64_t version = 2; version < 100; ++version) table_.SetRefused("mnist", version, "golden: differs");
