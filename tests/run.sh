@@ -23,7 +23,11 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-[ "$install" = 0 ] || deploy/install_deps.sh --tests
+if [ "$install" = 1 ]; then
+  deploy/install_deps.sh --tests
+  # Without them only the tests of the chart and of the rules are left out; in CI they fail.
+  tests/install_tools.sh > /dev/null || echo "tests: not all tools could be installed" >&2
+fi
 
 if [ -z "${MILLRACE_DATA_DIR:-}" ] && [ -d "$root/../shared/mnist" ]; then
   MILLRACE_DATA_DIR=$(cd "$root/../shared/mnist" && pwd)

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""The chart's pods on the real programs: what it renders trains to the end, hot-loads and answers `helm test`."""
+
+import gzip
+import os
+import pathlib
+import random
+import struct
+import sys
+import tempfile
+import unittest
+
+import chart
+import pods
+
+SERVICES = ("data", "parameter-server", "worker", "model")
+
+
+def write_idx(folder, train, test):
+    """A tiny dataset in MNIST's format: each label is a bright bar at a place of its own."""
+    source = random.Random(1)
+    for prefix, count in (("train", train), ("t10k", test)):
+        labels = bytes(index % 10 for index in range(count))
+        images = bytearray(source.randrange(32) for _ in range(count * 784))
+        for index, label in enumerate(labels):
+            start = index * 784 + (4 + 2 * label) * 28
+            images[start:start + 56] = bytes([230]) * 56
+        for name, head, body in ((f"{prefix}-images-idx3-ubyte", struct.pack(">IIII", 0x803, count, 28, 28), images),
+                                 (f"{prefix}-labels-idx1-ubyte", struct.pack(">II", 0x801, count), labels)):
+            with gzip.open(folder / f"{name}.gz", "wb") as file:
+                file.write(head + bytes(body))
+
+
+class Rehearsal(unittest.TestCase):
+    def until_ready(self, cluster, *components):
+        for component in components:
+            for pod in cluster.of(component):
+                for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                    pods.wait_until(f"{pod.name}'s {probe}", lambda: not pod.running() or pod.probe(probe))
+                self.assertTrue(pod.running(), f"{pod.name} ended: {pod.log.read_text()}")
+
+    def predict(self, cluster):
+        """What `helm test` says."""
+        pod, = cluster.of("test")
+        pod.start()
+        self.assertEqual(pod.process.wait(60), 0, pod.log.read_text())
+        return pod.log.read_text()
+
+    def end_all(self, cluster):
+        for component in SERVICES:
+            for pod in cluster.of(component):
+                self.assertEqual(pod.terminate(), 0, f"{pod.name}: {pod.log.read_text()[-2000:]}")
+
+    def test_as_installed(self):
+        """The defaults but for the size of the job: versions over gRPC, workers that end with the job."""
+        small = {"data": {"replicas": 2}, "worker": {"count": 2}, "model": {"replicas": 2, "drainSeconds": 1}}
+        objects = chart.render(small, files=[chart.CHART / "ci" / "minimal-values.yaml"])
+        with pods.Cluster(objects) as cluster:
+            cluster.start("model", "worker", "parameter-server", "data")  # in no helpful order
+            self.until_ready(cluster, "data", "parameter-server")
+            for worker in cluster.of("worker"):
+                self.assertEqual(worker.process.wait(pods.PATIENCE_SECONDS), 0, worker.log.read_text())
+            self.until_ready(cluster, "model")
+            self.assertRegex(self.predict(cluster), r"digit\.png: \d +\d+\.\d+ % +version 43")
+            self.end_all(cluster)
+
+    def test_with_a_shared_volume(self):
+        """Two shards and elastic workers, files from a claim, versions through the volume; a shard and a worker are
+        replaced on the way."""
+        values = {"dataset": {"kind": "claim", "claim": {"name": "files", "subPath": "tiny"}, "classes": None},
+                  "job": {"epochs": 3, "validationCount": 100, "checkpointSteps": 4, "slots": 8},
+                  "worker": {"count": 2}, "model": {"replicas": 1, "drainSeconds": 0}}
+        with tempfile.TemporaryDirectory() as files:
+            (pathlib.Path(files) / "tiny").mkdir()
+            write_idx(pathlib.Path(files) / "tiny", train=1500, test=200)
+            objects = chart.render(values, files=[chart.CHART / "ci" / "shared-volume-values.yaml"])
+            with pods.Cluster(objects, {"files": pathlib.Path(files)}) as cluster:
+                self.train_through_evictions(cluster)
+
+    def train_through_evictions(self, cluster):
+        worker, other = cluster.of("worker")
+        first, second = cluster.of("parameter-server")
+        cluster.start("data", "parameter-server")
+        worker.start()
+        pods.wait_until("a checkpoint", lambda: "checkpoint committed" in first.log.read_text())
+        for pod in (second, worker):
+            self.assertEqual(pod.terminate(), 0, pod.log.read_text())
+        second.start()
+        other.start()
+        pods.wait_until("the end of the job", lambda: "job done" in first.log.read_text())
+        self.assertEqual(other.process.wait(pods.PATIENCE_SECONDS), 0, other.log.read_text())
+        self.assertIn("millrace_coordinator_recoveries_total 1", first.metrics())
+        cluster.start("model")
+        self.until_ready(cluster, "data", "parameter-server", "model")
+        self.assertRegex(self.predict(cluster), r"digit\.png: \d")
+        for pod in (*cluster.of("model"), *cluster.of("parameter-server"), *cluster.of("data")):
+            self.assertEqual(pod.terminate(), 0, pod.log.read_text()[-2000:])
+
+
+if __name__ == "__main__":
+    chart.require_tools("helm")
+    works, reason = pods.sandbox_works()
+    if not works:
+        print(f"SKIPPED: the chart's pods cannot run in sandboxes here: {reason}")
+        sys.exit(1 if os.environ.get("CI") == "true" else chart.SKIPPED)
+    unittest.main()
