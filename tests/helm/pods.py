@@ -19,10 +19,10 @@ import selectors
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 
 import chart
@@ -38,6 +38,14 @@ def sandbox_works():
         return done.returncode == 0, done.stdout.strip()
     except FileNotFoundError:
         return False, "bubblewrap is not installed"
+
+
+def require_sandbox():
+    """Ends the program unless pods can run: skipped here, failed in CI."""
+    works, reason = sandbox_works()
+    if not works:
+        print(f"SKIPPED: the chart's pods cannot run in sandboxes here: {reason}")
+        sys.exit(1 if os.environ.get("CI") == "true" else chart.SKIPPED)
 
 
 def wait_until(what, condition):
@@ -107,20 +115,25 @@ class Pod:
             raise AssertionError(f"{self.name}: {self.log.read_text()}")
         self.pid = json.loads(text)["child-pid"]
 
+    def port(self, name):
+        """The number of the container's port of that name, or None."""
+        ports = {each["name"]: each["containerPort"] for each in self.container.get("ports", [])}
+        return ports.get(name)
+
+    def get(self, path, port="http"):
+        with urllib.request.urlopen(f"http://{self.address}:{self.port(port)}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
     def probe(self, name):
         """Whether the probe of that name succeeds, as the kubelet would find it."""
-        get = self.container[name]["httpGet"]
-        port = next(each["containerPort"] for each in self.container["ports"] if each["name"] == get["port"])
         try:
-            with urllib.request.urlopen(f"http://{self.address}:{port}{get['path']}", timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
+            self.get(**self.container[name]["httpGet"])
+            return True
+        except OSError:
             return False
 
     def metrics(self):
-        port = next(each["containerPort"] for each in self.container["ports"] if each["name"] == "http")
-        with urllib.request.urlopen(f"http://{self.address}:{port}/metrics", timeout=5) as answer:
-            return answer.read().decode()
+        return self.get("/metrics")
 
     def running(self):
         return self.process is not None and self.process.poll() is None
@@ -220,8 +233,7 @@ class Cluster:
             return
         self.names[domain] = next(self.addresses)
         for port in spec["ports"]:
-            endpoints = [(pod.address, each["containerPort"]) for pod in selected for each in pod.container["ports"]
-                         if each["name"] == port["targetPort"]]
+            endpoints = [(pod.address, pod.port(port["targetPort"])) for pod in selected]
             self.relays.append(Relay(self.names[domain], port["port"], endpoints))
 
     def volume(self, pod, name):
