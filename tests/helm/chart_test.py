@@ -204,6 +204,15 @@ class Pods(unittest.TestCase):
                 drain = float(values.get("drain-seconds", 0)) + float(values.get("drain-grace-ms", 0)) / 1000
                 self.assertGreaterEqual(spec.get("terminationGracePeriodSeconds", 30), drain + 5)
 
+    def test_clients_have_left_before_the_model_service_is_done_draining(self):
+        for seconds in (0, 1, 10, 3600):
+            deployment, = chart.of_kind(chart.render({"model": {"drainSeconds": seconds}}), "Deployment", "model")
+            container, = deployment["spec"]["template"]["spec"]["containers"]
+            values = dict(argument[2:].split("=", 1) for argument in container["args"])
+            # gRPC takes up to a tenth longer.
+            self.assertLessEqual(1.1 * int(values["max-connection-age-ms"]), 1000 * float(values["drain-seconds"]))
+            self.assertEqual(int(values["max-connection-age-ms"]) > 0, seconds > 0)
+
     def test_carry_the_labels_that_select_them(self):
         for path in EXAMPLES:
             objects = chart.render(files=[path])

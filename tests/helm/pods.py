@@ -65,9 +65,9 @@ class Pod:
         self.pid = 0  # of the program, outside
         self.log = cluster.folder / f"{name}.log"
 
-    def environment(self):
+    def environment(self, container):
         values = {}
-        for each in self.container.get("env", []):
+        for each in container.get("env", []):
             value = each.get("value")
             if value is None:
                 path = each["valueFrom"]["fieldRef"]["fieldPath"]
@@ -76,16 +76,23 @@ class Pod:
             values[each["name"]] = value
         return values
 
-    def arguments(self, environment):
+    def arguments(self, container, environment):
         """With $(VARIABLES) as Kubernetes expands them."""
         def expand(text):
             text = re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], text)
             return text.replace("0.0.0.0", self.address)
-        return [expand(each) for each in self.container["command"] + self.container.get("args", [])]
+        return [expand(each) for each in container["command"] + container.get("args", [])]
 
     def start(self):
-        environment = self.environment()
-        security = {**self.spec["securityContext"], **self.container["securityContext"]}
+        for container in self.spec.get("initContainers", []):
+            self.run(container)
+            if self.process.wait(PATIENCE_SECONDS) != 0:
+                raise AssertionError(f"{self.name}, {container['name']}: {self.log.read_text()}")
+        self.run(self.container)
+
+    def run(self, container):
+        environment = self.environment(container)
+        security = {**self.spec["securityContext"], **container["securityContext"]}
         assert security["readOnlyRootFilesystem"] and security["capabilities"]["drop"] == ["ALL"]
         command = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", self.name,
                    "--uid", str(security["runAsUser"]), "--gid", str(security["runAsGroup"]), "--cap-drop", "ALL",
@@ -95,18 +102,18 @@ class Pod:
         for path in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/nsswitch.conf"):
             command += ["--ro-bind-try", path, path]
         command += ["--ro-bind", self.cluster.hosts, "/etc/hosts"]
-        for mount in sorted(self.container["volumeMounts"], key=lambda mount: mount["mountPath"]):
+        for mount in sorted(container["volumeMounts"], key=lambda mount: mount["mountPath"]):
             source = self.cluster.volume(self, mount["name"]) / mount.get("subPath", "")
             command += ["--ro-bind" if mount.get("readOnly") else "--bind", source, mount["mountPath"]]
         for path in {chart.ROOT, pathlib.Path(os.environ["MILLRACE_BIN_DIR"])}:
             command += ["--ro-bind", path, path]
-        command += ["--remount-ro", "/", "--setenv", "PATH", os.environ["MILLRACE_BIN_DIR"]]
+        command += ["--remount-ro", "/", "--setenv", "PATH", os.environ["MILLRACE_BIN_DIR"] + ":/usr/bin"]
         kept = {name: value for name, value in os.environ.items() if name.endswith("SAN_OPTIONS")}
         for name, value in {**kept, **environment}.items():
             command += ["--setenv", name, value]
         read, write = os.pipe()
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([*map(str, command), "--info-fd", str(write), *self.arguments(environment)],
+            self.process = subprocess.Popen([*map(str, command), "--info-fd", str(write), *self.arguments(container, environment)],
                                             stdout=log, stderr=subprocess.STDOUT, pass_fds=[write])
         os.close(write)
         with os.fdopen(read) as info:
@@ -155,10 +162,12 @@ class Pod:
 
 
 class Relay:
-    """A Service's address: every connection goes to one of the pods that it selects, in turn."""
+    """A Service's address: every connection goes to one of the pods that it selects and that are ready, in turn."""
 
-    def __init__(self, address, port, endpoints):
-        self.endpoints = itertools.cycle(endpoints)
+    def __init__(self, address, port, pods, target):
+        self.pods = pods
+        self.turns = itertools.count()
+        self.target = target
         self.listener = socket.create_server((address, port))
         threading.Thread(target=self.serve, daemon=True).start()
 
@@ -168,11 +177,18 @@ class Relay:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self.carry, args=(client, next(self.endpoints)), daemon=True).start()
+            threading.Thread(target=self.carry, args=(client,), daemon=True).start()
 
-    def carry(self, client, endpoint):
+    def connect(self):
+        first = next(self.turns) % len(self.pods)
+        for pod in self.pods[first:] + self.pods[:first]:
+            if pod.running() and pod.probe("readinessProbe"):
+                return socket.create_connection((pod.address, pod.port(self.target)), timeout=2)
+        raise ConnectionRefusedError("no pod is ready")
+
+    def carry(self, client):
         try:
-            server = socket.create_connection(endpoint, timeout=2)
+            server = self.connect()
         except OSError:
             client.close()
             return
@@ -233,8 +249,7 @@ class Cluster:
             return
         self.names[domain] = next(self.addresses)
         for port in spec["ports"]:
-            endpoints = [(pod.address, pod.port(port["targetPort"])) for pod in selected]
-            self.relays.append(Relay(self.names[domain], port["port"], endpoints))
+            self.relays.append(Relay(self.names[domain], port["port"], selected, port["targetPort"]))
 
     def volume(self, pod, name):
         """The directory that stands for a volume: a pod's own, or one of the cluster's."""

@@ -1,15 +1,26 @@
 #!/usr/bin/env python3
 """The chart's pods on the real programs: what it renders trains to the end, hot-loads and answers `helm test`."""
 
+import functools
 import gzip
+import http.server
+import json
+import os
 import pathlib
 import random
 import struct
+import subprocess
 import tempfile
+import threading
 import unittest
 
 import chart
 import pods
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
 
 SERVICES = ("data", "parameter-server", "worker", "model")
 
@@ -61,6 +72,49 @@ class Rehearsal(unittest.TestCase):
             self.until_ready(cluster, "model")
             self.assertRegex(self.predict(cluster), r"digit\.png: \d +\d+\.\d+ % +version 43")
             self.end_all(cluster)
+
+    def test_a_rollout_under_load_loses_no_request(self):
+        """Model pods replaced one after the other, as the Deployment's strategy has it, between two predictions that
+        wait for each other in eight threads."""
+        values = {"parameterServer": {"output": {"accessMode": "ReadWriteMany"}},
+                  "model": {"source": "volume", "replicas": 3, "drainSeconds": 2}}
+        objects = chart.render(values, files=[chart.CHART / "ci" / "minimal-values.yaml"])
+        with pods.Cluster(objects) as cluster:
+            cluster.start("data", "parameter-server", "worker")
+            old, *new = cluster.of("model")
+            old.start()
+            self.until_ready(cluster, "data", "parameter-server")
+            pods.wait_until("a version that serves", lambda: old.probe("readinessProbe"))
+            address = cluster.names["demo-millrace-model.ml.svc.cluster.local"]
+            results = cluster.folder / "load.json"
+            program = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace"
+            load = subprocess.Popen([program, "load-test", "--target", f"{address}:8500", "--concurrency", "8", "--seconds",
+                                     "12", "--json", results], stdout=subprocess.DEVNULL)
+            for pod in new:
+                pod.start()  # the surge
+                pods.wait_until(f"{pod.name} to be ready", lambda: pod.probe("readinessProbe"))
+                self.assertEqual(old.terminate(), 0, old.log.read_text())
+                old = pod
+            self.assertIsNone(load.poll(), "the load was over before the rollout")
+            load.wait(60)
+            outcome = json.loads(results.read_text())
+            self.assertEqual(outcome["failed"], 0, outcome)
+            self.assertGreater(outcome["requests"], 100)
+
+    def test_fetches_mnist_before_the_data_service_starts(self):
+        source = pathlib.Path(os.environ.get("MILLRACE_DATA_DIR", "/nowhere"))
+        if not (source / "train-images-idx3-ubyte.gz").exists():
+            self.skipTest("no MNIST: MILLRACE_DATA_DIR is not set")
+        handler = functools.partial(QuietFiles, directory=source)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            mirror = f"http://127.0.0.1:{server.server_port}"
+            objects = chart.render({"dataset": {"kind": "fetch", "fetch": {"mirrors": [mirror]}}})
+            with pods.Cluster(objects) as cluster:
+                cluster.start("data")
+                self.until_ready(cluster, "data")
+                self.assertIn('"train_samples":60000', cluster.of("data")[0].log.read_text())
+            server.shutdown()
 
     def test_with_a_shared_volume(self):
         """Two shards and elastic workers, files from a claim, versions through the volume; a shard and a worker are
