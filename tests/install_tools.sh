@@ -10,7 +10,8 @@ set -euo pipefail
 
 helm_version=v3.18.6
 kubeconform_version=v0.6.7
-operator_version=v0.79.2        # whose custom resources the chart makes
+operator_version=v0.79.2        # this and the next: whose custom resources the chart makes
+cert_manager_version=v1.17.4
 schemas_version=1.37.0          # of kubernetes-validate
 kubernetes_versions=(1.29 1.37) # the least that the chart takes, and the newest that there are schemas of
 go_least=1.24                   # that helm can be built with
@@ -70,19 +71,24 @@ install_kubeconform() {
     "github.com/yannh/kubeconform/cmd/kubeconform@$kubeconform_version" >&2
 }
 
+# Where Go has put a module's files.
+module() { # PATH@VERSION
+  (cd / && "$go" mod download -json "$1") | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'
+}
+
 install_schemas() {
   find_go
   python_packages
-  local scratch operator
+  local scratch
   scratch=$(mktemp -d)
   "$tools/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps -d "$scratch" \
     "kubernetes-validate==$schemas_version" >&2
   "$tools/venv/bin/pip" install --quiet --disable-pip-version-check PyYAML >&2
-  operator=$(cd "$scratch" && "$go" mod download -json "github.com/prometheus-operator/prometheus-operator@$operator_version" |
-    sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
   rm -rf "$tools/schemas"
   "$tools/venv/bin/python" "$root/tests/helm/strict_schemas.py" --wheel "$scratch"/kubernetes_validate-*.whl \
-    --custom-resources "$operator/example/prometheus-operator-crd" --out "$tools/schemas" "${kubernetes_versions[@]}" >&2
+    --custom-resources "$(module "github.com/prometheus-operator/prometheus-operator@$operator_version")/example/prometheus-operator-crd" \
+      "$(module "github.com/cert-manager/cert-manager@$cert_manager_version")/deploy/crds" \
+    --out "$tools/schemas" --versions "${kubernetes_versions[@]}" >&2
   rm -rf "$scratch"
 }
 
@@ -99,6 +105,6 @@ install_prometheus() {
 
 once helm "$helm_version" install_helm
 once kubeconform "$kubeconform_version" install_kubeconform
-once schemas "$schemas_version $operator_version ${kubernetes_versions[*]} $(sha256sum < "$root/tests/helm/strict_schemas.py" | cut -c 1-8)" install_schemas
+once schemas "$schemas_version $operator_version $cert_manager_version ${kubernetes_versions[*]} $(sha256sum < "$root/tests/helm/strict_schemas.py" | cut -c 1-8)" install_schemas
 once prometheus debian install_prometheus
 echo "$tools"

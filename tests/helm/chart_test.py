@@ -16,6 +16,7 @@ import yaml
 KUBERNETES_VERSIONS = sorted(path.name[1:] for path in (chart.tool("schemas")).glob("v*"))
 # One for each way that the chart can take.
 EXAMPLES = chart.examples()
+WITH_TLS = chart.CHART / "ci" / "tls-values.yaml"
 WITH_EVERYTHING = chart.CHART / "ci" / "production-values.yaml"
 SHARED_VOLUME = chart.CHART / "ci" / "shared-volume-values.yaml"
 # Where users may say anything: their own labels, and parts of pods.
@@ -43,7 +44,9 @@ def camel(name):
 
 
 def flags_of(container):
-    return {argument.split("=")[0] for argument in container.get("args", []) if argument.startswith("--")}
+    """{flag: value} of a command line; "" for flags without a value."""
+    flags = [argument for argument in container.get("args", []) if argument.startswith("--")]
+    return {flag: value for flag, _, value in (argument.partition("=") for argument in flags)}
 
 
 def conforms(text, version):
@@ -192,26 +195,37 @@ class Pods(unittest.TestCase):
                     continue
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
                 for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
-                    self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "http"})
+                    scheme = "HTTPS" if "--tls-cert=/tls/tls.crt" in container["args"] else "HTTP"
+                    self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "http", "scheme": scheme})
                 for flag, port in (("--http-listen", "http"), ("--listen", "grpc")):
                     if port in ports:
                         self.assertIn(f"{flag}=0.0.0.0:{ports[port]}", container["args"])
 
+    def test_speak_tls_or_say_that_they_do_not(self):
+        files = {"--tls-cert=/tls/tls.crt", "--tls-key=/tls/tls.key", "--tls-ca=/tls/ca.crt"}
+        for values, secret in (({}, None), ({"tls": {"secretName": "mine"}}, "mine")):
+            for _, _, spec in chart.pods(chart.render(values)):
+                container, = spec["containers"]
+                self.assertEqual("--insecure" in container["args"], secret is None and container["name"] != "predict")
+                self.assertEqual(files <= set(container["args"]), secret is not None)
+                mounted = [volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume]
+                self.assertEqual(mounted, [secret] if secret else [])
+
     def test_have_time_to_drain(self):
         for spec in self.each_pod():
             for container in spec["containers"]:
-                values = dict(argument[2:].split("=", 1) for argument in container.get("args", []) if "=" in argument)
-                drain = float(values.get("drain-seconds", 0)) + float(values.get("drain-grace-ms", 0)) / 1000
+                values = flags_of(container)
+                drain = float(values.get("--drain-seconds", 0)) + float(values.get("--drain-grace-ms", 0)) / 1000
                 self.assertGreaterEqual(spec.get("terminationGracePeriodSeconds", 30), drain + 5)
 
     def test_clients_have_left_before_the_model_service_is_done_draining(self):
         for seconds in (0, 1, 10, 3600):
             deployment, = chart.of_kind(chart.render({"model": {"drainSeconds": seconds}}), "Deployment", "model")
             container, = deployment["spec"]["template"]["spec"]["containers"]
-            values = dict(argument[2:].split("=", 1) for argument in container["args"])
+            values = flags_of(container)
             # gRPC takes up to a tenth longer.
-            self.assertLessEqual(1.1 * int(values["max-connection-age-ms"]), 1000 * float(values["drain-seconds"]))
-            self.assertEqual(int(values["max-connection-age-ms"]) > 0, seconds > 0)
+            self.assertLessEqual(1.1 * int(values["--max-connection-age-ms"]), 1000 * float(values["--drain-seconds"]))
+            self.assertEqual(int(values["--max-connection-age-ms"]) > 0, seconds > 0)
 
     def test_carry_the_labels_that_select_them(self):
         for path in EXAMPLES:
@@ -254,12 +268,15 @@ class Pods(unittest.TestCase):
                                           stdout=subprocess.PIPE).stdout
                     known[program] = (set(re.findall("--[a-z-]+", text)), set(re.findall(r"Env:(\w+)", text)))
                 flags, variables = known[program]
-                self.assertLessEqual(flags_of(container), flags, program)
+                self.assertLessEqual(set(flags_of(container)), flags, program)
                 named = {each["name"] for each in container.get("env", []) if each["name"].startswith("MILLRACE_")}
                 self.assertLessEqual(named, variables, program)
 
 
 class Cluster(unittest.TestCase):
+    def test_a_certificate_without_an_issuer_is_refused(self):
+        self.assertIn("issuerRef", chart.template({"tls": {"certManager": {"enabled": True}}}).stderr)
+
     def test_output_that_shards_cannot_share_is_refused(self):
         two = {"parameterServer": {"shards": 2}}
         self.assertIn("ReadWriteMany", chart.template(two).stderr)
@@ -289,9 +306,9 @@ class Cluster(unittest.TestCase):
 
     def test_what_needs_something_of_the_cluster_is_off(self):
         kinds = {each["kind"] for each in chart.render()}
-        optional = {"Ingress", "HorizontalPodAutoscaler", "PodMonitor", "PrometheusRule"}
+        optional = {"Ingress", "HorizontalPodAutoscaler", "PodMonitor", "PrometheusRule", "Certificate"}
         self.assertFalse(kinds & optional)
-        self.assertLessEqual(optional, {each["kind"] for each in chart.render(files=[WITH_EVERYTHING])})
+        self.assertLessEqual(optional, {each["kind"] for each in chart.render(files=[WITH_EVERYTHING, WITH_TLS])})
 
     def arrows(self, objects):
         """Connections that both ends allow: (from, to, port); and what else goes in or out."""

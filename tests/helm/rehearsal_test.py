@@ -17,6 +17,18 @@ import unittest
 import chart
 import pods
 
+def make_certificates(folder, names):
+    """What cert-manager would put into the Secret: ca.crt, and tls.crt with tls.key for these names."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    authority, extensions = folder / "ca.key", folder / "extensions"
+    extensions.write_text("subjectAltName=" + ",".join(f"DNS:{name}" for name in names) + "\n")
+    for command in (["req", "-x509", *key, "-subj", "/CN=ca", "-keyout", authority, "-out", folder / "ca.crt"],
+                    ["req", *key, "-subj", "/CN=millrace", "-keyout", folder / "tls.key", "-out", folder / "request"],
+                    ["x509", "-req", "-in", folder / "request", "-CA", folder / "ca.crt", "-CAkey", authority, "-days", "2",
+                     "-CAcreateserial", "-extfile", extensions, "-out", folder / "tls.crt"]):
+        subprocess.run(["openssl", *map(str, command)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 class QuietFiles(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
@@ -100,6 +112,21 @@ class Rehearsal(unittest.TestCase):
             outcome = json.loads(results.read_text())
             self.assertEqual(outcome["failed"], 0, outcome)
             self.assertGreater(outcome["requests"], 100)
+
+    def test_with_mutual_tls(self):
+        """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`."""
+        values = {"job": {"epochs": 1, "validationCount": 500}, "dataset": {"synthetic": {"train": 3000, "test": 500}},
+                  "worker": {"count": 1}, "model": {"replicas": 1, "drainSeconds": 0}}
+        objects = chart.render(values, files=[chart.CHART / "ci" / "tls-values.yaml"])
+        certificate, = chart.of_kind(objects, "Certificate")
+        with tempfile.TemporaryDirectory() as folder:
+            secret = pathlib.Path(folder)
+            make_certificates(secret, certificate["spec"]["dnsNames"])
+            with pods.Cluster(objects, secrets={certificate["spec"]["secretName"]: secret}) as cluster:
+                cluster.start(*SERVICES)
+                self.until_ready(cluster, "data", "parameter-server", "model")
+                self.assertRegex(self.predict(cluster), r"digit\.png: \d")
+                self.end_all(cluster)
 
     def test_fetches_mnist_before_the_data_service_starts(self):
         source = pathlib.Path(os.environ.get("MILLRACE_DATA_DIR", "/nowhere"))

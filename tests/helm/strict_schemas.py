@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes the JSON schemas that kubeconform checks the chart's objects against, without a network.
 
-Kubernetes' own come from the PyPI package kubernetes-validate, the Prometheus operator's from its custom resource
-definitions. Every object with named properties is closed, so that a misspelled field is an error. Each file is one kind
+Kubernetes' own come from the PyPI package kubernetes-validate, the Prometheus operator's and cert-manager's from their
+custom resource definitions. Every object with named properties is closed, so that a misspelled field is an error. Each file is one kind
 with all that it refers to: OUT/v1.29.0/deployment-apps-v1.json.
 """
 
@@ -13,6 +13,7 @@ import zipfile
 
 import yaml
 
+CUSTOM = ("_podmonitors", "_prometheusrules", "-certificates")  # that the chart makes
 
 def close(schema):
     """Refuses fields that are not named, everywhere."""
@@ -61,7 +62,7 @@ def kubernetes(wheel, version, out):
 
 
 def custom_resources(folder, out):
-    for path in sorted(folder.glob("*_podmonitors.yaml")) + sorted(folder.glob("*_prometheusrules.yaml")):
+    for path in (path for name in CUSTOM for path in folder.glob(f"*{name}.yaml")):
         resource = yaml.safe_load(path.read_text())["spec"]
         for version in resource["versions"]:
             schema = version["schema"]["openAPIV3Schema"]
@@ -78,16 +79,17 @@ def write(path, schema):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheel", required=True, type=pathlib.Path)
-    parser.add_argument("--custom-resources", required=True, type=pathlib.Path)
+    parser.add_argument("--custom-resources", required=True, type=pathlib.Path, nargs="+")
     parser.add_argument("--out", required=True, type=pathlib.Path)
-    parser.add_argument("versions", nargs="+")
+    parser.add_argument("--versions", required=True, nargs="+")
     arguments = parser.parse_args()
     with zipfile.ZipFile(arguments.wheel) as wheel:
         for version in arguments.versions:
             out = arguments.out / f"v{version}.0"
             out.mkdir(parents=True, exist_ok=True)
             kubernetes(wheel, version, out)
-            custom_resources(arguments.custom_resources, out)
+            for folder in arguments.custom_resources:
+                custom_resources(folder, out)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@
 {{- .Values.parameterServer.output.existingClaim | default (printf "%s-output" (include "millrace.fullname" .)) -}}
 {{- end -}}
 
+{{/* The Secret with the certificate; empty for plain text. */}}
+{{- define "millrace.tlsSecret" -}}
+{{- .Values.tls.secretName | default (ternary (printf "%s-tls" (include "millrace.fullname" .)) "" .Values.tls.certManager.enabled) -}}
+{{- end -}}
+
 {{/* What other parts dial. */}}
 {{- define "millrace.psDomain" -}}
 {{ include "millrace.fullname" . }}-ps.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
@@ -28,8 +33,12 @@
 {{- define "millrace.coordinator" -}}
 {{ include "millrace.fullname" . }}-ps-0.{{ include "millrace.psDomain" . }}:7200
 {{- end -}}
-{{- define "millrace.dataAddress" -}}
-{{ include "millrace.fullname" . }}-data.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:7100
+{{- define "millrace.dataName" -}}
+{{ include "millrace.fullname" . }}-data.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{- end -}}
+
+{{- define "millrace.modelName" -}}
+{{ include "millrace.fullname" . }}-model.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
 {{- end -}}
 
 {{/* Of (dict "root" $ "component" NAME): what objects are found by; never changes in the life of a release. */}}

@@ -85,16 +85,16 @@ resources:
   {{- toYaml .values.resources | nindent 2 }}
 # Alive is who answers, whatever its peers do. Ready is who has what it needs: its dataset, plan or version.
 startupProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http, scheme: {{ include "millrace.scheme" .root }}}
   periodSeconds: 1
   failureThreshold: 120
 livenessProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http, scheme: {{ include "millrace.scheme" .root }}}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: /readyz, port: http}
+  httpGet: {path: /readyz, port: http, scheme: {{ include "millrace.scheme" .root }}}
   periodSeconds: 2
   timeoutSeconds: 2
 {{- end -}}
@@ -108,10 +108,43 @@ readinessProbe:
 - --log-level={{ .root.Values.log.level }}
 - --log-format={{ .root.Values.log.format }}
 - --drain-grace-ms={{ mul .values.drainGraceSeconds 1000 }}
+{{ include "millrace.tlsArgs" .root | default "- --insecure" }}
 {{- end -}}
 
-{{- define "millrace.tmpVolume" -}}
+{{/* Nothing for plain text. */}}
+{{- define "millrace.tlsArgs" -}}
+{{- if include "millrace.tlsSecret" . -}}
+- --tls-cert=/tls/tls.crt
+- --tls-key=/tls/tls.key
+- --tls-ca=/tls/ca.crt
+{{- end -}}
+{{- end -}}
+{{- define "millrace.scheme" -}}
+{{ ternary "HTTPS" "HTTP" (ne (include "millrace.tlsSecret" .) "") }}
+{{- end -}}
+
+{{/* What every service mounts. */}}
+{{- define "millrace.mounts" -}}
+- {name: tmp, mountPath: /tmp}
+{{- include "millrace.tlsMount" . }}
+{{- end -}}
+{{- define "millrace.volumes" -}}
 - name: tmp
   emptyDir:
     sizeLimit: 64Mi
+{{- include "millrace.tlsVolume" . }}
+{{- end -}}
+
+{{- define "millrace.tlsMount" }}
+{{- if include "millrace.tlsSecret" . }}
+- {name: tls, mountPath: /tls, readOnly: true}
+{{- end }}
+{{- end -}}
+{{- define "millrace.tlsVolume" }}
+{{- with include "millrace.tlsSecret" . }}
+- name: tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
 {{- end -}}

@@ -11,6 +11,9 @@
 {{- if and (eq .Values.dataset.kind "claim") (eq .Values.dataset.claim.name "") -}}
 {{- fail "dataset.kind is claim: dataset.claim.name is missing" -}}
 {{- end -}}
+{{- if and .Values.tls.certManager.enabled (eq .Values.tls.certManager.issuerRef.name "") -}}
+{{- fail "tls.certManager is enabled: tls.certManager.issuerRef.name is missing" -}}
+{{- end -}}
 {{- if ge (int .Values.parameterServer.backupWorkers) (int .Values.worker.count) -}}
 {{- fail "parameterServer.backupWorkers must be below worker.count" -}}
 {{- end -}}
