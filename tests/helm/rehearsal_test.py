@@ -73,17 +73,26 @@ class Rehearsal(unittest.TestCase):
                 self.assertEqual(pod.terminate(), 0, f"{pod.name}: {pod.log.read_text()[-2000:]}")
 
     def test_as_installed(self):
-        """The defaults but for the size of the job: versions over gRPC, workers that end with the job."""
+        """The defaults but for the size of the job: versions over gRPC, workers that end with the job. Then an upgrade
+        to one more epoch."""
         small = {"data": {"replicas": 2}, "worker": {"count": 2}, "model": {"replicas": 2, "drainSeconds": 1}}
-        objects = chart.render(small, files=[chart.CHART / "ci" / "minimal-values.yaml"])
-        with pods.Cluster(objects) as cluster:
-            cluster.start("model", "worker", "parameter-server", "data")  # in no helpful order
-            self.until_ready(cluster, "data", "parameter-server")
-            for worker in cluster.of("worker"):
-                self.assertEqual(worker.process.wait(pods.PATIENCE_SECONDS), 0, worker.log.read_text())
-            self.until_ready(cluster, "model")
-            self.assertRegex(self.predict(cluster), r"digit\.png: \d +\d+\.\d+ % +version 43")
-            self.end_all(cluster)
+        with tempfile.TemporaryDirectory() as folder:
+            for epochs in (1, 2):
+                objects = chart.render(chart.merged(small, {"job": {"epochs": epochs}}),
+                                       files=[chart.CHART / "ci" / "minimal-values.yaml"])
+                with pods.Cluster(objects, {"demo-millrace-output": pathlib.Path(folder)}) as cluster:
+                    self.train_and_predict(cluster, version=43 * epochs)
+
+    def train_and_predict(self, cluster, version):
+        cluster.start("model", "worker", "parameter-server", "data")  # in no helpful order
+        self.until_ready(cluster, "data", "parameter-server")
+        for worker in cluster.of("worker"):
+            self.assertEqual(worker.process.wait(pods.PATIENCE_SECONDS), 0, worker.log.read_text())
+        self.until_ready(cluster, "model")
+        pods.wait_until("the newest version to serve", lambda: all(
+            f'millrace_model_active_version{{model="mnist"}} {version}\n' in pod.metrics() for pod in cluster.of("model")))
+        self.assertRegex(self.predict(cluster), rf"digit\.png: \d +\d+\.\d+ % +version {version}")
+        self.end_all(cluster)
 
     def test_a_rollout_under_load_loses_no_request(self):
         """Model pods replaced one after the other, as the Deployment's strategy has it, between two predictions that
