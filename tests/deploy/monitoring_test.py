@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Metrics, rules and dashboards hold together: what README.md lists is what the services have, and every expression finds
-data in a real Prometheus that watched a real training and predictions."""
+"""Metrics, rules and dashboards hold together: what README.md lists is what the services have, and every expression
+finds data in a real Prometheus that watched a real training and predictions."""
 
 import json
 import math
@@ -53,8 +53,12 @@ def dashboard_expressions():
         for panel in panels(dashboard):
             for target in panel["targets"]:
                 text = target["expr"]
-                for variable, value in (("$__rate_interval", "10s"), ("$cpu_hour_price", "0.04"), ("$job", ".*"),
-                                        ("$namespace", ".*")):
+                for variable, value in (
+                    ("$__rate_interval", "10s"),
+                    ("$cpu_hour_price", "0.04"),
+                    ("$job", ".*"),
+                    ("$namespace", ".*"),
+                ):
                     text = text.replace(variable, value)
                 yield f"{dashboard['title']} / {panel['title']}", text
 
@@ -71,7 +75,9 @@ def base_name(series):
 
 def readme_table():
     """{metric: (type, labels)} of README.md."""
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| [^|]+ \|$", (chart.ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| [^|]+ \|$", (chart.ROOT / "README.md").read_text(), re.M
+    )
     return {name: (kind, frozenset(re.findall(r"\w+", labels))) for name, kind, labels, _ in rows}
 
 
@@ -87,8 +93,9 @@ def exposed(text):
 
 class Rules(unittest.TestCase):
     def promtool(self, *arguments):
-        done = subprocess.run([chart.tool("promtool"), *map(str, arguments)], text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [chart.tool("promtool"), *map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_are_valid(self):
@@ -108,7 +115,7 @@ class Rules(unittest.TestCase):
 
     def test_are_what_the_chart_installs(self):
         objects = chart.render({"metrics": {"prometheusRule": {"enabled": True}}})
-        installed, = chart.of_kind(objects, "PrometheusRule")
+        (installed,) = chart.of_kind(objects, "PrometheusRule")
         self.assertEqual([rule for group in installed["spec"]["groups"] for rule in group["rules"]], list(rules()))
 
 
@@ -129,19 +136,27 @@ class Dashboards(unittest.TestCase):
             for panel in dashboard["panels"]:
                 at = panel["gridPos"]
                 self.assertLessEqual(at["x"] + at["w"], 24)
-                for cell in ((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])):
+                for cell in (
+                    (x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+                ):
                     self.assertNotIn(cell, taken, f"{panel['title']} lies on {taken.get(cell)}")
                     taken[cell] = panel["title"]
 
     def test_are_what_the_chart_installs(self):
         objects = chart.render({"metrics": {"dashboards": {"enabled": True}}})
-        installed, = [each for each in chart.of_kind(objects, "ConfigMap") if each["metadata"]["name"].endswith("-dashboards")]
+        (installed,) = [
+            each for each in chart.of_kind(objects, "ConfigMap") if each["metadata"]["name"].endswith("-dashboards")
+        ]
         self.assertEqual(installed["metadata"]["labels"]["grafana_dashboard"], "1")
-        self.assertEqual([json.loads(text) for text in installed["data"].values()],
-                         [json.loads(path.read_text()) for path in DASHBOARDS])
+        self.assertEqual(
+            [json.loads(text) for text in installed["data"].values()],
+            [json.loads(path.read_text()) for path in DASHBOARDS],
+        )
 
     def test_show_every_metric(self):
-        shown = {base_name(re.sub(r"\{.*", "", each)) for _, text in dashboard_expressions() for each in selectors(text)}
+        shown = {
+            base_name(re.sub(r"\{.*", "", each)) for _, text in dashboard_expressions() for each in selectors(text)
+        }
         self.assertEqual(set(readme_table()) - shown, set())
 
 
@@ -152,17 +167,36 @@ class Prometheus:
         folder = cluster.folder / "prometheus"
         folder.mkdir()
         self.url = f"http://{next(cluster.addresses)}:9090"
-        config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-                  "rule_files": [str(RULES / "*.yml")],
-                  "scrape_configs": [{"job_name": "millrace", "static_configs": [
-                      {"targets": [f"{pod.address}:{pod.port('http')}"], "labels": {"namespace": "ml", "pod": pod.name}}
-                      for pod in cluster.pods if pod.port("http")]}]}
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES / "*.yml")],
+            "scrape_configs": [
+                {
+                    "job_name": "millrace",
+                    "static_configs": [
+                        {
+                            "targets": [f"{pod.address}:{pod.port('http')}"],
+                            "labels": {"namespace": "ml", "pod": pod.name},
+                        }
+                        for pod in cluster.pods
+                        if pod.port("http")
+                    ],
+                }
+            ],
+        }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.log = (folder / "log").open("w")
         self.begin = time.time()
         self.process = subprocess.Popen(
-            [chart.tool("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-             f"--web.listen-address={self.url.removeprefix('http://')}"], stdout=self.log, stderr=subprocess.STDOUT)
+            [
+                chart.tool("prometheus"),
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={self.url.removeprefix('http://')}",
+            ],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
         pods.wait_until("Prometheus", self.answers)
 
     def get(self, path, **parameters):
@@ -197,10 +231,13 @@ class Prometheus:
 class Live(unittest.TestCase):
     """One training with two shards, one of which is killed and comes back, and predictions meanwhile."""
 
-    VALUES = {"job": {"epochs": 4, "checkpointSteps": 20, "clipNorm": 0.5},
-              "dataset": {"synthetic": {"train": 12000}},
-              "parameterServer": {"shards": 2, "output": {"accessMode": "ReadWriteMany"}},
-              "worker": {"count": 2}, "model": {"source": "volume", "drainSeconds": 0}}
+    VALUES = {
+        "job": {"epochs": 4, "checkpointSteps": 20, "clipNorm": 0.5},
+        "dataset": {"synthetic": {"train": 12000}},
+        "parameterServer": {"shards": 2, "output": {"accessMode": "ReadWriteMany"}},
+        "worker": {"count": 2},
+        "model": {"source": "volume", "drainSeconds": 0},
+    }
 
     @classmethod
     def setUpClass(cls):
@@ -219,30 +256,46 @@ class Live(unittest.TestCase):
     @classmethod
     def train_and_predict(cls):
         first, second = cls.cluster.of("parameter-server")
-        model, = cls.cluster.of("model")
+        (model,) = cls.cluster.of("model")
         cls.cluster.start("data", "parameter-server", "worker", "model")
         pods.wait_until("a checkpoint", lambda: "checkpoint committed" in first.log.read_text())
         # So that its counters are seen to go up.
-        pods.wait_until("Prometheus to see the coordinator twice",
-                        lambda: cls.prometheus.values("rate(millrace_coordinator_recoveries_total[10s])"))
+        pods.wait_until(
+            "Prometheus to see the coordinator twice",
+            lambda: cls.prometheus.values("rate(millrace_coordinator_recoveries_total[10s])"),
+        )
         second.kill()
         second.start()
         pods.wait_until("a version that serves", lambda: model.probe("readinessProbe"))
-        load = [pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace", "load-test", "--target",
-                f"{model.address}:8500", "--concurrency", "2", "--seconds", "4"]
+        load = [
+            pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace",
+            "load-test",
+            "--target",
+            f"{model.address}:8500",
+            "--concurrency",
+            "2",
+            "--seconds",
+            "4",
+        ]
         subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
         cls.pages += [pod.metrics() for pod in cls.cluster.pods if pod.port("http") and pod.running()]
         pods.wait_until("the end of the job", lambda: "job done" in first.log.read_text())
         cls.pages.append(first.metrics())
         version = re.search(r"^millrace_training_version (\S+)$", first.metrics(), re.M)[1]
-        pods.wait_until("Prometheus to see the end", lambda: float(version) in cls.prometheus.values("millrace_training_version"))
+        pods.wait_until(
+            "Prometheus to see the end", lambda: float(version) in cls.prometheus.values("millrace_training_version")
+        )
 
     def has_data(self, expression):
         return any(not math.isnan(value) for value in self.prometheus.values(expression))
 
     def test_every_expression_of_the_dashboards_finds_data(self):
-        empty = [f"{where}: {text}" for where, text in dashboard_expressions() if not self.has_data(text)
-                 and not any(base_name(re.sub(r"\{.*", "", each)) in EXPECTED_EMPTY for each in selectors(text))]
+        empty = [
+            f"{where}: {text}"
+            for where, text in dashboard_expressions()
+            if not self.has_data(text)
+            and not any(base_name(re.sub(r"\{.*", "", each)) in EXPECTED_EMPTY for each in selectors(text))
+        ]
         self.assertEqual(empty, [])
 
     def test_every_recording_rule_finds_data(self):

@@ -18,8 +18,11 @@ SKIPPED = 77  # as ctest is told
 
 @functools.cache
 def tools_directory():
-    return pathlib.Path(subprocess.run([ROOT / "tests" / "install_tools.sh", "--dir"], check=True, text=True,
-                                       stdout=subprocess.PIPE).stdout.strip())
+    return pathlib.Path(
+        subprocess.run(
+            [ROOT / "tests" / "install_tools.sh", "--dir"], check=True, text=True, stdout=subprocess.PIPE
+        ).stdout.strip()
+    )
 
 
 def require_tools(*names):
@@ -40,7 +43,9 @@ def tool(name):
 
 def helm(*arguments):
     """Runs Helm; it never asks a cluster. Returns the finished process."""
-    return subprocess.run([tool("helm"), *map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.run(
+        [tool("helm"), *map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def examples():
@@ -73,6 +78,7 @@ def of_kind(objects, kind, component=None):
     def wanted(each):
         labels = each["metadata"].get("labels", {})
         return each["kind"] == kind and component in (None, labels.get("app.kubernetes.io/component"))
+
     return [each for each in objects if wanted(each)]
 
 

@@ -52,9 +52,21 @@ def flags_of(container):
 def conforms(text, version):
     """The finished process of kubeconform."""
     file = "{{ .NormalizedKubernetesVersion }}/{{ .ResourceKind }}{{ .KindSuffix }}.json"
-    return subprocess.run([chart.tool("kubeconform"), "-strict", "-summary", "-kubernetes-version", version,
-                           "-schema-location", chart.tool("schemas") / file],
-                          input=text, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.run(
+        [
+            chart.tool("kubeconform"),
+            "-strict",
+            "-summary",
+            "-kubernetes-version",
+            version,
+            "-schema-location",
+            chart.tool("schemas") / file,
+        ],
+        input=text,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 class Validity(unittest.TestCase):
@@ -80,16 +92,27 @@ class Validity(unittest.TestCase):
         self.assertIn("readonlyRootFilesystem", done.stdout)
 
     def test_a_misspelled_value_is_refused(self):
-        for values in ({"wrokers": 2}, {"worker": {"cuont": 2}}, {"job": {"optimizer": {"learning_rate": 0.1}}},
-                       {"data": {"resources": {"limit": {}}}}, {"model": {"image": {"tag": "1"}}}):
+        for values in (
+            {"wrokers": 2},
+            {"worker": {"cuont": 2}},
+            {"job": {"optimizer": {"learning_rate": 0.1}}},
+            {"data": {"resources": {"limit": {}}}},
+            {"model": {"image": {"tag": "1"}}},
+        ):
             done = chart.template(values)
             self.assertNotEqual(done.returncode, 0, values)
             self.assertIn("additional properties", done.stderr.lower(), values)
 
     def test_values_out_of_range_are_refused(self):
-        for values in ({"worker": {"count": 0}}, {"worker": {"mode": "spark"}}, {"job": {"slots": 2000}},
-                       {"parameterServer": {"shards": 65}}, {"model": {"source": "s3"}}, {"dataset": {"kind": "imagenet"}},
-                       {"parameterServer": {"backupWorkers": 2}}):
+        for values in (
+            {"worker": {"count": 0}},
+            {"worker": {"mode": "spark"}},
+            {"job": {"slots": 2000}},
+            {"parameterServer": {"shards": 65}},
+            {"model": {"source": "s3"}},
+            {"dataset": {"kind": "imagenet"}},
+            {"parameterServer": {"backupWorkers": 2}},
+        ):
             self.assertNotEqual(chart.template(values).returncode, 0, values)
 
     def test_schema_is_closed_everywhere(self):
@@ -121,7 +144,9 @@ class TheJob(unittest.TestCase):
         text = "".join((chart.ROOT / "proto/millrace/v1" / name).read_text() for name in ("job.proto", "data.proto"))
         text = re.sub("//.*", "", text)
         body = re.search(rf"message {message} {{(.*?)\n}}", text, re.S)[1]
-        enums = {name: re.findall(r"(\w+) = [1-9]", values) for name, values in re.findall(r"enum (\w+) {(.*?)}", text, re.S)}
+        enums = {
+            name: re.findall(r"(\w+) = [1-9]", values) for name, values in re.findall(r"enum (\w+) {(.*?)}", text, re.S)
+        }
         body = re.sub(r"enum \w+ {.*?}", "", body, flags=re.S)
         return {name: type_ for type_, name in re.findall(r"(\w+) (\w+) = \d+;", body)}, enums
 
@@ -141,27 +166,48 @@ class TheJob(unittest.TestCase):
         self.check_message(schema["properties"]["job"], "JobSpec")
 
     def test_is_written_as_protobuf_text(self):
-        objects = chart.render({"job": {"seed": 4503599627370497, "modelName": "BIG_NAME", "publishBest": False,
-                                        "schedule": {"kind": "KIND_ONE_CYCLE", "warmupSteps": 1000000}}})
+        objects = chart.render(
+            {
+                "job": {
+                    "seed": 4503599627370497,
+                    "modelName": "BIG_NAME",
+                    "publishBest": False,
+                    "schedule": {"kind": "KIND_ONE_CYCLE", "warmupSteps": 1000000},
+                }
+            }
+        )
         text = next(each for each in chart.of_kind(objects, "ConfigMap", "parameter-server"))["data"]["job.textproto"]
-        for line in ("seed: 4503599627370497", 'model_name: "BIG_NAME"', "publish_best: false", "kind: KIND_ONE_CYCLE",
-                     "warmup_steps: 1000000", "epsilon: 1e-08", "learning_rate: 0.001"):
+        for line in (
+            "seed: 4503599627370497",
+            'model_name: "BIG_NAME"',
+            "publish_best: false",
+            "kind: KIND_ONE_CYCLE",
+            "warmup_steps: 1000000",
+            "epsilon: 1e-08",
+            "learning_rate: 0.001",
+        ):
             self.assertIn(line, text)
 
     def test_another_one_restarts_the_parameter_servers_and_makes_new_workers(self):
         def identity(values):
             objects = chart.render(values)
-            server, = chart.of_kind(objects, "StatefulSet")
-            return (server["spec"]["template"]["metadata"]["annotations"]["checksum/config"],
-                    chart.of_kind(objects, "Job")[0]["metadata"]["name"])
+            (server,) = chart.of_kind(objects, "StatefulSet")
+            return (
+                server["spec"]["template"]["metadata"]["annotations"]["checksum/config"],
+                chart.of_kind(objects, "Job")[0]["metadata"]["name"],
+            )
 
         checksum, job = identity({})
         self.assertEqual(identity({"model": {"replicas": 3}}), (checksum, job))
         longer = identity({"job": {"epochs": 20}})
         self.assertNotEqual(longer[0], checksum)
         self.assertNotEqual(longer[1], job)
-        for values in ({"worker": {"revision": "2"}}, {"image": {"tag": "9"}}, {"commonLabels": {"a": "b"}},
-                       {"worker": {"count": 3}}):
+        for values in (
+            {"worker": {"revision": "2"}},
+            {"image": {"tag": "9"}},
+            {"commonLabels": {"a": "b"}},
+            {"worker": {"count": 3}},
+        ):
             self.assertNotEqual(identity(values)[1], job, values)
 
 
@@ -181,8 +227,14 @@ class Pods(unittest.TestCase):
             self.assertFalse({"hostNetwork", "hostPID", "hostIPC"} & set(spec))
             for container in spec.get("initContainers", []) + spec["containers"]:
                 security = container["securityContext"]
-                self.assertEqual(security, {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-                                            "capabilities": {"drop": ["ALL"]}})
+                self.assertEqual(
+                    security,
+                    {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                )
                 self.assertIn("memory", container["resources"]["limits"])
                 self.assertLessEqual({"cpu", "memory"}, set(container["resources"]["requests"]))
                 self.assertRegex(container["image"], r"(:[^:/]+|@sha256:[0-9a-f]{64})$")
@@ -194,7 +246,11 @@ class Pods(unittest.TestCase):
                 if container["name"] == "predict":
                     continue
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-                for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+                for probe, path in (
+                    ("startupProbe", "/healthz"),
+                    ("livenessProbe", "/healthz"),
+                    ("readinessProbe", "/readyz"),
+                ):
                     scheme = "HTTPS" if "--tls-cert=/tls/tls.crt" in container["args"] else "HTTP"
                     self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "http", "scheme": scheme})
                 for flag, port in (("--http-listen", "http"), ("--listen", "grpc")):
@@ -205,7 +261,7 @@ class Pods(unittest.TestCase):
         files = {"--tls-cert=/tls/tls.crt", "--tls-key=/tls/tls.key", "--tls-ca=/tls/ca.crt"}
         for values, secret in (({}, None), ({"tls": {"secretName": "mine"}}, "mine")):
             for _, _, spec in chart.pods(chart.render(values)):
-                container, = spec["containers"]
+                (container,) = spec["containers"]
                 self.assertEqual("--insecure" in container["args"], secret is None and container["name"] != "predict")
                 self.assertEqual(files <= set(container["args"]), secret is not None)
                 mounted = [volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume]
@@ -220,8 +276,8 @@ class Pods(unittest.TestCase):
 
     def test_clients_have_left_before_the_model_service_is_done_draining(self):
         for seconds in (0, 1, 10, 3600):
-            deployment, = chart.of_kind(chart.render({"model": {"drainSeconds": seconds}}), "Deployment", "model")
-            container, = deployment["spec"]["template"]["spec"]["containers"]
+            (deployment,) = chart.of_kind(chart.render({"model": {"drainSeconds": seconds}}), "Deployment", "model")
+            (container,) = deployment["spec"]["template"]["spec"]["containers"]
             values = flags_of(container)
             # gRPC takes up to a tenth longer.
             self.assertLessEqual(1.1 * int(values["--max-connection-age-ms"]), 1000 * float(values["--drain-seconds"]))
@@ -230,14 +286,18 @@ class Pods(unittest.TestCase):
     def test_carry_the_labels_that_select_them(self):
         for path in EXAMPLES:
             objects = chart.render(files=[path])
-            labels = {metadata["labels"]["app.kubernetes.io/component"]: (metadata["labels"], spec)
-                      for _, metadata, spec in chart.pods(objects)}
+            labels = {
+                metadata["labels"]["app.kubernetes.io/component"]: (metadata["labels"], spec)
+                for _, metadata, spec in chart.pods(objects)
+            }
             for each in objects:
                 if each["kind"] not in ("Service", "Deployment", "StatefulSet", "PodDisruptionBudget", "NetworkPolicy"):
                     continue
                 selector = each["spec"].get("selector") or each["spec"]["podSelector"]
                 selector = selector.get("matchLabels", selector)
-                self.assertEqual(set(selector), {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")})
+                self.assertEqual(
+                    set(selector), {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
+                )
                 pod_labels, spec = labels[selector["app.kubernetes.io/component"]]
                 self.assertLessEqual(selector.items(), pod_labels.items())
                 if each["kind"] == "Service":
@@ -247,8 +307,11 @@ class Pods(unittest.TestCase):
     def test_every_object_has_the_recommended_labels(self):
         for each in chart.render(files=[WITH_EVERYTHING]):
             wanted = {"name", "instance", "component", "version", "part-of", "managed-by"}
-            self.assertLessEqual({f"app.kubernetes.io/{label}" for label in wanted} | {"helm.sh/chart", "team"},
-                                 set(each["metadata"]["labels"]), each["metadata"]["name"])
+            self.assertLessEqual(
+                {f"app.kubernetes.io/{label}" for label in wanted} | {"helm.sh/chart", "team"},
+                set(each["metadata"]["labels"]),
+                each["metadata"]["name"],
+            )
 
     def test_names_fit_with_long_releases(self):
         for each in chart.render(files=[WITH_EVERYTHING], release="r" * 53):
@@ -264,8 +327,9 @@ class Pods(unittest.TestCase):
                 program = container["command"][0]
                 if program not in known:
                     arguments = ["predict", "--help"] if program == "millrace" else ["--help"]
-                    text = subprocess.run([pathlib.Path(programs) / program, *arguments], check=True, text=True,
-                                          stdout=subprocess.PIPE).stdout
+                    text = subprocess.run(
+                        [pathlib.Path(programs) / program, *arguments], check=True, text=True, stdout=subprocess.PIPE
+                    ).stdout
                     known[program] = (set(re.findall("--[a-z-]+", text)), set(re.findall(r"Env:(\w+)", text)))
                 flags, variables = known[program]
                 self.assertLessEqual(set(flags_of(container)), flags, program)
@@ -285,23 +349,32 @@ class Cluster(unittest.TestCase):
             self.assertEqual(chart.template(chart.merged(two, {"parameterServer": {"output": output}})).returncode, 0)
 
     def test_output_outlives_the_release(self):
-        claim, = chart.of_kind(chart.render(), "PersistentVolumeClaim")
+        (claim,) = chart.of_kind(chart.render(), "PersistentVolumeClaim")
         self.assertEqual(claim["metadata"]["annotations"], {"helm.sh/resource-policy": "keep"})
-        server, = chart.of_kind(chart.render(), "StatefulSet")
-        self.assertIn({"name": "output", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}},
-                      server["spec"]["template"]["spec"]["volumes"])
+        (server,) = chart.of_kind(chart.render(), "StatefulSet")
+        self.assertIn(
+            {"name": "output", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}},
+            server["spec"]["template"]["spec"]["volumes"],
+        )
 
     def test_model_service_rolls_out_without_a_gap(self):
-        deployment, = chart.of_kind(chart.render(), "Deployment", "model")
+        (deployment,) = chart.of_kind(chart.render(), "Deployment", "model")
         self.assertEqual(deployment["spec"]["strategy"]["rollingUpdate"], {"maxSurge": 1, "maxUnavailable": 0})
-        deployment, = chart.of_kind(chart.render({"model": {"autoscaling": {"enabled": True}}}), "Deployment", "model")
+        (deployment,) = chart.of_kind(
+            chart.render({"model": {"autoscaling": {"enabled": True}}}), "Deployment", "model"
+        )
         self.assertNotIn("replicas", deployment["spec"])
 
     def test_workers_end_for_good_on_errors_that_stay(self):
-        job, = chart.of_kind(chart.render(), "Job")
+        (job,) = chart.of_kind(chart.render(), "Job")
         rules = job["spec"]["podFailurePolicy"]["rules"]
-        self.assertIn({"action": "FailJob", "onExitCodes": {"containerName": "millrace-worker", "operator": "In",
-                                                            "values": [64, 78]}}, rules)
+        self.assertIn(
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": "millrace-worker", "operator": "In", "values": [64, 78]},
+            },
+            rules,
+        )
         self.assertEqual(job["spec"]["completionMode"], "Indexed")
 
     def test_what_needs_something_of_the_cluster_is_off(self):
@@ -312,9 +385,14 @@ class Cluster(unittest.TestCase):
 
     def arrows(self, objects):
         """Connections that both ends allow: (from, to, port); and what else goes in or out."""
+
         def components(peers):
-            return {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in peers
-                    if "namespaceSelector" not in peer}
+            return {
+                peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+                for peer in peers
+                if "namespaceSelector" not in peer
+            }
+
         inward, outward, outside = set(), set(), set()
         for policy in chart.of_kind(objects, "NetworkPolicy"):
             own = policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
@@ -332,8 +410,12 @@ class Cluster(unittest.TestCase):
         return inward, outward, outside
 
     def test_network_policies_are_the_arrows_of_the_design(self):
-        training = {("worker", "data", "grpc"), ("worker", "parameter-server", "grpc"),
-                    ("parameter-server", "data", "grpc"), ("parameter-server", "parameter-server", "grpc")}
+        training = {
+            ("worker", "data", "grpc"),
+            ("worker", "parameter-server", "grpc"),
+            ("parameter-server", "data", "grpc"),
+            ("parameter-server", "parameter-server", "grpc"),
+        }
         scraped = {("outside", each, "http") for each in ("data", "parameter-server", "worker", "model")}
         resolving = {(each, "outside", 53) for each in ("parameter-server", "worker")}
         served = {("outside", "model", "grpc")}
@@ -353,8 +435,10 @@ class Cluster(unittest.TestCase):
     def test_every_policy_has_its_pods(self):
         objects = chart.render()
         components = {metadata["labels"]["app.kubernetes.io/component"] for _, metadata, _ in chart.pods(objects)}
-        policies = {each["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
-                    for each in chart.of_kind(objects, "NetworkPolicy")}
+        policies = {
+            each["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+            for each in chart.of_kind(objects, "NetworkPolicy")
+        }
         self.assertEqual(policies, components - {"test"})
 
     def test_notes_name_the_objects_that_there_are(self):
@@ -363,7 +447,8 @@ class Cluster(unittest.TestCase):
             shutil.copytree(chart.CHART, copy)
             notes = (copy / "templates/NOTES.txt").read_text()
             (copy / "templates/notes.yaml").write_text(
-                '{{- define "notes" }}' + notes + '{{ end }}\nnotes: {{ include "notes" . | quote }}\n')
+                '{{- define "notes" }}' + notes + '{{ end }}\nnotes: {{ include "notes" . | quote }}\n'
+            )
             done = chart.helm("template", "demo", copy, "--namespace", "ml", "--show-only", "templates/notes.yaml")
         self.assertEqual(done.returncode, 0, done.stderr)
         text = yaml.safe_load(done.stdout)["notes"]

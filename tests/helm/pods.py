@@ -1,8 +1,8 @@
 """Runs what the chart renders as pods without a cluster: each container is the real program, with the rendered command
-line and environment, in a sandbox of bubblewrap that has what the rendered security context grants - not root, a read-only
-root, no capabilities, no new privileges - and the rendered volumes where they are to be mounted. A pod has an address of
-its own in 127.0.0.0/8, and finds the others by the names that the cluster's DNS would have, in /etc/hosts. Only
-0.0.0.0 is replaced, by that address.
+line and environment, in a sandbox of bubblewrap that has what the rendered security context grants (not root, a
+read-only root, no capabilities, no new privileges) and the rendered volumes where they are to be mounted. A pod has an
+address of its own in 127.0.0.0/8, and finds the others by the names that the cluster's DNS would have, in /etc/hosts.
+Only 0.0.0.0 is replaced, by that address.
 
 What a cluster does beyond that and is not done here: scheduling, limits, network policies, ownership of volumes.
 """
@@ -34,8 +34,12 @@ PATIENCE_SECONDS = 120
 def sandbox_works():
     """Whether bubblewrap is there and may make namespaces; with the reason if not."""
     try:
-        done = subprocess.run(["bwrap", "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "/bin/true"],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            ["bwrap", "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "/bin/true"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         return done.returncode == 0, done.stdout.strip()
     except FileNotFoundError:
         return False, "bubblewrap is not installed"
@@ -61,7 +65,7 @@ def wait_until(what, condition):
 class Pod:
     def __init__(self, cluster, name, labels, spec, address):
         self.cluster, self.name, self.labels, self.spec, self.address = cluster, name, labels, spec, address
-        self.container, = spec["containers"]
+        (self.container,) = spec["containers"]
         self.process = None
         self.pid = 0  # of the program, outside
         self.log = cluster.folder / f"{name}.log"
@@ -79,9 +83,11 @@ class Pod:
 
     def arguments(self, container, environment):
         """With $(VARIABLES) as Kubernetes expands them."""
+
         def expand(text):
             text = re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], text)
             return text.replace("0.0.0.0", self.address)
+
         return [expand(each) for each in container["command"] + container.get("args", [])]
 
     def start(self):
@@ -95,11 +101,43 @@ class Pod:
         environment = self.environment(container)
         security = {**self.spec["securityContext"], **container["securityContext"]}
         assert security["readOnlyRootFilesystem"] and security["capabilities"]["drop"] == ["ALL"]
-        command = ["bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", self.name,
-                   "--uid", str(security["runAsUser"]), "--gid", str(security["runAsGroup"]), "--cap-drop", "ALL",
-                   "--as-pid-1", "--die-with-parent", "--new-session", "--clearenv",
-                   "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib",
-                   "--symlink", "usr/lib64", "/lib64", "--dir", "/etc", "--proc", "/proc", "--dev", "/dev"]
+        command = [
+            "bwrap",
+            "--unshare-user",
+            "--unshare-pid",
+            "--unshare-ipc",
+            "--unshare-uts",
+            "--hostname",
+            self.name,
+            "--uid",
+            str(security["runAsUser"]),
+            "--gid",
+            str(security["runAsGroup"]),
+            "--cap-drop",
+            "ALL",
+            "--as-pid-1",
+            "--die-with-parent",
+            "--new-session",
+            "--clearenv",
+            "--ro-bind",
+            "/usr",
+            "/usr",
+            "--symlink",
+            "usr/bin",
+            "/bin",
+            "--symlink",
+            "usr/lib",
+            "/lib",
+            "--symlink",
+            "usr/lib64",
+            "/lib64",
+            "--dir",
+            "/etc",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+        ]
         for path in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/nsswitch.conf"):
             command += ["--ro-bind-try", path, path]
         command += ["--ro-bind", self.cluster.hosts, "/etc/hosts"]
@@ -114,8 +152,12 @@ class Pod:
             command += ["--setenv", name, value]
         read, write = os.pipe()
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([*map(str, command), "--info-fd", str(write), *self.arguments(container, environment)],
-                                            stdout=log, stderr=subprocess.STDOUT, pass_fds=[write])
+            self.process = subprocess.Popen(
+                [*map(str, command), "--info-fd", str(write), *self.arguments(container, environment)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[write],
+            )
         os.close(write)
         with os.fdopen(read) as info:
             text = info.read()
@@ -232,8 +274,9 @@ class Cluster:
         for service in chart.of_kind(objects, "Service"):
             self.add_service(service)
         # gRPC asks for IPv6 addresses too, and waits for a DNS server if the file has none.
-        self.hosts.write_text("".join(f"{address} {name}\n::ffff:{address} {name}\n"
-                                      for name, address in self.names.items()))
+        self.hosts.write_text(
+            "".join(f"{address} {name}\n::ffff:{address} {name}\n" for name, address in self.names.items())
+        )
 
     def add_pods(self, owner, labels, spec):
         name, kind = owner["metadata"]["name"], owner["kind"]
@@ -257,7 +300,7 @@ class Cluster:
 
     def volume(self, pod, name):
         """The directory that stands for a volume: a pod's own, or one of the cluster's."""
-        volume, = [each for each in pod.spec["volumes"] if each["name"] == name]
+        (volume,) = [each for each in pod.spec["volumes"] if each["name"] == name]
         if "persistentVolumeClaim" in volume:
             claim = volume["persistentVolumeClaim"]["claimName"]
             folder = self.claims.get(claim, self.folder / "claims" / claim)
@@ -269,8 +312,11 @@ class Cluster:
             folder = self.folder / "pods" / pod.name / name
         folder.mkdir(parents=True, exist_ok=True)
         if "configMap" in volume:
-            config, = [each for each in chart.of_kind(self.objects, "ConfigMap")
-                       if each["metadata"]["name"] == volume["configMap"]["name"]]
+            (config,) = [
+                each
+                for each in chart.of_kind(self.objects, "ConfigMap")
+                if each["metadata"]["name"] == volume["configMap"]["name"]
+            ]
             for file, text in config.get("data", {}).items():
                 (folder / file).write_text(text)
             for file, text in config.get("binaryData", {}).items():

@@ -17,16 +17,36 @@ import unittest
 import chart
 import pods
 
+
 def make_certificates(folder, names):
     """What cert-manager would put into the Secret: ca.crt, and tls.crt with tls.key for these names."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     authority, extensions = folder / "ca.key", folder / "extensions"
     extensions.write_text("subjectAltName=" + ",".join(f"DNS:{name}" for name in names) + "\n")
-    for command in (["req", "-x509", *key, "-subj", "/CN=ca", "-keyout", authority, "-out", folder / "ca.crt"],
-                    ["req", *key, "-subj", "/CN=millrace", "-keyout", folder / "tls.key", "-out", folder / "request"],
-                    ["x509", "-req", "-in", folder / "request", "-CA", folder / "ca.crt", "-CAkey", authority, "-days", "2",
-                     "-CAcreateserial", "-extfile", extensions, "-out", folder / "tls.crt"]):
-        subprocess.run(["openssl", *map(str, command)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for command in (
+        ["req", "-x509", *key, "-subj", "/CN=ca", "-keyout", authority, "-out", folder / "ca.crt"],
+        ["req", *key, "-subj", "/CN=millrace", "-keyout", folder / "tls.key", "-out", folder / "request"],
+        [
+            "x509",
+            "-req",
+            "-in",
+            folder / "request",
+            "-CA",
+            folder / "ca.crt",
+            "-CAkey",
+            authority,
+            "-days",
+            "2",
+            "-CAcreateserial",
+            "-extfile",
+            extensions,
+            "-out",
+            folder / "tls.crt",
+        ],
+    ):
+        subprocess.run(
+            ["openssl", *map(str, command)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
 
 class QuietFiles(http.server.SimpleHTTPRequestHandler):
@@ -45,9 +65,11 @@ def write_idx(folder, train, test):
         images = bytearray(source.randrange(32) for _ in range(count * 784))
         for index, label in enumerate(labels):
             start = index * 784 + (4 + 2 * label) * 28
-            images[start:start + 56] = bytes([230]) * 56
-        for name, head, body in ((f"{prefix}-images-idx3-ubyte", struct.pack(">IIII", 0x803, count, 28, 28), images),
-                                 (f"{prefix}-labels-idx1-ubyte", struct.pack(">II", 0x801, count), labels)):
+            images[start : start + 56] = bytes([230]) * 56
+        for name, head, body in (
+            (f"{prefix}-images-idx3-ubyte", struct.pack(">IIII", 0x803, count, 28, 28), images),
+            (f"{prefix}-labels-idx1-ubyte", struct.pack(">II", 0x801, count), labels),
+        ):
             with gzip.open(folder / f"{name}.gz", "wb") as file:
                 file.write(head + bytes(body))
 
@@ -62,7 +84,7 @@ class Rehearsal(unittest.TestCase):
 
     def predict(self, cluster):
         """What `helm test` says."""
-        pod, = cluster.of("test")
+        (pod,) = cluster.of("test")
         pod.start()
         self.assertEqual(pod.process.wait(60), 0, pod.log.read_text())
         return pod.log.read_text()
@@ -78,8 +100,9 @@ class Rehearsal(unittest.TestCase):
         small = {"data": {"replicas": 2}, "worker": {"count": 2}, "model": {"replicas": 2, "drainSeconds": 1}}
         with tempfile.TemporaryDirectory() as folder:
             for epochs in (1, 2):
-                objects = chart.render(chart.merged(small, {"job": {"epochs": epochs}}),
-                                       files=[chart.CHART / "ci" / "minimal-values.yaml"])
+                objects = chart.render(
+                    chart.merged(small, {"job": {"epochs": epochs}}), files=[chart.CHART / "ci" / "minimal-values.yaml"]
+                )
                 with pods.Cluster(objects, {"demo-millrace-output": pathlib.Path(folder)}) as cluster:
                     self.train_and_predict(cluster, version=43 * epochs)
 
@@ -89,16 +112,23 @@ class Rehearsal(unittest.TestCase):
         for worker in cluster.of("worker"):
             self.assertEqual(worker.process.wait(pods.PATIENCE_SECONDS), 0, worker.log.read_text())
         self.until_ready(cluster, "model")
-        pods.wait_until("the newest version to serve", lambda: all(
-            f'millrace_model_active_version{{model="mnist"}} {version}\n' in pod.metrics() for pod in cluster.of("model")))
+        pods.wait_until(
+            "the newest version to serve",
+            lambda: all(
+                f'millrace_model_active_version{{model="mnist"}} {version}\n' in pod.metrics()
+                for pod in cluster.of("model")
+            ),
+        )
         self.assertRegex(self.predict(cluster), rf"digit\.png: \d +\d+\.\d+ % +version {version}")
         self.end_all(cluster)
 
     def test_a_rollout_under_load_loses_no_request(self):
         """Model pods replaced one after the other, as the Deployment's strategy has it, between two predictions that
         wait for each other in eight threads."""
-        values = {"parameterServer": {"output": {"accessMode": "ReadWriteMany"}},
-                  "model": {"source": "volume", "replicas": 3, "drainSeconds": 2}}
+        values = {
+            "parameterServer": {"output": {"accessMode": "ReadWriteMany"}},
+            "model": {"source": "volume", "replicas": 3, "drainSeconds": 2},
+        }
         objects = chart.render(values, files=[chart.CHART / "ci" / "minimal-values.yaml"])
         with pods.Cluster(objects) as cluster:
             cluster.start("data", "parameter-server", "worker")
@@ -109,8 +139,21 @@ class Rehearsal(unittest.TestCase):
             address = cluster.names["demo-millrace-model.ml.svc.cluster.local"]
             results = cluster.folder / "load.json"
             program = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace"
-            load = subprocess.Popen([program, "load-test", "--target", f"{address}:8500", "--concurrency", "8", "--seconds",
-                                     "12", "--json", results], stdout=subprocess.DEVNULL)
+            load = subprocess.Popen(
+                [
+                    program,
+                    "load-test",
+                    "--target",
+                    f"{address}:8500",
+                    "--concurrency",
+                    "8",
+                    "--seconds",
+                    "12",
+                    "--json",
+                    results,
+                ],
+                stdout=subprocess.DEVNULL,
+            )
             for pod in new:
                 pod.start()  # the surge
                 pods.wait_until(f"{pod.name} to be ready", lambda: pod.probe("readinessProbe"))
@@ -124,10 +167,14 @@ class Rehearsal(unittest.TestCase):
 
     def test_with_mutual_tls(self):
         """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`."""
-        values = {"job": {"epochs": 1, "validationCount": 500}, "dataset": {"synthetic": {"train": 3000, "test": 500}},
-                  "worker": {"count": 1}, "model": {"replicas": 1, "drainSeconds": 0}}
+        values = {
+            "job": {"epochs": 1, "validationCount": 500},
+            "dataset": {"synthetic": {"train": 3000, "test": 500}},
+            "worker": {"count": 1},
+            "model": {"replicas": 1, "drainSeconds": 0},
+        }
         objects = chart.render(values, files=[chart.CHART / "ci" / "tls-values.yaml"])
-        certificate, = chart.of_kind(objects, "Certificate")
+        (certificate,) = chart.of_kind(objects, "Certificate")
         with tempfile.TemporaryDirectory() as folder:
             secret = pathlib.Path(folder)
             make_certificates(secret, certificate["spec"]["dnsNames"])
@@ -155,9 +202,12 @@ class Rehearsal(unittest.TestCase):
     def test_with_a_shared_volume(self):
         """Two shards and elastic workers, files from a claim, versions through the volume; a shard and a worker are
         replaced on the way."""
-        values = {"dataset": {"kind": "claim", "claim": {"name": "files", "subPath": "tiny"}, "classes": None},
-                  "job": {"epochs": 3, "validationCount": 100, "checkpointSteps": 4, "slots": 8},
-                  "worker": {"count": 2}, "model": {"replicas": 1, "drainSeconds": 0}}
+        values = {
+            "dataset": {"kind": "claim", "claim": {"name": "files", "subPath": "tiny"}, "classes": None},
+            "job": {"epochs": 3, "validationCount": 100, "checkpointSteps": 4, "slots": 8},
+            "worker": {"count": 2},
+            "model": {"replicas": 1, "drainSeconds": 0},
+        }
         with tempfile.TemporaryDirectory() as files:
             (pathlib.Path(files) / "tiny").mkdir()
             write_idx(pathlib.Path(files) / "tiny", train=1500, test=200)

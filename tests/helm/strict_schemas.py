@@ -2,8 +2,8 @@
 """Makes the JSON schemas that kubeconform checks the chart's objects against, without a network.
 
 Kubernetes' own come from the PyPI package kubernetes-validate, the Prometheus operator's and cert-manager's from their
-custom resource definitions. Every object with named properties is closed, so that a misspelled field is an error. Each file is one kind
-with all that it refers to: OUT/v1.29.0/deployment-apps-v1.json.
+custom resource definitions. Every object with named properties is closed, so that a misspelled field is an error. Each
+file is one kind with all that it refers to: OUT/v1.29.0/deployment-apps-v1.json.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import zipfile
 import yaml
 
 CUSTOM = ("_podmonitors", "_prometheusrules", "-certificates")  # that the chart makes
+
 
 def close(schema):
     """Refuses fields that are not named, everywhere."""
