@@ -257,28 +257,23 @@ class Live(unittest.TestCase):
     def train_and_predict(cls):
         first, second = cls.cluster.of("parameter-server")
         (model,) = cls.cluster.of("model")
-        cls.cluster.start("data", "parameter-server", "worker", "model")
-        pods.wait_until("a checkpoint", lambda: "checkpoint committed" in first.log.read_text())
+        cls.cluster.start("data", "parameter-server")
         # So that its counters are seen to go up.
         pods.wait_until(
             "Prometheus to see the coordinator twice",
             lambda: cls.prometheus.values("rate(millrace_coordinator_recoveries_total[10s])"),
         )
+        cls.cluster.start("worker", "model")
+        pods.wait_until("a checkpoint", lambda: "checkpoint committed" in first.log.read_text())
         second.kill()
         second.start()
         pods.wait_until("a version that serves", lambda: model.probe("readinessProbe"))
-        load = [
-            pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace",
-            "load-test",
-            "--target",
-            f"{model.address}:8500",
-            "--concurrency",
-            "2",
-            "--seconds",
-            "4",
-        ]
-        subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
-        cls.pages += [pod.metrics() for pod in cls.cluster.pods if pod.port("http") and pod.running()]
+        cls.pages += [pod.metrics() for pod in cls.cluster.of("worker")]  # before the job is over, and they with it
+        program = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace"
+        load = [program, "load-test", "--target", f"{model.address}:8500", "--concurrency", "2", "--seconds", "4"]
+        done = subprocess.run(load, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+        cls.pages += [pod.metrics() for pod in (*cls.cluster.of("data"), first, second, model)]
         pods.wait_until("the end of the job", lambda: "job done" in first.log.read_text())
         cls.pages.append(first.metrics())
         version = re.search(r"^millrace_training_version (\S+)$", first.metrics(), re.M)[1]
