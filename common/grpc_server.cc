@@ -42,13 +42,17 @@ void EnableBuiltInServices() {
   });
 }
 
-void SetChannelArguments(grpc::ServerBuilder& builder) {
+void SetChannelArguments(grpc::ServerBuilder& builder, absl::Duration connection_age_max) {
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPeerPingIntervalMs);
+  if (connection_age_max != absl::InfiniteDuration()) {
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                               static_cast<int>(absl::ToInt64Milliseconds(connection_age_max)));
+  }
 }
 
 }  // namespace
@@ -72,7 +76,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   int port = 0;
   const bool plain = options.credentials == nullptr || address.is_unix();
   builder.AddListeningPort(address.ToString(), plain ? grpc::InsecureServerCredentials() : options.credentials, &port);
-  SetChannelArguments(builder);
+  SetChannelArguments(builder, options.connection_age_max);
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);
   builder.SetMaxSendMessageSize(kMessageBytesMax);
   builder.SetResourceQuota(grpc::ResourceQuota("server").SetMaxThreads(kMaxThreads));

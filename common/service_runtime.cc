@@ -119,12 +119,12 @@ class Runtime {
 
   absl::Status StartListeners() {
     if (!flags_.listen.empty()) {
-      MILLRACE_ASSIGN_OR_RETURN(
-          grpc_,
-          GrpcServer::Start({.address = flags_.listen,
-                             .metrics = &metrics_,
-                             .credentials = flags_.tls.shows_itself() ? MakeServerCredentials(flags_.tls) : nullptr},
-                            service_->GrpcServices()));
+      GrpcServer::Options options{.address = flags_.listen, .metrics = &metrics_};
+      if (flags_.tls.shows_itself()) options.credentials = MakeServerCredentials(flags_.tls);
+      if (flags_.connection_age_max_ms > 0) {
+        options.connection_age_max = absl::Milliseconds(flags_.connection_age_max_ms);
+      }
+      MILLRACE_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(options, service_->GrpcServices()));
       addresses_.grpc = grpc_->address();
     }
     if (!flags_.http_listen.empty()) {

@@ -34,6 +34,7 @@ struct ServiceFlags {
   std::string log_level = "info";
   std::string log_format = "text";
   int drain_grace_ms = 5000;
+  int connection_age_max_ms = 0;  // of gRPC, for services that have a flag for it; 0: any
   TlsFiles tls = {};
   bool insecure = false;  // plain text even where others than this machine can listen in
   int parent_pid = 0;     // not 0: the process that started this one and without which it must not go on

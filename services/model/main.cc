@@ -53,6 +53,11 @@ int main(int argc, char** argv) {
                  "After SIGTERM: seconds in which requests are still answered though /readyz already says no")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--max-connection-age-ms", flags.connection_age_max_ms,
+                 "gRPC clients are asked to connect anew after so long, and so find new replicas; 0: never. Below "
+                 "--drain-seconds, all have left before this process stops answering")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 86'400'000));
   millrace::AddServiceFlags(app, flags);
   if (std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
 

@@ -1,5 +1,6 @@
 #include "common/grpc_server.h"
 
+#include <set>
 #include <string>
 #include <thread>
 
@@ -7,6 +8,7 @@
 #include "common/grpc_channel.h"
 #include "common/limits.h"
 #include "common/metrics.h"
+#include "common/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/common/fake_model_service.h"
@@ -193,6 +195,36 @@ TEST_P(GrpcServerTest, NonsenseInsteadOfAMessageIsAnErrorOfTheCall) {
   call.WritesDone();
   EXPECT_FALSE(call.Finish().ok());
   EXPECT_TRUE(Predict(MakeChannel(server_->address()), RequestFor("m")).ok());
+}
+
+// A service that remembers from where it was called.
+class PeerRecorder : public v1::ModelService::Service {
+ public:
+  grpc::Status Predict(grpc::ServerContext* context, const v1::PredictRequest* /*request*/,
+                       v1::PredictResponse* /*response*/) override {
+    MutexLock lock(&mutex_);
+    peers_.insert(context->peer());
+    return grpc::Status::OK;
+  }
+  size_t peers() const {
+    MutexLock lock(&mutex_);
+    return peers_.size();
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::set<std::string> peers_ ABSL_GUARDED_BY(mutex_);
+};
+
+TEST(GrpcServerConnectionAgeTest, AnOldConnectionIsLeftAndNoCallFails) {
+  PeerRecorder service;
+  auto server = GrpcServer::Start({.address = "127.0.0.1:0", .connection_age_max = absl::Milliseconds(50)}, {&service});
+  ASSERT_THAT(server, IsOk());
+  const std::shared_ptr<grpc::Channel> channel = MakeChannel((*server)->address());
+  ASSERT_TRUE(Eventually([&] {
+    EXPECT_TRUE(Predict(channel, RequestFor("m")).ok());
+    return service.peers() >= 3;
+  }));
 }
 
 TEST(GrpcServerStartTest, BadAddressesAreClearErrors) {

@@ -1,0 +1,1 @@
+../../../deploy/fetch_data.sh

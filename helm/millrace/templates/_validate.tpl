@@ -1,0 +1,20 @@
+{{/* What goes wrong only together, and only once it runs. */}}
+{{- define "millrace.validate" -}}
+{{- $output := .Values.parameterServer.output -}}
+{{- $writers := and (eq $output.existingClaim "") (ne $output.accessMode "ReadWriteMany") -}}
+{{- if and (gt (int .Values.parameterServer.shards) 1) $writers -}}
+{{- fail (printf "parameterServer.shards is %d: all shards write into one output directory, so parameterServer.output needs accessMode ReadWriteMany or an existingClaim that has it" (int .Values.parameterServer.shards)) -}}
+{{- end -}}
+{{- if and .Values.model.enabled (eq .Values.model.source "volume") $writers -}}
+{{- fail "model.source is volume: the model service mounts the parameter servers' output, so parameterServer.output needs accessMode ReadWriteMany or an existingClaim that has it" -}}
+{{- end -}}
+{{- if and (eq .Values.dataset.kind "claim") (eq .Values.dataset.claim.name "") -}}
+{{- fail "dataset.kind is claim: dataset.claim.name is missing" -}}
+{{- end -}}
+{{- if and .Values.tls.certManager.enabled (eq .Values.tls.certManager.issuerRef.name "") -}}
+{{- fail "tls.certManager is enabled: tls.certManager.issuerRef.name is missing" -}}
+{{- end -}}
+{{- if ge (int .Values.parameterServer.backupWorkers) (int .Values.worker.count) -}}
+{{- fail "parameterServer.backupWorkers must be below worker.count" -}}
+{{- end -}}
+{{- end -}}
