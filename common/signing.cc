@@ -31,11 +31,16 @@ using Bio = std::unique_ptr<BIO, FreeBio>;
 using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
 using Key = std::unique_ptr<EVP_PKEY, FreeKey>;
 
-absl::StatusOr<Bio> OpenPem(const std::string& path) {
-  MILLRACE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kPemBytesMax));
+Bio Open(const std::string& text) {
   Bio bio(BIO_new(BIO_s_mem()));
   BIO_write(bio.get(), text.data(), static_cast<int>(text.size()));
   return bio;
+}
+
+size_t Count(std::string_view text, std::string_view what) {
+  size_t count = 0;
+  for (size_t at = text.find(what); at != std::string_view::npos; at = text.find(what, at + what.size())) ++count;
+  return count;
 }
 
 // A password would be asked for at the terminal.
@@ -50,7 +55,8 @@ const uint8_t* BytesOf(std::string_view text) { return reinterpret_cast<const ui
 void FreeKey::operator()(evp_pkey_st* key) const { EVP_PKEY_free(key); }
 
 absl::StatusOr<SigningKey> SigningKey::Read(const std::string& path) {
-  MILLRACE_ASSIGN_OR_RETURN(const Bio bio, OpenPem(path));
+  MILLRACE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kPemBytesMax));
+  const Bio bio = Open(text);
   Key key(PEM_read_bio_PrivateKey(bio.get(), nullptr, NoPassword, nullptr));
   ERR_clear_error();
   if (!IsEd25519(key)) {
@@ -73,17 +79,16 @@ absl::StatusOr<std::string> SigningKey::Sign(std::string_view message) const {
 }
 
 absl::StatusOr<TrustedKeys> TrustedKeys::Read(const std::string& path) {
-  MILLRACE_ASSIGN_OR_RETURN(const Bio bio, OpenPem(path));
+  MILLRACE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kPemBytesMax));
+  const Bio bio = Open(text);
   TrustedKeys trusted;
   while (Key key{PEM_read_bio_PUBKEY(bio.get(), nullptr, NoPassword, nullptr)}) {
     if (!IsEd25519(key)) return absl::InvalidArgumentError(absl::StrCat(path, " holds a key that is not Ed25519"));
     trusted.keys_.push_back(std::move(key));
   }
-  // At the end of the keys "no start line" is what is to be expected; anything else is a damaged key.
-  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
   ERR_clear_error();
-  if (trusted.keys_.empty() || !at_end) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " holds no public keys, or a damaged one, in PEM"));
+  if (trusted.keys_.empty() || trusted.keys_.size() != Count(text, "-----BEGIN ")) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " must hold public keys in PEM, and nothing else"));
   }
   return trusted;
 }
