@@ -252,6 +252,7 @@ class Relay:
                         return
 
     def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)  # or the thread would wait in accept, and the port stay taken
         self.listener.close()
 
 

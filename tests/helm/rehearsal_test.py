@@ -204,7 +204,7 @@ class Rehearsal(unittest.TestCase):
         replaced on the way."""
         values = {
             "dataset": {"kind": "claim", "claim": {"name": "files", "subPath": "tiny"}, "classes": None},
-            "job": {"epochs": 3, "validationCount": 100, "checkpointSteps": 4, "slots": 8},
+            "job": {"epochs": 15, "validationCount": 100, "checkpointSteps": 4, "slots": 8},
             "worker": {"count": 2},
             "model": {"replicas": 1, "drainSeconds": 0},
         }
