@@ -51,6 +51,10 @@ class ExplainerTest : public EngineFixture {
     ASSERT_TRUE(Eventually([&] { return forward_passes_ > before; }));
   }
 
+  static long Count(const std::vector<std::atomic<int>>& codes, int code) {
+    return std::count_if(codes.begin(), codes.end(), [code](const std::atomic<int>& each) { return each == code; });
+  }
+
   static constexpr int kNone = -1;
   const std::vector<uint8_t> first_{1, 2, 3, 4, 5, 6};
   const std::vector<uint8_t> second_{6, 5, 4, 3, 2, 1};
@@ -143,8 +147,8 @@ TEST_F(ExplainerTest, TheQueueIsBounded) {
   for (size_t i = 1; i < codes.size(); ++i) Start(Rows(second_), codes[i]);
   EXPECT_EQ(codes.back(), static_cast<int>(absl::StatusCode::kResourceExhausted));
   blocked_ = false;
-  ASSERT_TRUE(Eventually([&] { return std::ranges::count(codes, kNone) == 0; }));
-  EXPECT_EQ(std::ranges::count(codes, 0), static_cast<long>(Explainer::kWaitingMax + 1));
+  ASSERT_TRUE(Eventually([&] { return Count(codes, kNone) == 0; }));
+  EXPECT_EQ(Count(codes, 0), static_cast<long>(Explainer::kWaitingMax + 1));
 }
 
 TEST_F(ExplainerTest, AtItsEndWhatWaitsIsToldSo) {
