@@ -43,10 +43,13 @@ class Predictor {
   virtual absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t> images, size_t rows) const = 0;
   // The same for pixels that are float32, of the same range.
   virtual absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const = 0;
-  // Why, one explanation per image. Errors as Predict, and INVALID_ARGUMENT for options out of range; takes
-  // milliseconds to seconds.
+  // Why, one explanation per image. Errors as Predict, INVALID_ARGUMENT for options out of range, and UNIMPLEMENTED for
+  // what cannot be explained; takes milliseconds to seconds.
   virtual absl::StatusOr<std::vector<Explanation>> Explain(std::span<const uint8_t> images, size_t rows,
-                                                           const ExplainOptions& options) const = 0;
+                                                           const ExplainOptions& options) const {
+    (void)images, (void)rows, (void)options;
+    return absl::UnimplementedError("this model does not explain its answers");
+  }
 };
 
 struct LoadResult {
