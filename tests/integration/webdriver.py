@@ -88,9 +88,9 @@ class Browser:
             {"type": "pointer", "id": pointer, "parameters": {"pointerType": pointer}, "actions": actions}]})
 
     def complaints(self):
-        """What the console has said since the last time."""
+        """The errors in the console since the last time."""
         return [entry["message"] for entry in self._call("POST", "/se/log", {"type": "browser"})
-                if entry["level"] in ("SEVERE", "WARNING")]
+                if entry["level"] == "SEVERE"]
 
     def devtools(self, command, **parameters):
         return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
