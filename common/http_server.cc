@@ -196,11 +196,11 @@ class HttpServer::Impl {
         Send(response, 200, options_.status_page());
       });
     }
-    for (const std::string& root : options_.api.roots) {
-      server_->Get(root + "(/.*)?", [this](const httplib::Request& request, httplib::Response& response) {
-        AnswerApi(request, "", response);
-      });
-    }
+    const auto without_body = [this](const httplib::Request& request, httplib::Response& response) {
+      AnswerApi(request, "", response);
+    };
+    for (const std::string& page : options_.api.pages) server_->Get(page, without_body);
+    for (const std::string& root : options_.api.roots) server_->Get(root + "(/.*)?", without_body);
     // All that have a body, so that none is read but within its limit.
     const auto with_body = [this](const httplib::Request& request, httplib::Response& response,
                                   const httplib::ContentReader& reader) { AnswerBody(request, reader, response); };
@@ -269,8 +269,9 @@ class HttpServer::Impl {
 
   void AnswerApi(const httplib::Request& request, std::string_view body, httplib::Response& response) const {
     const std::string_view method = request.method == "HEAD" ? std::string_view("GET") : request.method;
-    HttpRequest asked{.method = method, .path = request.path, .headers = {}, .body = body};
+    HttpRequest asked{.method = method, .path = request.path, .query = {}, .headers = {}, .body = body};
     for (const auto& [name, value] : request.headers) asked.headers.emplace(absl::AsciiStrToLower(name), value);
+    asked.query.insert(request.params.begin(), request.params.end());
     HttpResponse answer = options_.api.answer(asked);
     response.status = answer.status;
     for (const auto& [name, value] : answer.headers) response.set_header(name, value);

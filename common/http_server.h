@@ -17,10 +17,11 @@ namespace millrace {
 class Metrics;
 
 struct HttpRequest {
-  std::string_view method;                     // "GET" (also of HEAD), "POST" ...
-  std::string_view path;                       // percent-decoded, without the query
-  std::map<std::string, std::string> headers;  // by lower-case name
-  std::string_view body;                       // uncompressed
+  std::string_view method;                        // "GET" (also of HEAD), "POST" ...
+  std::string_view path;                          // percent-decoded, without the query
+  std::map<std::string, std::string> query = {};  // decoded
+  std::map<std::string, std::string> headers;     // by lower-case name
+  std::string_view body;                          // uncompressed
 };
 
 struct HttpResponse {
@@ -33,6 +34,7 @@ struct HttpResponse {
 // What a service answers beside the pages that every service has.
 struct HttpApi {
   std::vector<std::string> roots = {};                               // "/v2": it and what is below it. None: no API
+  std::vector<std::string> pages = {};                               // "/": only it, and only to be read
   std::function<HttpResponse(const HttpRequest&)> answer = nullptr;  // any thread; may block
   size_t body_bytes_max = 0;                                         // of one body, after decompression; larger is 413
   size_t bodies_bytes_max = 0;  // of all that are being read or answered; more are 429

@@ -67,7 +67,7 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
       mirror_(MakeMirror(options_, metrics, clock)),
       catalog_(table_, options_.limits, [this] { return Ready(); }),
       open_inference_(catalog_, engine_, clock),
-      rest_(catalog_, engine_, clock),
+      rest_(catalog_, engine_, explainer_, clock),
       loader_({.repository = options_.repository,
                .poll_interval = options_.poll_interval,
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},

@@ -5,17 +5,15 @@
 #include <utility>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "common/status_macros.h"
-#include "common/strings.h"
 #include "services/model/open_inference.h"
+#include "services/model/page.h"
 #include "services/model/rest_json.h"
 #include "services/model/rest_open_inference.h"
+#include "services/model/rest_response.h"
 #include "services/model/rest_tensorflow.h"
-#include "services/model/retry_hint.h"
 
 namespace millrace {
 namespace {
@@ -24,68 +22,16 @@ constexpr char kJsonBytesHeader[] = "Inference-Header-Content-Length";
 constexpr char kJsonBytesHeaderLower[] = "inference-header-content-length";
 constexpr char kPredict[] = ":predict";
 
-int HttpStatusOf(absl::StatusCode code) {
-  switch (code) {
-    case absl::StatusCode::kOk:
-      return 200;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kFailedPrecondition:
-      return 400;
-    case absl::StatusCode::kNotFound:
-      return 404;
-    case absl::StatusCode::kResourceExhausted:
-      return 429;
-    case absl::StatusCode::kUnimplemented:
-      return 501;
-    case absl::StatusCode::kUnavailable:
-      return 503;
-    case absl::StatusCode::kDeadlineExceeded:
-      return 504;
-    default:
-      return 500;
-  }
-}
-
-std::string Dump(const RestJson& json) { return json.dump(-1, ' ', false, RestJson::error_handler_t::replace); }
-
-HttpResponse ErrorResponse(int status, std::string_view message) {
-  return {.status = status, .body = Dump({{"error", message}})};
-}
-
-HttpResponse ErrorResponse(const absl::Status& status) {
-  HttpResponse response = ErrorResponse(HttpStatusOf(status.code()), ToStd(status.message()));
-  if (const std::optional<absl::Duration> after = RetryAfter(status); after && response.status != 504) {
-    response.headers["Retry-After"] = absl::StrCat(absl::ToInt64Seconds(absl::Ceil(*after, absl::Seconds(1))));
-  }
-  return response;
-}
-
-HttpResponse Json(const RestJson& json) { return {.body = Dump(json)}; }
-
 template <typename Message>
 absl::StatusOr<HttpResponse> Json(const absl::StatusOr<Message>& message) {
   MILLRACE_RETURN_IF_ERROR(message.status());
-  return Json(ToRestJson(*message));
-}
-
-absl::Status Nowhere(const HttpRequest& request) {
-  return absl::NotFoundError(absl::StrCat("there is nothing at ", ToAbsl(request.path)));
+  return RestAnswer(ToRestJson(*message));
 }
 
 HttpResponse Flag(const char* name, const absl::Status& status) {
-  if (!status.ok()) return ErrorResponse(status);
-  return Json(RestJson{{name, true}});
+  if (!status.ok()) return RestError(status);
+  return RestAnswer(RestJson{{name, true}});
 }
-
-// 405 unless it is the one.
-std::optional<HttpResponse> UnlessMethod(const HttpRequest& request, const char* method) {
-  if (request.method == method) return std::nullopt;
-  HttpResponse response = ErrorResponse(405, absl::StrCat(ToAbsl(request.path), " takes ", method));
-  response.headers["Allow"] = method;
-  return response;
-}
-
-std::vector<std::string> PartsOf(std::string_view path) { return absl::StrSplit(ToAbsl(path.substr(1)), '/'); }
 
 absl::StatusOr<std::optional<size_t>> JsonBytesOf(const HttpRequest& request) {
   const auto found = request.headers.find(kJsonBytesHeaderLower);
@@ -100,7 +46,8 @@ absl::StatusOr<std::optional<size_t>> JsonBytesOf(const HttpRequest& request) {
 }  // namespace
 
 HttpApi RestApi::Api() {
-  return {.roots = {"/v1", "/v2"},
+  return {.roots = {"/v1", "/v2", PictureApi::kRoot},
+          .pages = {"/"},
           .answer = [this](const HttpRequest& request) { return Answer(request); },
           .body_bytes_max = kBodyBytesMax,
           .bodies_bytes_max = kBodiesBytesMax,
@@ -109,30 +56,33 @@ HttpApi RestApi::Api() {
 
 HttpResponse RestApi::Answer(const HttpRequest& request) {
   absl::StatusOr<HttpResponse> response = Route(request);
-  return response.ok() ? *std::move(response) : ErrorResponse(response.status());
+  return response.ok() ? *std::move(response) : RestError(response.status());
 }
 
 absl::StatusOr<HttpResponse> RestApi::Route(const HttpRequest& request) {
-  return request.path.substr(0, 3) == "/v2" ? RouteOpenInference(request) : RouteTensorFlow(request);
+  if (request.path == "/") return AnswerPage(request);
+  const std::string root = PathParts(request.path).front();
+  if (root == "api") return pictures_.Route(request);
+  return root == "v2" ? RouteOpenInference(request) : RouteTensorFlow(request);
 }
 
 absl::StatusOr<HttpResponse> RestApi::RouteOpenInference(const HttpRequest& request) {
-  const std::vector<std::string> parts = PartsOf(request.path);
+  const std::vector<std::string> parts = PathParts(request.path);
   const std::string second = parts.size() > 1 ? parts[1] : "";
   if (second == "repository") return RouteRepository(request);
   if (second == "models" && parts.size() > 2 && !parts[2].empty() && request.path != "/v2/models/stats") {
     const bool versioned = parts.size() > 4 && parts[3] == "versions";
     const size_t verb = versioned ? 5 : 3;
-    if (parts.size() > verb + 1) return Nowhere(request);
+    if (parts.size() > verb + 1) return NothingAt(request);
     return RouteModel(request, {.model = parts[2], .version = versioned ? parts[4] : ""},
                       parts.size() > verb ? parts[verb] : "");
   }
   if (auto wrong = UnlessMethod(request, "GET")) return *wrong;
-  if (request.path == "/v2" || request.path == "/v2/") return Json(ToRestJson(catalog_.Server()));
+  if (request.path == "/v2" || request.path == "/v2/") return RestAnswer(ToRestJson(catalog_.Server()));
   if (request.path == "/v2/health/live") return Flag("live", absl::OkStatus());
   if (request.path == "/v2/health/ready") return Flag("ready", catalog_.Ready());
   if (request.path == "/v2/models/stats") return Json(catalog_.Statistics("", ""));
-  return Nowhere(request);
+  return NothingAt(request);
 }
 
 absl::StatusOr<HttpResponse> RestApi::RouteModel(const HttpRequest& request, const Target& target,
@@ -143,13 +93,13 @@ absl::StatusOr<HttpResponse> RestApi::RouteModel(const HttpRequest& request, con
   if (verb == "ready") return Flag("ready", catalog_.ModelReady(target.model, target.version));
   if (verb == "config") return Json(catalog_.Config(target.model, target.version));
   if (verb == "stats") return Json(catalog_.Statistics(target.model, target.version));
-  return Nowhere(request);
+  return NothingAt(request);
 }
 
 absl::StatusOr<HttpResponse> RestApi::RouteRepository(const HttpRequest& request) {
-  const std::vector<std::string> parts = PartsOf(request.path);
+  const std::vector<std::string> parts = PathParts(request.path);
   const bool load = parts.size() == 5 && parts[2] == "models" && (parts[4] == "load" || parts[4] == "unload");
-  if (!load && request.path != "/v2/repository/index") return Nowhere(request);
+  if (!load && request.path != "/v2/repository/index") return NothingAt(request);
   if (auto wrong = UnlessMethod(request, "POST")) return *wrong;
   if (load) return OpenInferenceCatalog::LoadedByRepository();
   bool ready_only = false;
@@ -157,7 +107,7 @@ absl::StatusOr<HttpResponse> RestApi::RouteRepository(const HttpRequest& request
     MILLRACE_ASSIGN_OR_RETURN(const RestJson json, ParseRestJson(request.body));
     ready_only = json.is_object() && json.contains("ready") && json["ready"] == true;
   }
-  return Json(ToRestJson(catalog_.Index(ready_only))["models"]);
+  return RestAnswer(ToRestJson(catalog_.Index(ready_only))["models"]);
 }
 
 absl::StatusOr<HttpResponse> RestApi::RouteTensorFlow(const HttpRequest& request) {
@@ -165,9 +115,9 @@ absl::StatusOr<HttpResponse> RestApi::RouteTensorFlow(const HttpRequest& request
   const bool predict =
       path.size() > std::size(kPredict) && path.substr(path.size() - std::size(kPredict) + 1) == kPredict;
   if (predict) path.remove_suffix(std::size(kPredict) - 1);
-  const std::vector<std::string> parts = PartsOf(path);
+  const std::vector<std::string> parts = PathParts(path);
   const bool versioned = parts.size() == 5 && parts[3] == "versions";
-  if (parts.size() < 3 || parts[1] != "models" || (parts.size() > 3 && !versioned)) return Nowhere(request);
+  if (parts.size() < 3 || parts[1] != "models" || (parts.size() > 3 && !versioned)) return NothingAt(request);
   const Target target{.model = parts[2], .version = versioned ? parts[4] : ""};
   if (auto wrong = UnlessMethod(request, predict ? "POST" : "GET")) return *wrong;
   if (predict) return Predict(request, target);
@@ -176,8 +126,7 @@ absl::StatusOr<HttpResponse> RestApi::RouteTensorFlow(const HttpRequest& request
 }
 
 absl::StatusOr<HttpResponse> RestApi::Infer(const HttpRequest& request, const Target& target) {
-  MILLRACE_RETURN_IF_ERROR(Admit());
-  const absl::Cleanup leave = [&] { Leave(); };
+  MILLRACE_ASSIGN_OR_RETURN(const RestAdmission::Place place, admission_.Admit());
   MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
   MILLRACE_ASSIGN_OR_RETURN(const std::optional<size_t> json_bytes, JsonBytesOf(request));
   MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferRequest message, InferRequestFromRest(request.body, json_bytes));
@@ -192,51 +141,25 @@ absl::StatusOr<HttpResponse> RestApi::Infer(const HttpRequest& request, const Ta
 }
 
 absl::StatusOr<HttpResponse> RestApi::Predict(const HttpRequest& request, const Target& target) {
-  MILLRACE_RETURN_IF_ERROR(Admit());
-  const absl::Cleanup leave = [&] { Leave(); };
+  MILLRACE_ASSIGN_OR_RETURN(const RestAdmission::Place place, admission_.Admit());
   MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
   MILLRACE_ASSIGN_OR_RETURN(const TensorFlowPredict asked, PredictFromRest(version->info(), request.body));
   MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response, Compute(std::move(version), asked.message));
   return HttpResponse{.body = PredictToRest(asked, response)};
 }
 
-absl::Status RestApi::Admit() {
-  MutexLock lock(&mutex_);
-  if (predictions_ < kPredictionsMax) {
-    ++predictions_;
-    return absl::OkStatus();
-  }
-  absl::Status status = absl::ResourceExhaustedError(
-      absl::StrCat("the limit of ", kPredictionsMax, " predictions at once over REST is reached"));
-  SetRetryAfter(status, absl::Seconds(1));
-  return status;
-}
-
-void RestApi::Leave() {
-  MutexLock lock(&mutex_);
-  --predictions_;
-}
-
 absl::StatusOr<inference::ModelInferResponse> RestApi::Compute(std::shared_ptr<const LoadedVersion> version,
                                                                const inference::ModelInferRequest& message) {
   const ModelInfo& info = version->info();
   const absl::Time now = clock_.Now();
-  MILLRACE_ASSIGN_OR_RETURN(OpenInference inference, ToInference(info, message, now, now + kWaitMax));
+  MILLRACE_ASSIGN_OR_RETURN(OpenInference inference, ToInference(info, message, now, now + RestAdmission::kWaitMax));
   inference.raw = true;
 
-  Mutex mutex;
-  CondVar answered;
-  std::optional<absl::StatusOr<InferenceAnswer>> answer;
-  engine_.Infer(version, inference.request, [&](absl::StatusOr<InferenceAnswer> result) {
-    MutexLock lock(&mutex);  // until after the signal: then this function may return
-    answer = std::move(result);
-    answered.Signal();
-  });
-  MutexLock lock(&mutex);
-  while (!answer) answered.Wait(&mutex);
-  MILLRACE_RETURN_IF_ERROR(answer->status());
+  MILLRACE_ASSIGN_OR_RETURN(const InferenceAnswer answer, WaitForAnswer<InferenceAnswer>([&](InferenceDone done) {
+                              engine_.Infer(std::move(version), inference.request, std::move(done));
+                            }));
   inference::ModelInferResponse response;
-  FillResponse(info, inference, **answer, &response);
+  FillResponse(info, inference, answer, &response);
   return response;
 }
 

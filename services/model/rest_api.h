@@ -1,19 +1,19 @@
-// The REST protocols of the model service: the Open Inference Protocol's under /v2 and TensorFlow Serving's under /v1.
+// What the model service answers over HTTP: the Open Inference Protocol under /v2, TensorFlow Serving's under /v1, our
+// own for pictures under /api (picture_api.h), and at / the page to draw on.
 #pragma once
 
 #include <cstddef>
 #include <memory>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/http_server.h"
-#include "common/mutex.h"
 #include "inference/grpc_service.pb.h"
 #include "services/model/inference_engine.h"
 #include "services/model/open_inference_catalog.h"
+#include "services/model/picture_api.h"
+#include "services/model/rest_admission.h"
 
 namespace millrace {
 
@@ -21,23 +21,21 @@ namespace millrace {
 //   GET  /v2/models/M[/versions/V] and, below it, /ready, /config, /stats; POST .../infer
 //   POST /v2/repository/index, /v2/repository/models/M/load and .../unload (which are refused: the repository decides)
 //   GET  /v1/models/M[/versions/V]; POST the same with :predict
-// An error is {"error": "..."} with status 400 (also if it is a failed precondition), 404, 405, 429, 500, 501, 503 or
-// 504; 429 and 503 may have Retry-After.
+// An error is {"error": "..."} with status 400 (also if it is a failed precondition), 404, 405, 415, 429, 500, 501,
+// 503 or 504; 429 and 503 may have Retry-After.
 //
-// Threads: any; a prediction blocks its thread until it is computed, or kWaitMax, or the parameter `timeout`, has
-// passed. There is room for a bounded number of them, fewer than the HTTP server has threads, so that it can always be
-// asked how it does. The references must outlive the API.
+// Threads: any; a prediction blocks its thread until it is computed, or RestAdmission::kWaitMax, or the parameter
+// `timeout`, has passed. The references must outlive the API.
 class RestApi {
  public:
   static constexpr int kThreads = 128;
-  static constexpr int kPredictionsMax = 28;                   // at once; more are 429
   static constexpr size_t kBodyBytesMax = size_t{16} << 20;    // of one request
   static constexpr size_t kBodiesBytesMax = size_t{32} << 20;  // of all at once: JSON takes some twenty times that
-  static constexpr absl::Duration kWaitMax = absl::Seconds(10);
+  static_assert(RestAdmission::kPredictionsMax < kThreads);
 
   // `clock`: the engine's.
-  RestApi(const OpenInferenceCatalog& catalog, InferenceEngine& engine, const Clock& clock)
-      : catalog_(catalog), engine_(engine), clock_(clock) {}
+  RestApi(const OpenInferenceCatalog& catalog, InferenceEngine& engine, Explainer& explainer, const Clock& clock)
+      : catalog_(catalog), engine_(engine), clock_(clock), pictures_(catalog, engine, explainer, admission_, clock) {}
 
   // For the HTTP server.
   HttpApi Api();
@@ -57,8 +55,6 @@ class RestApi {
   absl::StatusOr<HttpResponse> Infer(const HttpRequest& request, const Target& target);
   absl::StatusOr<HttpResponse> Predict(const HttpRequest& request, const Target& target);
 
-  absl::Status Admit();
-  void Leave();
   // Blocks. The response has raw contents.
   absl::StatusOr<inference::ModelInferResponse> Compute(std::shared_ptr<const LoadedVersion> version,
                                                         const inference::ModelInferRequest& message);
@@ -66,9 +62,8 @@ class RestApi {
   const OpenInferenceCatalog& catalog_;
   InferenceEngine& engine_;
   const Clock& clock_;
-
-  Mutex mutex_;
-  int predictions_ ABSL_GUARDED_BY(mutex_) = 0;
+  RestAdmission admission_;
+  PictureApi pictures_;
 };
 
 }  // namespace millrace

@@ -91,10 +91,13 @@ TEST(HttpServerTest, ABodyOverTheLimitIsRefused) {
 HttpServer::Options EchoApi() {
   HttpServer::Options options;
   options.api = {.roots = {"/v2"},
+                 .pages = {"/", "/page"},
                  .answer = [](const HttpRequest& request) -> HttpResponse {
                    const auto tag = request.headers.find("x-tag");
+                   std::string query;
+                   for (const auto& [name, value] : request.query) query += " " + name + "=" + value;
                    return {.status = 202,
-                           .body = std::string(request.method) + " " + std::string(request.path) + " " +
+                           .body = std::string(request.method) + " " + std::string(request.path) + query + " " +
                                    (tag == request.headers.end() ? "" : tag->second) + " " +
                                    std::string(request.body.substr(0, 100)),
                            .headers = {{"X-Size", std::to_string(request.body.size())}}};
@@ -105,12 +108,21 @@ HttpServer::Options EchoApi() {
   return options;
 }
 
+TEST(HttpServerTest, PagesOfAnApiAreOnlyThemselvesAndOnlyRead) {
+  const auto server = StartOrDie(EchoApi());
+  EXPECT_EQ(HttpFetch(server->address(), "/").body, "GET /  ");
+  EXPECT_EQ(HttpFetch(server->address(), "/page?a=b").body, "GET /page a=b  ");
+  EXPECT_EQ(HttpFetch(server->address(), "/page/x").status, 404);
+  EXPECT_EQ(HttpFetch(server->address(), "/page", "POST", "x").status, 404);
+  EXPECT_EQ(HttpFetch(server->address(), "/healthz").body, "ok\n");
+}
+
 TEST(HttpServerTest, AnApiAnswersWhatIsBelowItsRoots) {
   const auto server = StartOrDie(EchoApi());
   EXPECT_EQ(HttpFetch(server->address(), "/v2").body, "GET /v2  ");
-  const HttpReply reply = HttpFetch(server->address(), "/v2/a%20b?c=d", "POST", "body", "X-Tag: t\r\n");
+  const HttpReply reply = HttpFetch(server->address(), "/v2/a%20b?c=d%26&e", "POST", "body", "X-Tag: t\r\n");
   EXPECT_EQ(reply.status, 202);
-  EXPECT_EQ(reply.body, "POST /v2/a b t body");
+  EXPECT_EQ(reply.body, "POST /v2/a b c=d& e= t body");
   EXPECT_THAT(reply.head, HasSubstr("Content-Type: application/json"));
   EXPECT_THAT(reply.head, HasSubstr("X-Size: 4"));
   EXPECT_EQ(HttpFetch(server->address(), "/v2/x", "DELETE").body, "DELETE /v2/x  ");

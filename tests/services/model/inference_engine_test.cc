@@ -39,6 +39,10 @@ class EchoPredictor : public Predictor {
   absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const override {
     return PredictAny(images, rows);
   }
+  absl::StatusOr<std::vector<Explanation>> Explain(std::span<const uint8_t>, size_t,
+                                                   const ExplainOptions&) const override {
+    return absl::UnimplementedError("explaining");
+  }
 
   mutable std::atomic<int> entered = 0;
   mutable std::atomic<size_t> last_rows = 0;

@@ -65,7 +65,8 @@ class RestApiTest : public EngineFixture {
   OpenInferenceCatalog catalog_{table_, {.executors = 2, .requests = 16}, [this] {
                                   return ready_ ? absl::OkStatus() : absl::UnavailableError("draining");
                                 }};
-  RestApi api_{catalog_, engine_, RealClock()};
+  Explainer explainer_{metrics_, RealClock()};
+  RestApi api_{catalog_, engine_, explainer_, RealClock()};
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -204,17 +205,18 @@ class RestApiLimitsTest : public EngineFixture {
 
   InferenceEngine wide_{{.executors = 1, .requests = 64}, RealClock()};
   OpenInferenceCatalog catalog_{table_, {}, [] { return absl::OkStatus(); }};
-  RestApi api_{catalog_, wide_, RealClock()};
+  Explainer explainer_{metrics_, RealClock()};
+  RestApi api_{catalog_, wide_, explainer_, RealClock()};
 };
 
 TEST_F(RestApiLimitsTest, PredictionsAtOnce) {
   PublishAndLoad(7);
   blocked_ = true;
   std::vector<std::thread> busy;
-  for (int i = 0; i < RestApi::kPredictionsMax; ++i) {
+  for (int i = 0; i < RestAdmission::kPredictionsMax; ++i) {
     busy.emplace_back([this] { EXPECT_EQ(Predict().status, 200); });
   }
-  EXPECT_TRUE(Eventually([&] { return wide_.in_flight() == RestApi::kPredictionsMax; }));
+  EXPECT_TRUE(Eventually([&] { return wide_.in_flight() == RestAdmission::kPredictionsMax; }));
   const HttpResponse refused = Predict();
   EXPECT_EQ(refused.status, 429);
   EXPECT_THAT(refused.body, HasSubstr("the limit of 28 predictions at once"));

@@ -27,6 +27,10 @@ class PoisonablePredictor : public Predictor {
   absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const override {
     return PredictAny(images, rows);
   }
+  absl::StatusOr<std::vector<Explanation>> Explain(std::span<const uint8_t>, size_t,
+                                                   const ExplainOptions&) const override {
+    return absl::UnimplementedError("explaining");
+  }
   mutable std::vector<size_t> sizes;
 
  private:
