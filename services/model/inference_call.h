@@ -27,7 +27,9 @@ absl::StatusOr<InferenceRequest> ToInferenceRequest(const Request& request, absl
   const auto bytes = [](const std::string& text) {
     return std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size());
   };
-  InferenceRequest result{.rows = std::max(request.rows(), 1u), .deadline = deadline};
+  InferenceRequest result;
+  result.rows = std::max(request.rows(), 1u);
+  result.deadline = deadline;
   if (request.has_raw()) {
     result.input = bytes(request.raw());
   } else if (request.has_encoded_image()) {

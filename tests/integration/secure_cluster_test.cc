@@ -48,11 +48,10 @@ class SecureClusterTest : public ::testing::Test {
   // Of the weights of the newest version that the model service has fetched.
   std::string NewestDigest() const {
     const fs::path versions = directory_ / "models/mnist";
-    for (const uint64_t newest : NumberedEntries(versions)) {
-      return nlohmann::json::parse(
-          std::ifstream(versions / std::to_string(newest) / "manifest.json"))["weights_sha256"];
-    }
-    return "";
+    const std::vector<uint64_t> numbers = NumberedEntries(versions);
+    if (numbers.empty()) return "";
+    std::ifstream manifest(versions / std::to_string(numbers.front()) / "manifest.json");
+    return nlohmann::json::parse(manifest)["weights_sha256"];
   }
   std::string WriteJob() {
     JobFlags flags;
