@@ -18,10 +18,8 @@ constexpr int kReconnectMinMs = 100;
 constexpr int kReconnectMaxMs = 2'000;
 constexpr int kConnectTimeoutMs = 2'000;
 
-}  // namespace
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
-                                           const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+std::shared_ptr<grpc::Channel> Make(const std::string& address,
+                                    const std::shared_ptr<grpc::ChannelCredentials>& credentials, bool retries) {
   KeepGrpcUp();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
@@ -33,10 +31,22 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMinMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMaxMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);  // despite its name, a time-out
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, retries ? 1 : 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   const bool plain = credentials == nullptr || address.starts_with("unix:");
   return grpc::CreateCustomChannel(address, plain ? grpc::InsecureChannelCredentials() : credentials, arguments);
+}
+
+}  // namespace
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
+                                           const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  return Make(address, credentials, /*retries=*/false);
+}
+
+std::shared_ptr<grpc::Channel> MakeRetryingChannel(const std::string& address,
+                                                   const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
+  return Make(address, credentials, /*retries=*/true);
 }
 
 void SetDeadline(grpc::ClientContext& context, absl::Duration timeout) {

@@ -22,7 +22,7 @@ absl::StatusOr<Response> Call(Stub& stub, grpc::Status (Stub::*method)(grpc::Cli
 }  // namespace
 
 PredictClient::PredictClient(const std::string& address, const std::shared_ptr<grpc::ChannelCredentials>& credentials)
-    : stub_(v1::ModelService::NewStub(MakeChannel(address, credentials))) {}
+    : stub_(v1::ModelService::NewStub(MakeRetryingChannel(address, credentials))) {}
 
 absl::StatusOr<v1::PredictResponse> PredictClient::Predict(const v1::PredictRequest& request, absl::Duration timeout) {
   return Call(*stub_, &Stub::Predict, request, timeout);

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 import urllib.parse
@@ -236,7 +237,7 @@ class Live(unittest.TestCase):
         "dataset": {"synthetic": {"train": 12000}},
         "parameterServer": {"shards": 2, "output": {"accessMode": "ReadWriteMany"}},
         "worker": {"count": 2},
-        "model": {"source": "volume", "drainSeconds": 0},
+        "model": {"drainSeconds": 0},
     }
 
     @classmethod
@@ -272,6 +273,10 @@ class Live(unittest.TestCase):
         program = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace"
         load = [program, "load-test", "--target", f"{model.address}:8500", "--concurrency", "2", "--seconds", "4"]
         done = subprocess.run(load, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+        explain = [program, "explain", "--target", f"{model.address}:8500", "--out-dir", tempfile.gettempdir()]
+        explain.append(chart.CHART / "files" / "digit.png")
+        done = subprocess.run(explain, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert done.returncode == 0, done.stdout
         cls.pages += [pod.metrics() for pod in (*cls.cluster.of("data"), first, second, model)]
         pods.wait_until("the end of the job", lambda: "job done" in first.log.read_text())
