@@ -89,6 +89,7 @@ Supervisor::Part LocalCluster::Shard(uint32_t shard, uint32_t shards) const {
                  {"--job", output_.proposed_job_file().string(), "--data", absl::StrJoin(data_addresses(), ","),
                   "--output", output_.path().string(), "--keep-checkpoints", absl::StrCat(options_.keep_checkpoints),
                   "--backup-workers", absl::StrCat(options_.backup_workers)});
+    if (!options_.sign_key.empty()) flags.insert(flags.end(), {"--sign-key", options_.sign_key});
     if (options_.resume) flags.emplace_back("--resume");
   } else {
     flags.insert(flags.end(), {"--coordinator", coordinator_address()});

@@ -244,6 +244,7 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
   app.add_option("--keep-checkpoints", options.keep_checkpoints, "how many checkpoints stay")
       ->capture_default_str()
       ->check(CLI::Range(1, 1'000'000));
+  app.add_option("--sign-key", options.sign_key, "PEM file with an Ed25519 private key that signs exported versions");
   app.add_option("--device", options.device, "what workers compute on: auto, cpu, cuda or cuda:N; auto is a GPU if any")
       ->group("Cluster")
       ->capture_default_str();

@@ -64,6 +64,7 @@ struct TrainOptions {
   std::string json;  // empty: no JSON
   uint32_t keep_checkpoints = 3;
   uint32_t backup_workers = 0;
+  std::string sign_key{};  // PEM file; empty: exported versions are not signed
   std::string bin_dir;  // empty: where this program lies
   std::string log_level = "info";
 };

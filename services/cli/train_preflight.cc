@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/address.h"
+#include "common/signing.h"
 #include "common/status_macros.h"
 
 namespace millrace {
@@ -123,6 +124,7 @@ absl::StatusOr<TrainSetup> PrepareTrain(const TrainOptions& options) {
     MILLRACE_RETURN_IF_ERROR(CheckDataDir(data_dir));
   }
   MILLRACE_RETURN_IF_ERROR(CheckJsonPath(options.json));
+  if (!options.sign_key.empty()) MILLRACE_RETURN_IF_ERROR(SigningKey::Read(options.sign_key).status());
   MILLRACE_RETURN_IF_ERROR(CheckServingAddresses(options));
   const uint32_t workers = options.workers.value_or(previous.has_value() ? previous->workers : kDefaultWorkers);
   if (options.backup_workers > 0 && options.backup_workers >= workers) {

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "common/files.h"
+#include "common/signing.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/cli/output_directory.h"
@@ -94,6 +95,21 @@ TEST_F(SecureClusterTest, TrainsTheSameBitsAndServesThem) {
   EXPECT_NE(Program("millrace", {"status", "--target", coordinator}, directory_ / "plain.stderr").Wait(), 0);
   const std::string expected = QuietDigest();
   EXPECT_TRUE(Eventually([&] { return NewestDigest() == expected; })) << "not " << NewestDigest();
+}
+
+TEST_F(SecureClusterTest, AWholeRunSignsWhatItExports) {
+  const SigningKeyFiles keys = WriteSigningKey(directory_ / "release");
+  ClusterProcess run(out_, directory_ / "data",
+                     {"--epochs", "1", "--batch-size", "64", "--no-serving", "--sign-key", keys.private_key});
+  Finish(run);
+  const fs::path versions = fs::path(out_) / "models/mnist";
+  const fs::path version = versions / std::to_string(NumberedEntries(versions).at(0));
+  const std::string manifest = *ReadFile(version / "manifest.json", 1 << 20);
+  EXPECT_TRUE(TrustedKeys::Read(keys.public_key)->Signed(manifest, *ReadFile(version / "manifest.sig", 1024)));
+
+  ClusterProcess refused(directory_ / "refused", directory_ / "data", {"--sign-key", keys.public_key});
+  EXPECT_EQ(refused.Wait(), 78);
+  EXPECT_THAT(refused.program().Errors(), testing::HasSubstr(keys.public_key));
 }
 
 }  // namespace
