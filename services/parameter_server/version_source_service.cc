@@ -17,7 +17,6 @@ namespace {
 
 constexpr size_t kPieceBytes = 1 << 20;
 
-// What fills the answer may not outlive the call, so it is finished here and now.
 grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpcStatus(status));
