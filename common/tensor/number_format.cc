@@ -70,7 +70,7 @@ void Encode(v1::NumberFormat format, std::span<const float> values, std::span<st
     case v1::NUMBER_FORMAT_FLOAT16:
       return EncodeAs<c10::Half>(values, out);
     default:
-      std::memcpy(out.data(), values.data(), values.size_bytes());
+      std::ranges::copy(std::as_bytes(values), out.begin());
   }
 }
 

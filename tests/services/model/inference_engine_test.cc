@@ -85,7 +85,9 @@ class InferenceEngineTest : public ::testing::Test {
     predictor_ = predictor.get();
     version_ = std::make_shared<const LoadedVersion>(std::move(predictor), model_metrics_->AddVersion("mnist", 6));
   }
-  ~InferenceEngineTest() override { predictor_->blocked = false; }
+  ~InferenceEngineTest() override {
+    if (version_ != nullptr) predictor_->blocked = false;
+  }
 
   static std::vector<uint8_t> Pixels(const std::vector<uint8_t>& first) {
     std::vector<uint8_t> pixels(first.size() * kFakeShape.bytes());
