@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "absl/time/clock.h"
+#include "common/files.h"
 #include "common/grpc_channel.h"
 #include "gtest/gtest.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
@@ -113,6 +114,13 @@ v1::JobStatus ClusterProcess::WaitUntil(const std::function<bool(const v1::JobSt
 nlohmann::json Finish(ClusterProcess& run) {
   EXPECT_EQ(run.Wait(), 0) << run.program().Errors();
   return run.Result();
+}
+
+std::string NewestDigest(const fs::path& repository) {
+  const std::vector<uint64_t> numbers = NumberedEntries(repository / "mnist");
+  if (numbers.empty()) return "";
+  std::ifstream manifest(repository / "mnist" / std::to_string(numbers.front()) / "manifest.json");
+  return nlohmann::json::parse(manifest)["weights_sha256"];
 }
 
 }  // namespace millrace

@@ -70,4 +70,7 @@ class ClusterProcess {
 nlohmann::json Finish(ClusterProcess& run);
 inline nlohmann::json Finish(ClusterProcess&& run) { return Finish(run); }
 
+// SHA-256 of the weights of the newest version of model "mnist" in a repository; empty if there is none.
+std::string NewestDigest(const std::filesystem::path& repository);
+
 }  // namespace millrace

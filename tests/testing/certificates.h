@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "common/tls.h"
@@ -44,5 +45,10 @@ class CertificateAuthority {
   Certificate certificate_;
   long serial_ = 0;
 };
+
+// What makes a program show and ask for certificates.
+inline std::vector<std::string> TlsFlags(const TlsFiles& files) {
+  return {"--tls-cert", files.certificate, "--tls-key", files.private_key, "--tls-ca", files.authority};
+}
 
 }  // namespace millrace
