@@ -9,6 +9,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/files.h"
@@ -55,9 +56,10 @@ void Call(Load& load, absl::Time due, LoadTestResult& result) {
   ++result.requests;
   if (response.ok()) {
     result.latency.Add(load.clock.Now() - due);
-  } else if (++result.failed == 1) {
-    result.first_error = response.status().ToString();
+    return;
   }
+  if (++result.failed == 1) result.first_error = response.status().ToString();
+  ++result.failures[absl::StatusCodeToString(response.status().code())];
 }
 
 void RunCaller(Load& load, LoadTestResult& result) {
@@ -116,6 +118,7 @@ absl::StatusOr<LoadTestResult> RunLoad(const LoadTestOptions& options) {
   for (const LoadTestResult& result : results) {
     total.requests += result.requests;
     total.failed += result.failed;
+    for (const auto& [code, count] : result.failures) total.failures[code] += count;
     total.latency.Merge(result.latency);
     if (total.first_error.empty()) total.first_error = result.first_error;
   }
@@ -126,6 +129,7 @@ std::string LoadTestJson(LoadTestResult& result) {
   const nlohmann::ordered_json json = {
       {"requests", result.requests},
       {"failed", result.failed},
+      {"failures", result.failures},
       {"rate", result.seconds > 0 ? static_cast<double>(result.requests) / result.seconds : 0.0},
       {"p50_ms", result.latency.PercentileMs(50)},
       {"p90_ms", result.latency.PercentileMs(90)},
@@ -147,7 +151,10 @@ int RunLoadTest(const LoadTestOptions& options) {
               FormatCount(static_cast<uint64_t>(static_cast<double>(result->requests) / result->seconds)).c_str(),
               FormatCount(result->failed).c_str(), result->latency.PercentileMs(50), result->latency.PercentileMs(90),
               result->latency.PercentileMs(99), result->latency.PercentileMs(99.9));
-  if (result->failed > 0) std::fprintf(stderr, "millrace: first failure: %s\n", result->first_error.c_str());
+  if (result->failed > 0) {
+    std::fprintf(stderr, "millrace: %s; the first: %s\n",
+                 absl::StrJoin(result->failures, ", ", absl::PairFormatter(" ")).c_str(), result->first_error.c_str());
+  }
   if (!options.json.empty()) {
     if (const absl::Status status = WriteFileAtomically(options.json, LoadTestJson(*result)); !status.ok()) {
       std::fprintf(stderr, "millrace: %s\n", std::string(status.message()).c_str());

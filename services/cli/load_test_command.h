@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 
 #include "absl/status/status.h"
@@ -26,7 +27,8 @@ struct LoadTestOptions {
 struct LoadTestResult {
   uint64_t requests = 0;  // sent; each was answered, refused or timed out
   uint64_t failed = 0;
-  double seconds = 0;      // from the first request to the last answer
+  std::map<std::string, uint64_t> failures;  // by their codes' names
+  double seconds = 0;                        // from the first request to the last answer
   LatencySamples latency;  // of those that succeeded
   std::string first_error;
 };
@@ -38,7 +40,8 @@ void AddLoadTestFlags(CLI::App& app, LoadTestOptions& options);
 // (no coordinated omission). Up to `concurrency` are in flight; beyond that requests queue here and the wait counts.
 absl::StatusOr<LoadTestResult> RunLoad(const LoadTestOptions& options);
 
-// {"requests","failed","rate","p50_ms","p90_ms","p99_ms","p999_ms"}
+// {"requests","failed","failures":{CODE:COUNT},"rate","p50_ms","p90_ms","p99_ms","p999_ms"}; latencies of those that
+// succeeded
 std::string LoadTestJson(LoadTestResult& result);
 
 // Prints the result and writes the JSON. Returns the exit code: kExitFailure if any request failed.

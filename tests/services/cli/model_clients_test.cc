@@ -30,6 +30,7 @@ class FakeModelService : public v1::ModelService::Service {
                        v1::PredictResponse* response) override {
     const std::string& input = request->has_raw() ? request->raw() : request->encoded_image();
     if (input.empty() || input[0] == 'x') return {grpc::StatusCode::INVALID_ARGUMENT, "no image"};
+    if (--answers < 0) return {grpc::StatusCode::RESOURCE_EXHAUSTED, "too much"};
     response->set_version(kVersion);
     v1::Prediction& prediction = *response->add_predictions();
     if (reconstructs) {
@@ -69,6 +70,7 @@ class FakeModelService : public v1::ModelService::Service {
   // Set before the first call.
   bool refuse = false;
   bool reconstructs = false;
+  std::atomic<int> answers = 1'000'000;  // predictions until too much is asked
 };
 
 class ModelClientsTest : public testing::Test {
@@ -170,7 +172,8 @@ TEST_F(ModelClientsTest, ClosedLoopLoadTestWritesTheDocumentedFields) {
   const auto json = nlohmann::ordered_json::parse(file);
   std::vector<std::string> names;
   for (const auto& [name, value] : json.items()) names.push_back(name);
-  EXPECT_THAT(names, testing::ElementsAre("requests", "failed", "rate", "p50_ms", "p90_ms", "p99_ms", "p999_ms"));
+  EXPECT_THAT(names,
+              testing::ElementsAre("requests", "failed", "failures", "rate", "p50_ms", "p90_ms", "p99_ms", "p999_ms"));
   EXPECT_GT(json["requests"], 0);
   EXPECT_EQ(json["failed"], 0);
   EXPECT_LE(json["p50_ms"], json["p999_ms"]);
@@ -181,6 +184,15 @@ TEST_F(ModelClientsTest, OpenLoopSendsAtTheRate) {
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->requests, 50u);
   EXPECT_EQ(result->failed, 0u);
+}
+
+TEST_F(ModelClientsTest, LoadTestCountsFailuresByTheirCodes) {
+  service_.answers = 1 + 20;  // the first one is sent to connect
+  const auto result = RunLoad({.target = {server_->address()}, .rate = 200, .seconds = 0.25});
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(result->requests, 50u);
+  EXPECT_EQ(result->failed, 30u);
+  EXPECT_THAT(result->failures, testing::ElementsAre(testing::Pair("RESOURCE_EXHAUSTED", 30)));
 }
 
 TEST_F(ModelClientsTest, CheckServingCountsEveryImageOnce) {
