@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/planted_bug.h"
 #include "common/strings.h"
 
 namespace millrace {
@@ -81,6 +82,7 @@ void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
   std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
   model.accounts[version->info().version] = version->statistics();
   if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
+  if constexpr (kPlantedBug == PlantedBug::kLeakedVersion) new std::shared_ptr(version);
   model.serving = std::move(version);
 }
 

@@ -1,7 +1,7 @@
 // One client's latency over Predict against a bare forward pass of the same version in this process and against a call
-// that computes nothing, call by call in turn so that all see the same machine. First `--export` writes a version;
-// then, with the model service up, `--target` measures; `--bare ROWS` is how fast forward passes of so many rows are
-// when nothing else is done. Prints one JSON object.
+// that computes nothing, call by call in turn so that all see the same machine. With a model service of the
+// repository's version 1 up, `--target` measures; `--bare ROWS` is how fast forward passes of so many rows are when
+// nothing else is done. Prints one JSON object.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -15,7 +15,6 @@
 #include "common/allocator.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
-#include "common/model/replica.h"
 #include "common/model/runtime.h"
 #include "common/model/servable.h"
 #include "common/random.h"
@@ -26,23 +25,6 @@ namespace millrace {
 namespace {
 
 using Microseconds = std::chrono::duration<double, std::micro>;
-
-absl::Status Export(const std::string& repository) {
-  ExportOptions options;
-  options.repository = repository;
-  options.model_name = "mnist";
-  options.version = 1;
-  options.network.set_architecture("cnn");
-  options.network.set_channels(1);
-  options.network.set_height(28);
-  options.network.set_width(28);
-  options.network.set_classes(10);
-  options.network.set_standard_deviation(1);
-  auto parameters = InitialParameters(options.network, 1);
-  if (!parameters.ok()) return parameters.status();
-  options.parameters = *parameters;
-  return ExportServable(options).status();
-}
 
 double Percentile(std::vector<double> values, double fraction) {
   const size_t at = std::min(values.size() - 1, static_cast<size_t>(fraction * values.size()));
@@ -118,13 +100,11 @@ absl::StatusOr<nlohmann::json> MeasureBare(const std::string& repository, size_t
 
 int main(int argc, char** argv) {
   std::string repository, target;
-  bool export_version = false;
   int requests = 6000;
   size_t bare_rows = 0;
   int threads = 1;
   CLI::App app("Latency of Predict against a bare forward pass");
   app.add_option("--repository", repository)->required();
-  app.add_flag("--export", export_version);
   app.add_option("--target", target);
   app.add_option("--requests", requests);
   app.add_option("--bare", bare_rows, "rows of a forward pass");
@@ -133,13 +113,6 @@ int main(int argc, char** argv) {
 
   millrace::TuneAllocator();
   millrace::ConfigureTorch(1);
-  if (export_version) {
-    if (absl::Status status = millrace::Export(repository); !status.ok()) {
-      std::cerr << status << "\n";
-      return 1;
-    }
-    return 0;
-  }
   auto result = bare_rows > 0 ? millrace::MeasureBare(repository, bare_rows, threads)
                               : millrace::Measure(repository, target, requests);
   if (!result.ok()) {

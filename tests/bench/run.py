@@ -7,86 +7,20 @@ and highest ratio.
 """
 import argparse
 import concurrent.futures
-import contextlib
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from dataclasses import dataclass, field
 
 import cost_model
 import scaling
+import serving
+from measure import ONE_THREAD, Row, run_json
+from serving import service
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-@dataclass
-class Row:
-    """One line of the table; `ratios` has one value per round."""
-    name: str
-    figure: str
-    baseline: str
-    ratios: list
-    target: str
-    met: bool
-    details: dict = field(default_factory=dict)
-
-
-def run_json(command, env=None, timeout=600):
-    """The JSON object that `command` prints last."""
-    done = subprocess.run(command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, timeout=timeout, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-@contextlib.contextmanager
-def service(command):
-    """Starts a service, yields its gRPC and HTTP addresses and its process id, ends it."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        line = process.stdout.readline()
-        match = re.search(r"LISTENING grpc=(\S+)(?: http=(\S+))?", line)
-        if not match:
-            raise RuntimeError(f"{command[0]} did not start")
-        yield match.group(1), match.group(2), process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def http_get(address, path):
-    """The body of a good answer, else None."""
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
-            return answer.read().decode()
-    except OSError:
-        return None
-
-
-@dataclass
-class ModelService:
-    address: str
-    http: str
-    pid: int
-    start_seconds: float
-
-    def cpu_seconds(self):
-        with open(f"/proc/{self.pid}/stat") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def batches(self):
-        """Rows and batches computed so far."""
-        text = http_get(self.http, "/metrics")
-        return tuple(float(re.search(rf"^millrace_model_batch_rows_{what}{{.*}} (\S+)$", text, re.M).group(1))
-                     for what in ("sum", "count"))
 
 
 class Benchmarks:
@@ -220,90 +154,13 @@ class Benchmarks:
                     ">= 500,000 images/s", rate >= 500_000, {"results": results})]
 
     def predict(self):
-        """Latency of Predict, one client, against the bare forward pass; then what many clients get."""
-        with tempfile.TemporaryDirectory() as directory:
-            bench = [os.path.join(self.bench, "predict_bench"), "--repository", directory]
-            subprocess.run(bench + ["--export"], check=True)
-            with self.model_service(directory, "127.0.0.1:0") as model:
-                rows = [self.one_client("TCP", 250, bench, model)] + self.many_clients(bench, model, directory)
-                starts = [model.start_seconds]
-            with self.model_service(directory, f"unix:{directory}/model.sock") as model:
-                rows.insert(1, self.one_client("Unix socket", 150, bench, model))
-                starts.append(model.start_seconds)
-        ready = statistics.median(starts)
-        rows.append(Row("model service: start to ready with one version", f"{ready:.2f} s", "-", [1], "<= 1.5 s",
-                        ready <= 1.5, {"seconds": starts}))
-        return rows
+        return serving.Serving(self.build, self.rounds).predict()
 
-    @contextlib.contextmanager
-    def model_service(self, repository, listen):
-        """Starts the model service, waits until it is ready."""
-        begin = time.monotonic()
-        command = [os.path.join(self.bin, "millrace-model"), "--repository", repository, "--listen", listen,
-                   "--http-listen", "127.0.0.1:0", "--drain-seconds", "0"]
-        with service(command) as (address, http, pid):
-            while http_get(http, "/readyz") is None:
-                time.sleep(0.005)
-            yield ModelService(address, http, pid, time.monotonic() - begin)
+    def overload(self):
+        return serving.Serving(self.build, self.rounds).overload()
 
-    def one_client(self, name, limit, bench, model):
-        results = [run_json(bench + ["--target", model.address]) for _ in range(self.rounds)]
-        over = statistics.median(r["predict_p50_us"] - r["bare_p50_us"] for r in results)
-        bare = statistics.median(r["bare_p50_us"] for r in results)
-        median = statistics.median(r["predict_p50_us"] for r in results)
-        return Row(f"Predict p50, one client, {name} / bare forward pass", f"{median:,.0f} us", f"{bare:,.0f} us",
-                   [r["predict_p50_us"] / r["bare_p50_us"] for r in results], f"<= bare + {limit} us", over <= limit,
-                   {"results": results})
-
-    def many_clients(self, bench, model, directory):
-        """64 clients of one row and 8 of 32, whose own processor time comes off the same cores."""
-        cores = len(os.sched_getaffinity(0))
-        have_python = subprocess.run(["/usr/bin/python3", "-c", "import grpc, google.protobuf, torch"],
-                                     stderr=subprocess.DEVNULL).returncode == 0
-        if not have_python:
-            print("no comparison with Python: python3-grpcio, python3-protobuf or python3-torch is missing",
-                  file=sys.stderr)
-        singles, costs, shares, pythons, batches, bares = [], [], [], [], [], []
-        for _ in range(self.rounds):
-            rows, passes, seconds = model.batches() + (model.cpu_seconds(),)
-            load = self.load_test(model.address, directory, 64, 1)
-            seconds = model.cpu_seconds() - seconds
-            batch = max(1, round((model.batches()[0] - rows) / (model.batches()[1] - passes)))
-            forward = run_json(bench + ["--bare", str(batch)], ONE_THREAD)["cpu_seconds_per_row"]
-            singles.append(load["rate"])
-            costs.append(seconds / load["requests"] - forward)
-            shares.append(costs[-1] / forward)
-            batches.append(32 * self.load_test(model.address, directory, 8, 32)["rate"])
-            bares.append(run_json(bench + ["--bare", "32", "--threads", str(cores)], ONE_THREAD)["rows_per_second"])
-            if have_python:
-                pythons.append(self.python_rate(directory))
-        cost = statistics.median(costs) * 1e6
-        ratios = [a / b for a, b in zip(batches, bares)]
-        rows = [Row("Predict, 64 clients: server CPU beyond the forward pass / in it", f"{cost:,.0f} us",
-                    f"{cost / statistics.median(shares):,.0f} us", shares, "<= 60 us", cost <= 60, {"seconds": costs}),
-                Row(f"Predict, 32 rows, 8 clients / forward passes of 32 on {cores} cores",
-                    f"{statistics.median(batches):,.0f} rows/s", f"{statistics.median(bares):,.0f} rows/s", ratios,
-                    ">= 0.7", statistics.median(ratios) >= 0.7, {"served": batches, "bare": bares})]
-        if pythons:
-            ratios = [a / b for a, b in zip(singles, pythons)]
-            rows.insert(0, Row("Predict, 64 clients / the same from Python", f"{statistics.median(singles):,.0f} requests/s",
-                               f"{statistics.median(pythons):,.0f} requests/s", ratios, ">= 4",
-                               statistics.median(ratios) >= 4, {"served": singles, "python": pythons}))
-        return rows
-
-    def python_rate(self, directory):
-        """Requests per second that 64 clients get of a server in Python."""
-        command = ["/usr/bin/python3", os.path.join(HERE, "predict_server.py"), "--version-dir", f"{directory}/mnist/1"]
-        with service(command) as (address, _, _):
-            return self.load_test(address, directory, 64, 1)["rate"]
-
-    def load_test(self, address, directory, concurrency, rows):
-        result = os.path.join(directory, "load.json")
-        subprocess.run([os.path.join(self.bin, "millrace"), "load-test", "--target", address, "--concurrency",
-                        str(concurrency), "--rows", str(rows), "--seconds", "5", "--json", result], check=True,
-                       stdout=subprocess.DEVNULL)
-        with open(result) as file:
-            return json.load(file)
+    def reloads(self):
+        return serving.Serving(self.build, self.rounds).reloads()
 
 
 def show(rows):
@@ -319,7 +176,7 @@ def show(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["training", "exchange", "leases", "scaling", "checkpoints", "data", "predict"]
+    names = ["training", "exchange", "leases", "scaling", "checkpoints", "data", "predict", "overload", "reloads"]
     parser.add_argument("--bin", required=True, help="the build directory")
     parser.add_argument("--json", help="also write every figure of every round to this file")
     parser.add_argument("--rounds", type=int, default=3)
