@@ -8,6 +8,7 @@
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
 #include "absl/strings/str_cat.h"
+#include "common/config_file.h"
 #include "common/version.h"
 
 namespace millrace {
@@ -21,7 +22,7 @@ std::string EnvironmentName(const std::string& flag) {
 
 void AttachEnvironment(CLI::App& app) {
   for (CLI::Option* option : app.get_options()) {
-    if (option->get_lnames().empty() || option == app.get_help_ptr() || option == app.get_version_ptr()) continue;
+    if (option->get_lnames().empty() || !option->get_configurable()) continue;
     option->envname(EnvironmentName(option->get_lnames().front()));
   }
   for (CLI::App* subcommand : app.get_subcommands([](CLI::App*) { return true; })) AttachEnvironment(*subcommand);
@@ -52,10 +53,11 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* 
     app.set_version_flag("--version", absl::StrCat(app.get_name(), " ", std::string(Version())),
                          "Print the version and exit");
   }
+  AddConfigFlags(app);
   AttachEnvironment(app);
   try {
     app.parse(argc, argv);
-    return std::nullopt;
+    return AnswerConfigFlags(app);
   } catch (const CLI::Success& help_or_version) {
     app.exit(help_or_version, std::cout, std::cerr);
     std::cout.flush();
@@ -63,7 +65,9 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* 
   } catch (const CLI::Error& error) {
     const std::string command = CommandName(app);
     std::cerr << command << ": " << OneLine(error.what()) << " (see " << command << " --help)" << std::endl;
-    return kExitUsage;
+    const bool in_file = dynamic_cast<const CLI::ConfigError*>(&error) != nullptr ||
+                         dynamic_cast<const CLI::FileError*>(&error) != nullptr;
+    return in_file ? kExitBadConfiguration : kExitUsage;
   }
 }
 

@@ -15,7 +15,7 @@ packages=(
   g++ cmake ninja-build pkg-config ccache git ca-certificates curl
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler
   libtorch-dev libopenblas0-openmp   # without OpenBLAS LibTorch falls back to reference BLAS, about five times slower
-  libabsl-dev prometheus-cpp-dev libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev
+  libabsl-dev prometheus-cpp-dev libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libyaml-cpp-dev
   libssl-dev libxxhash-dev zlib1g-dev libpng-dev libjpeg-dev
 )
 test_packages=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev python3 python3-yaml python3-venv bubblewrap iproute2
