@@ -62,6 +62,8 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* 
     app.exit(help_or_version, std::cout, std::cerr);
     std::cout.flush();
     return kExitOk;
+  } catch (const CLI::RuntimeError& done) {
+    return done.get_exit_code();
   } catch (const CLI::Error& error) {
     const std::string command = CommandName(app);
     std::cerr << command << ": " << OneLine(error.what()) << " (see " << command << " --help)" << std::endl;

@@ -17,8 +17,9 @@ inline constexpr int kExitUsage = 64;             // EX_USAGE: unknown or malfor
 inline constexpr int kExitBadConfiguration = 78;  // EX_CONFIG: missing data, unreadable file, impossible job
 
 // Parses the command line into what `app`'s options are bound to. Returns nothing if the program should go on,
-// otherwise the code to exit with: kExitOk after --help, --version and the like, kExitUsage, or kExitBadConfiguration
-// for a file, after one line on stderr that names the fault.
+// otherwise the code to exit with: kExitOk after --help, --version and the like; that of a CLI::RuntimeError which an
+// option's callback throws once it has done the program's work; kExitUsage, or kExitBadConfiguration for a file, after
+// one line on stderr that names the fault.
 //
 // Every option --foo-bar, of subcommands too, can also come from the environment as MILLRACE_FOO_BAR, or from a file
 // (common/config_file.h); the command line wins. An empty variable counts as unset. --help says so.

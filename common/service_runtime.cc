@@ -20,6 +20,7 @@
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/grpc_server.h"
+#include "common/health_check.h"
 #include "common/http_server.h"
 #include "common/log.h"
 #include "common/metrics.h"
@@ -219,6 +220,15 @@ void AddServiceFlags(CLI::App& app, ServiceFlags& flags) {
   app.add_flag("--insecure", flags.insecure, "Listen in plain text also where others than this machine can listen in");
   app.add_option("--parent-pid", flags.parent_pid, "Be killed when this process, which must be the parent, ends")
       ->check(CLI::Range(1, 1 << 22));
+  // Last: callbacks run in this order, and this one needs what the others have read.
+  app.add_flag_callback(
+      "--healthcheck",
+      [&flags, name = app.get_name()] {
+        const absl::Status status = AskHealth(flags.http_listen, flags.tls.shows_itself());
+        if (!status.ok()) std::fprintf(stderr, "%s: %s\n", name.c_str(), std::string(status.message()).c_str());
+        throw CLI::RuntimeError(ExitCodeFor(status));
+      },
+      "Ask the service that runs with these --http-listen and --tls-cert whether it is alive, and exit");
 }
 
 void ServiceContext::RequestStop(absl::Status why) {

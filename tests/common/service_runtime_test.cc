@@ -150,6 +150,19 @@ TEST(RunServiceTest, FaultsAreOneLineAndTheDocumentedExitCode) {
   }
 }
 
+TEST(RunServiceTest, HealthcheckAsksTheServiceThatRunsWithTheSameFlags) {
+  ChildProcess child(Tiny());
+  const std::string http = ParseListening(child.ReadLine()).http;
+  ChildProcess alive(Tiny({"--http-listen", http, "--healthcheck"}));
+  EXPECT_EQ(alive.Wait(), 0) << alive.all_of_stderr();
+  EXPECT_EQ(alive.rest_of_stdout(), "");
+  child.Kill(SIGTERM);
+  EXPECT_EQ(child.Wait(), 0);
+  ChildProcess gone(Tiny({"--healthcheck", "--http-listen", http}));
+  EXPECT_EQ(gone.Wait(), 1);
+  EXPECT_THAT(gone.all_of_stderr(), HasSubstr(http + " does not answer"));
+}
+
 TEST(RunServiceTest, JsonLogLinesAreJson) {
   ChildProcess child(Tiny({"--log-format", "json"}));
   ASSERT_NE(child.ReadLine(), "");
