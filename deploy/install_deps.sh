@@ -18,8 +18,10 @@ packages=(
   libabsl-dev prometheus-cpp-dev libcpp-httplib-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libyaml-cpp-dev
   libssl-dev libxxhash-dev zlib1g-dev libpng-dev libjpeg-dev
 )
-test_packages=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev python3 python3-yaml python3-venv bubblewrap iproute2
-               chromium chromium-driver)   # for the page to draw on
+test_packages=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev python3 python3-yaml python3-venv bubblewrap
+               iproute2                   # for networks of several hosts
+               chromium chromium-driver   # for the page to draw on
+               podman runc netavark aardvark-dns iptables catatonit podman-compose)   # for the images
 fuzz_packages=(clang libclang-rt-14-dev)
 
 list=0

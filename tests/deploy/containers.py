@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Podman as the tests see it: with storage, networks and settings of its own below the build directory, so that nothing
+of this machine's is touched and all of it can be removed.
+
+    containers.py setup      builds the images from MILLRACE_BIN_DIR, once for all tests
+    containers.py cleanup    removes containers, networks, images
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SKIPPED = 77  # as ctest is told
+TAG = "test"
+FOLDER = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]).parent / "containers"
+ENVIRONMENT = {
+    **os.environ,
+    "CONTAINERS_CONF": str(FOLDER / "containers.conf"),
+    "CONTAINERS_STORAGE_CONF": str(FOLDER / "storage.conf"),
+    "TMPDIR": str(FOLDER / "tmp"),
+}
+UNREADY = FOLDER / "unready"  # why there are no images
+
+CONTAINERS_CONF = """
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=16384:16384"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "{folder}/libpod"
+[network]
+network_backend = "netavark"
+network_config_dir = "{folder}/networks"
+"""
+STORAGE_CONF = """
+[storage]
+driver = "{driver}"
+graphroot = "{folder}/storage"
+runroot = "{folder}/run"
+"""
+
+
+def podman(*arguments, check=True, **options):
+    """The finished process; its output is text."""
+    done = subprocess.run(
+        ["podman", *map(str, arguments)],
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"podman {' '.join(map(str, arguments))}: {done.stderr}")
+    return done
+
+
+def inspect(kind, name):
+    (answer,) = json.loads(podman(kind, "inspect", name).stdout)
+    return answer
+
+
+def image(program):
+    return f"{program}:{TAG}"
+
+
+def storage_driver():
+    """overlay where the kernel can stack one on this directory; vfs copies every layer, which takes minutes."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        for name in ("lower", "upper", "work", "merged"):
+            (pathlib.Path(folder) / name).mkdir()
+        mount = "mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged"
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", mount], cwd=folder, stderr=subprocess.DEVNULL)
+    return "overlay" if done.returncode == 0 else "vfs"
+
+
+def set_up():
+    """Nothing, or why containers cannot run here."""
+    if os.geteuid() != 0:
+        return "not root"
+    missing = [tool for tool in ("podman", "runc", "conmon") if shutil.which(tool) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed: run deploy/install_deps.sh --tests"
+    for name in ("tmp", "networks"):
+        (FOLDER / name).mkdir(parents=True, exist_ok=True)
+    (FOLDER / "containers.conf").write_text(CONTAINERS_CONF.format(folder=FOLDER))
+    (FOLDER / "storage.conf").write_text(STORAGE_CONF.format(folder=FOLDER, driver=storage_driver()))
+    build = [ROOT / "deploy" / "build_images.sh", "--bin", os.environ["MILLRACE_BIN_DIR"], "--tag", TAG]
+    done = subprocess.run([*build, "--sbom", FOLDER / "sbom"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise AssertionError("the images were not built")
+    (FOLDER / "sizes").write_text(done.stdout)
+    print(done.stdout)
+    done = podman("run", "--rm", "--read-only", image("millrace"), "--version", check=False)
+    return None if done.returncode == 0 else done.stderr.strip()
+
+
+def clean_up():
+    if not (FOLDER / "storage.conf").exists():
+        return
+    podman("pod", "rm", "--all", "--force", check=False)
+    podman("rm", "--all", "--force", "--time", "0", check=False)
+    podman("volume", "rm", "--all", "--force", check=False)
+    podman("network", "prune", "--force", check=False)
+    podman("image", "rm", "--all", "--force", check=False)
+    subprocess.run(["umount", FOLDER / "storage" / "overlay"], stderr=subprocess.DEVNULL)
+    shutil.rmtree(FOLDER)
+
+
+def require_images():
+    """Ends the program unless the images are there and run: skipped here, failed in CI."""
+    reason = UNREADY.read_text() if UNREADY.exists() else None
+    if reason is None and not (FOLDER / "sizes").exists():
+        reason = "the images were not built: run ctest, or containers.py setup"
+    if reason is None:
+        return
+    print(f"SKIPPED: containers cannot run here: {reason}")
+    sys.exit(1 if os.environ.get("CI") == "true" else SKIPPED)
+
+
+def main():
+    if sys.argv[1:] not in (["setup"], ["cleanup"]):
+        sys.exit(__doc__)
+    clean_up()
+    if sys.argv[1] == "cleanup":
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    reason = set_up()
+    if reason is not None:
+        UNREADY.write_text(reason)
+        print(f"SKIPPED: containers cannot run here: {reason}")  # and so say the tests, each
+
+
+if __name__ == "__main__":
+    main()
