@@ -21,6 +21,7 @@ import yaml
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "helm"))
 import chart  # noqa: E402
 import pods  # noqa: E402
+import release  # noqa: E402
 
 RULES = chart.ROOT / "deploy" / "prometheus" / "rules"
 DASHBOARDS = sorted((chart.CHART / "files" / "dashboards").glob("*.json"))
@@ -198,7 +199,7 @@ class Prometheus:
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        pods.wait_until("Prometheus", self.answers)
+        release.wait_until("Prometheus", self.answers)
 
     def get(self, path, **parameters):
         try:
@@ -260,15 +261,15 @@ class Live(unittest.TestCase):
         (model,) = cls.cluster.of("model")
         cls.cluster.start("data", "parameter-server")
         # So that its counters are seen to go up.
-        pods.wait_until(
+        release.wait_until(
             "Prometheus to see the coordinator twice",
             lambda: cls.prometheus.values("rate(millrace_coordinator_recoveries_total[10s])"),
         )
         cls.cluster.start("worker", "model")
-        pods.wait_until("a checkpoint", lambda: "checkpoint committed" in first.log.read_text())
+        release.wait_until("a checkpoint", lambda: "checkpoint committed" in first.log.read_text())
         second.kill()
         second.start()
-        pods.wait_until("a version that serves", lambda: model.probe("readinessProbe"))
+        release.wait_until("a version that serves", lambda: model.probe("readinessProbe"))
         cls.pages += [pod.metrics() for pod in cls.cluster.of("worker")]  # before the job is over, and they with it
         program = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace"
         load = [program, "load-test", "--target", f"{model.address}:8500", "--concurrency", "2", "--seconds", "4"]
@@ -279,10 +280,10 @@ class Live(unittest.TestCase):
         done = subprocess.run(explain, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert done.returncode == 0, done.stdout
         cls.pages += [pod.metrics() for pod in (*cls.cluster.of("data"), first, second, model)]
-        pods.wait_until("the end of the job", lambda: "job done" in first.log.read_text())
+        release.wait_until("the end of the job", lambda: "job done" in first.log.read_text())
         cls.pages.append(first.metrics())
         version = re.search(r"^millrace_training_version (\S+)$", first.metrics(), re.M)[1]
-        pods.wait_until(
+        release.wait_until(
             "Prometheus to see the end", lambda: float(version) in cls.prometheus.values("millrace_training_version")
         )
 

@@ -9,26 +9,19 @@ What a cluster does beyond that and is not done here: scheduling, limits, networ
 
 import base64
 import ipaddress
-import itertools
 import json
 import os
 import pathlib
 import random
 import re
-import selectors
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import tempfile
-import threading
-import time
-import urllib.request
 
 import chart
-
-PATIENCE_SECONDS = 120
+import release
+from relay import Relay
 
 
 def sandbox_works():
@@ -53,47 +46,22 @@ def require_sandbox():
         sys.exit(1 if os.environ.get("CI") == "true" else chart.SKIPPED)
 
 
-def wait_until(what, condition):
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"waited {PATIENCE_SECONDS} s for {what}")
-
-
-class Pod:
-    def __init__(self, cluster, name, labels, spec, address):
-        self.cluster, self.name, self.labels, self.spec, self.address = cluster, name, labels, spec, address
-        (self.container,) = spec["containers"]
+class Pod(release.Pod):
+    def __init__(self, cluster, name, labels, spec):
+        super().__init__(cluster, name, labels, spec)
+        self.address = next(cluster.addresses)
         self.process = None
         self.pid = 0  # of the program, outside
         self.log = cluster.folder / f"{name}.log"
 
-    def environment(self, container):
-        values = {}
-        for each in container.get("env", []):
-            value = each.get("value")
-            if value is None:
-                path = each["valueFrom"]["fieldRef"]["fieldPath"]
-                label = re.fullmatch(r"metadata\.labels\['(.*)'\]", path)
-                value = self.labels[label[1]] if label else {"metadata.name": self.name}[path]
-            values[each["name"]] = value
-        return values
-
-    def arguments(self, container, environment):
-        """With $(VARIABLES) as Kubernetes expands them."""
-
-        def expand(text):
-            text = re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], text)
-            return text.replace("0.0.0.0", self.address)
-
-        return [expand(each) for each in container["command"] + container.get("args", [])]
+    def arguments(self, container):
+        whole = container["command"] + container.get("args", [])
+        return [self.expanded(container, each).replace("0.0.0.0", self.address) for each in whole]
 
     def start(self):
         for container in self.spec.get("initContainers", []):
             self.run(container)
-            if self.process.wait(PATIENCE_SECONDS) != 0:
+            if self.process.wait(release.PATIENCE_SECONDS) != 0:
                 raise AssertionError(f"{self.name}, {container['name']}: {self.log.read_text()}")
         self.run(self.container)
 
@@ -153,7 +121,7 @@ class Pod:
         read, write = os.pipe()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*map(str, command), "--info-fd", str(write), *self.arguments(container, environment)],
+                [*map(str, command), "--info-fd", str(write), *self.arguments(container)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[write],
@@ -165,139 +133,76 @@ class Pod:
             raise AssertionError(f"{self.name}: {self.log.read_text()}")
         self.pid = json.loads(text)["child-pid"]
 
-    def port(self, name):
-        """The number of the container's port of that name, or None."""
-        ports = {each["name"]: each["containerPort"] for each in self.container.get("ports", [])}
-        return ports.get(name)
-
-    def get(self, path, port="http", scheme="HTTP"):
-        """As a kubelet or a scraper asks, which shows no certificate and looks at none."""
-        url = f"{scheme.lower()}://{self.address}:{self.port(port)}{path}"
-        with urllib.request.urlopen(url, timeout=5, context=ssl._create_unverified_context()) as answer:
-            return answer.read().decode()
-
-    def probe(self, name):
-        """Whether the probe of that name succeeds, as the kubelet would find it."""
-        try:
-            self.get(**self.container[name]["httpGet"])
-            return True
-        except OSError:
-            return False
-
-    def metrics(self):
-        return self.get("/metrics")
-
     def running(self):
         return self.process is not None and self.process.poll() is None
 
+    def text(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait(self, seconds=release.PATIENCE_SECONDS):
+        return self.process.wait(seconds)
+
     def terminate(self):
-        """As the kubelet ends a pod: SIGTERM, and SIGKILL when the grace period is over. The exit code."""
         if self.running():
             os.kill(self.pid, signal.SIGTERM)
         try:
-            return self.process.wait(self.spec.get("terminationGracePeriodSeconds", 30))
+            return self.process.wait(self.grace_seconds)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"{self.name} did not end within its grace period") from None
 
     def kill(self):
-        if self.running():
+        if self.process is not None:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
 
 
-class Relay:
-    """A Service's address: every connection goes to one of the pods that it selects and that are ready, in turn."""
-
-    def __init__(self, address, port, pods, target):
-        self.pods = pods
-        self.turns = itertools.count()
-        self.target = target
-        self.listener = socket.create_server((address, port))
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.carry, args=(client,), daemon=True).start()
-
-    def connect(self):
-        first = next(self.turns) % len(self.pods)
-        for pod in self.pods[first:] + self.pods[:first]:
-            if pod.running() and pod.probe("readinessProbe"):
-                return socket.create_connection((pod.address, pod.port(self.target)), timeout=2)
-        raise ConnectionRefusedError("no pod is ready")
-
-    def carry(self, client):
-        try:
-            server = self.connect()
-        except OSError:
-            client.close()
-            return
-        server.settimeout(None)
-        with client, server, selectors.DefaultSelector() as selector:
-            selector.register(client, selectors.EVENT_READ, server)
-            selector.register(server, selectors.EVENT_READ, client)
-            while True:
-                for key, _ in selector.select():
-                    try:
-                        data = key.fileobj.recv(1 << 16)
-                        if not data:
-                            return
-                        key.data.sendall(data)
-                    except OSError:
-                        return
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)  # or the thread would wait in accept, and the port stay taken
-        self.listener.close()
-
-
-class Cluster:
-    """All pods of a release. Use it with `with`."""
+class Cluster(release.Cluster):
+    pod_class = Pod
 
     def __init__(self, objects, claims=(), secrets=()):
-        self.objects = objects
         self.claims = dict(claims)  # existing claims, by name, to directories
         self.secrets = dict(secrets)  # the same
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="millrace-pods-"))
-        self.hosts = self.folder / "hosts"
         base = int(ipaddress.IPv4Address("127.64.0.0")) + random.SystemRandom().randrange(1 << 13) * 256
         self.addresses = (str(ipaddress.IPv4Address(base + last)) for last in range(1, 255))
-        self.pods = []
+        super().__init__(objects)
+        self.hosts = self.folder / "hosts"
         self.relays = []
-        for owner, metadata, spec in chart.pods(objects):
-            self.add_pods(owner, metadata["labels"], spec)
+        self.connect()
+
+    def connect(self):
+        """Gives the Services their addresses."""
         self.names = {"localhost": "127.0.0.1"}
-        for service in chart.of_kind(objects, "Service"):
-            self.add_service(service)
+        for domain, spec, selected in self.services():
+            self.add_service(domain, spec, selected)
         # gRPC asks for IPv6 addresses too, and waits for a DNS server if the file has none.
         self.hosts.write_text(
             "".join(f"{address} {name}\n::ffff:{address} {name}\n" for name, address in self.names.items())
         )
 
-    def add_pods(self, owner, labels, spec):
-        name, kind = owner["metadata"]["name"], owner["kind"]
-        count = 1 if kind == "Pod" else owner["spec"].get("completions" if kind == "Job" else "replicas", 1)
-        for index in range(count):
-            own = dict(labels)
-            if kind == "StatefulSet":
-                own["apps.kubernetes.io/pod-index"] = str(index)
-            self.pods.append(Pod(self, name if kind == "Pod" else f"{name}-{index}", own, spec, next(self.addresses)))
+    def disconnect(self):
+        while self.relays:
+            self.relays.pop().close()
 
-    def add_service(self, service):
-        name, namespace, spec = service["metadata"]["name"], "ml", service["spec"]
-        domain = f"{name}.{namespace}.svc.cluster.local"
-        selected = [pod for pod in self.pods if spec["selector"].items() <= pod.labels.items()]
+    def upgrade(self, objects):
+        self.disconnect()
+        super().upgrade(objects)
+        subprocess.run(["rm", "-rf", self.folder / "pods"], check=True)
+        self.connect()
+
+    def add_service(self, domain, spec, selected):
         if spec.get("clusterIP") == "None":
             self.names.update({f"{pod.name}.{domain}": pod.address for pod in selected})
             return
         self.names[domain] = next(self.addresses)
         for port in spec["ports"]:
-            self.relays.append(Relay(self.names[domain], port["port"], selected, port["targetPort"]))
+            listener = socket.create_server((self.names[domain], port["port"]))
+            self.relays.append(Relay(listener, selected, port["targetPort"]))
+
+    def run_tool(self, *arguments):
+        known = [re.sub(r"[^:/]+\.cluster\.local", lambda name: self.names[name[0]], str(each)) for each in arguments]
+        program = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace"
+        return subprocess.Popen([program, *known], stdout=subprocess.DEVNULL)
 
     def volume(self, pod, name):
         """The directory that stands for a volume: a pod's own, or one of the cluster's."""
@@ -324,27 +229,7 @@ class Cluster:
                 (folder / file).write_bytes(base64.b64decode(text))
         return folder
 
-    def of(self, component):
-        return [pod for pod in self.pods if pod.labels["app.kubernetes.io/component"] == component]
-
-    def start(self, *components):
-        for component in components:
-            for pod in self.of(component):
-                pod.start()
-
-    def logs(self):
-        parts = [f"=== {pod.name}\n{pod.log.read_text()[-3000:]}" for pod in self.pods if pod.log.exists()]
-        return "\n".join(parts)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
+    def close(self):
         for pod in self.pods:
-            if pod.process is not None:
-                pod.kill()
-        for relay in self.relays:
-            relay.close()
-        if error is not None:
-            print(self.logs())
-        subprocess.run(["rm", "-rf", self.folder], check=True)
+            pod.kill()
+        self.disconnect()

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""The chart's pods on the real programs: what it renders trains to the end, hot-loads and answers `helm test`."""
+"""The chart's pods on the real programs, in sandboxes: with mutual TLS, fetched files, a shared volume and evictions."""
 
 import functools
 import gzip
 import http.server
-import json
 import os
 import pathlib
 import random
@@ -16,6 +15,8 @@ import unittest
 
 import chart
 import pods
+import release
+import release_test
 
 
 def make_certificates(folder, names):
@@ -54,9 +55,6 @@ class QuietFiles(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-SERVICES = ("data", "parameter-server", "worker", "model")
-
-
 def write_idx(folder, train, test):
     """A tiny dataset in MNIST's format: each label is a bright bar at a place of its own."""
     source = random.Random(1)
@@ -74,97 +72,7 @@ def write_idx(folder, train, test):
                 file.write(head + bytes(body))
 
 
-class Rehearsal(unittest.TestCase):
-    def until_ready(self, cluster, *components):
-        for component in components:
-            for pod in cluster.of(component):
-                for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                    pods.wait_until(f"{pod.name}'s {probe}", lambda: not pod.running() or pod.probe(probe))
-                self.assertTrue(pod.running(), f"{pod.name} ended: {pod.log.read_text()}")
-
-    def predict(self, cluster):
-        """What `helm test` says."""
-        (pod,) = cluster.of("test")
-        pod.start()
-        self.assertEqual(pod.process.wait(60), 0, pod.log.read_text())
-        return pod.log.read_text()
-
-    def end_all(self, cluster):
-        for component in SERVICES:
-            for pod in cluster.of(component):
-                self.assertEqual(pod.terminate(), 0, f"{pod.name}: {pod.log.read_text()[-2000:]}")
-
-    def test_as_installed(self):
-        """The defaults but for the size of the job: versions over gRPC, workers that end with the job. Then an upgrade
-        to one more epoch."""
-        small = {"data": {"replicas": 2}, "worker": {"count": 2}, "model": {"replicas": 2, "drainSeconds": 1}}
-        with tempfile.TemporaryDirectory() as folder:
-            for epochs in (1, 2):
-                objects = chart.render(
-                    chart.merged(small, {"job": {"epochs": epochs}}), files=[chart.CHART / "ci" / "minimal-values.yaml"]
-                )
-                with pods.Cluster(objects, {"demo-millrace-output": pathlib.Path(folder)}) as cluster:
-                    self.train_and_predict(cluster, version=43 * epochs)
-
-    def train_and_predict(self, cluster, version):
-        cluster.start("model", "worker", "parameter-server", "data")  # in no helpful order
-        self.until_ready(cluster, "data", "parameter-server")
-        for worker in cluster.of("worker"):
-            self.assertEqual(worker.process.wait(pods.PATIENCE_SECONDS), 0, worker.log.read_text())
-        self.until_ready(cluster, "model")
-        pods.wait_until(
-            "the newest version to serve",
-            lambda: all(
-                f'millrace_model_active_version{{model="mnist"}} {version}\n' in pod.metrics()
-                for pod in cluster.of("model")
-            ),
-        )
-        self.assertRegex(self.predict(cluster), rf"digit\.png: \d +\d+\.\d+ % +version {version}")
-        self.end_all(cluster)
-
-    def test_a_rollout_under_load_loses_no_request(self):
-        """Model pods replaced one after the other, as the Deployment's strategy has it, between two predictions that
-        wait for each other in eight threads."""
-        values = {
-            "parameterServer": {"output": {"accessMode": "ReadWriteMany"}},
-            "model": {"source": "volume", "replicas": 3, "drainSeconds": 2},
-        }
-        objects = chart.render(values, files=[chart.CHART / "ci" / "minimal-values.yaml"])
-        with pods.Cluster(objects) as cluster:
-            cluster.start("data", "parameter-server", "worker")
-            old, *new = cluster.of("model")
-            old.start()
-            self.until_ready(cluster, "data", "parameter-server")
-            pods.wait_until("a version that serves", lambda: old.probe("readinessProbe"))
-            address = cluster.names["demo-millrace-model.ml.svc.cluster.local"]
-            results = cluster.folder / "load.json"
-            program = pathlib.Path(os.environ["MILLRACE_BIN_DIR"]) / "millrace"
-            load = subprocess.Popen(
-                [
-                    program,
-                    "load-test",
-                    "--target",
-                    f"{address}:8500",
-                    "--concurrency",
-                    "8",
-                    "--seconds",
-                    "12",
-                    "--json",
-                    results,
-                ],
-                stdout=subprocess.DEVNULL,
-            )
-            for pod in new:
-                pod.start()  # the surge
-                pods.wait_until(f"{pod.name} to be ready", lambda: pod.probe("readinessProbe"))
-                self.assertEqual(old.terminate(), 0, old.log.read_text())
-                old = pod
-            self.assertIsNone(load.poll(), "the load was over before the rollout")
-            load.wait(60)
-            outcome = json.loads(results.read_text())
-            self.assertEqual(outcome["failed"], 0, outcome)
-            self.assertGreater(outcome["requests"], 100)
-
+class Rehearsal(release_test.Steps, unittest.TestCase):
     def test_with_mutual_tls(self):
         """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`."""
         values = {
@@ -179,7 +87,7 @@ class Rehearsal(unittest.TestCase):
             secret = pathlib.Path(folder)
             make_certificates(secret, certificate["spec"]["dnsNames"])
             with pods.Cluster(objects, secrets={certificate["spec"]["secretName"]: secret}) as cluster:
-                cluster.start(*SERVICES)
+                cluster.start(*release_test.SERVICES)
                 self.until_ready(cluster, "data", "parameter-server", "model")
                 self.assertRegex(self.predict(cluster), r"digit\.png: \d")
                 self.end_all(cluster)
@@ -196,7 +104,7 @@ class Rehearsal(unittest.TestCase):
             with pods.Cluster(objects) as cluster:
                 cluster.start("data")
                 self.until_ready(cluster, "data")
-                self.assertIn('"train_samples":60000', cluster.of("data")[0].log.read_text())
+                self.assertIn('"train_samples":60000', cluster.of("data")[0].text())
             server.shutdown()
 
     def test_with_a_shared_volume(self):
@@ -220,13 +128,13 @@ class Rehearsal(unittest.TestCase):
         first, second = cluster.of("parameter-server")
         cluster.start("data", "parameter-server")
         worker.start()
-        pods.wait_until("a checkpoint", lambda: "checkpoint committed" in first.log.read_text())
+        release.wait_until("a checkpoint", lambda: "checkpoint committed" in first.text())
         for pod in (second, worker):
-            self.assertEqual(pod.terminate(), 0, pod.log.read_text())
+            self.assertEqual(pod.terminate(), 0, pod.text())
         second.start()
         other.start()
-        pods.wait_until("the end of the job", lambda: "job done" in first.log.read_text())
-        self.assertEqual(other.process.wait(pods.PATIENCE_SECONDS), 0, other.log.read_text())
+        release.wait_until("the end of the job", lambda: "job done" in first.text())
+        self.assertEqual(other.wait(), 0, other.text())
         self.assertIn("millrace_coordinator_recoveries_total 1", first.metrics())
         # Others must not be sent to an address that is only where it listens.
         for pod in cluster.of("parameter-server"):
@@ -235,7 +143,7 @@ class Rehearsal(unittest.TestCase):
         self.until_ready(cluster, "data", "parameter-server", "model")
         self.assertRegex(self.predict(cluster), r"digit\.png: \d")
         for pod in (*cluster.of("model"), *cluster.of("parameter-server"), *cluster.of("data")):
-            self.assertEqual(pod.terminate(), 0, pod.log.read_text()[-2000:])
+            self.assertEqual(pod.terminate(), 0, pod.text()[-2000:])
 
 
 if __name__ == "__main__":
