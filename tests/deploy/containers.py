@@ -66,6 +66,17 @@ def inspect(kind, name):
     return answer[0] if isinstance(answer, list) else answer  # a pod is not a list of one
 
 
+def check_confined(name, user):
+    """That the kernel holds a running container's program to a user, a read-only root, and no privileges."""
+    process = pathlib.Path(f"/proc/{inspect('container', name)['State']['Pid']}")
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    assert set(status["Uid"].split()) == {str(user)}, f"{name} runs as {status['Uid']}"
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, f"{name} has capabilities"
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", f"{name} is not confined"
+    (root,) = [line.split() for line in (process / "mounts").read_text().splitlines() if line.split()[1] == "/"]
+    assert "ro" in root[3].split(","), f"{name} could write to its root"
+
+
 def image(program):
     return f"{program}:{TAG}"
 

@@ -67,16 +67,7 @@ class Pod(release.Pod):
 
     def check_privileges(self):
         """That the kernel holds the program to the rendered security context. It must be running."""
-        pid = self.state()["Pid"]
-        status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
-        user = str(self.spec["securityContext"]["runAsUser"])
-        assert set(status["Uid"].split()) == {user}, f"{self.name} runs as {status['Uid']}"
-        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0, f"{self.name} has capabilities"
-        assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", f"{self.name} is not confined"
-        (root,) = [
-            line.split() for line in pathlib.Path(f"/proc/{pid}/mounts").read_text().splitlines() if " / " in line
-        ]
-        assert "ro" in root[3].split(","), f"{self.name} could write to its root"
+        containers.check_confined(self.podman_name, self.spec["securityContext"]["runAsUser"])
 
     def exists(self):
         return containers.podman("container", "exists", self.podman_name, check=False).returncode == 0
