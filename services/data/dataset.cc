@@ -9,7 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "common/hashing.h"
 #include "common/status_macros.h"
-#include "services/data/cifar.h"
+#include "services/data/sample_files.h"
 
 namespace millrace {
 namespace {
@@ -36,29 +36,11 @@ std::string NameOf(absl::string_view fingerprint, const fs::path& directory) {
 
 using LoadedSamples = absl::StatusOr<std::unique_ptr<MemorySamples>>;
 
-LoadedSamples ReadIdxPair(const std::vector<fs::path>& paths, const IdxLimits& limits) {
-  const fs::path& images_path = paths[0];
-  const fs::path& labels_path = paths[1];
-  // Labels first: they are small, and a fault in them need not wait for the images.
-  MILLRACE_ASSIGN_OR_RETURN(IdxArray labels, ReadIdx(labels_path, 1, limits));
-  MILLRACE_ASSIGN_OR_RETURN(IdxArray images, ReadIdx(images_path, 3, limits));
-  if (images.sizes[0] != labels.sizes[0]) {
-    return absl::DataLossError(absl::StrCat(images_path.string(), " has ", images.sizes[0], " images, but ",
-                                            labels_path.string(), " has ", labels.sizes[0], " labels"));
-  }
-  return std::make_unique<MemorySamples>(ImageShape{1, images.sizes[1], images.sizes[2]}, images.sizes[0],
-                                         std::move(images.values), std::move(labels.values));
-}
-
 LoadedSamples ReadSplit(const DatasetFiles& files, const std::vector<fs::path>& paths,
                         const Dataset::Options& options) {
-  MILLRACE_ASSIGN_OR_RETURN(std::unique_ptr<MemorySamples> samples, files.format == DatasetFiles::Format::kCifar10
-                                                                        ? ReadCifar10(paths)
-                                                                        : ReadIdxPair(paths, options.limits));
-  if (options.transpose == Transpose::kYes || (options.transpose == Transpose::kAuto && files.transposed)) {
-    samples->Transpose();
-  }
-  return samples;
+  const bool transposed =
+      options.transpose == Transpose::kYes || (options.transpose == Transpose::kAuto && files.transposed);
+  return ReadSamples(files.format, paths, transposed, options.limits);
 }
 
 void AddIdxHeader(std::initializer_list<uint64_t> sizes, Sha256& digest) {

@@ -41,13 +41,8 @@ absl::StatusOr<fs::path> FindIdxFile(const fs::path& directory, absl::string_vie
 }
 
 absl::Status FindIdxFiles(absl::string_view train, absl::string_view test, DatasetFiles& files) {
-  for (const auto& [part, paths] : {std::pair(train, &files.train), std::pair(test, &files.test)}) {
-    MILLRACE_ASSIGN_OR_RETURN(fs::path images,
-                              FindIdxFile(files.directory, absl::StrCat(part, "-images"), "idx3-ubyte"));
-    MILLRACE_ASSIGN_OR_RETURN(fs::path labels,
-                              FindIdxFile(files.directory, absl::StrCat(part, "-labels"), "idx1-ubyte"));
-    *paths = {std::move(images), std::move(labels)};
-  }
+  MILLRACE_ASSIGN_OR_RETURN(files.train, FindIdxPair(files.directory, std::string(train)));
+  MILLRACE_ASSIGN_OR_RETURN(files.test, FindIdxPair(files.directory, std::string(test)));
   return absl::OkStatus();
 }
 
@@ -92,6 +87,12 @@ absl::StatusOr<Contents> LookInto(const fs::path& directory) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<fs::path>> FindIdxPair(const fs::path& directory, const std::string& stem) {
+  MILLRACE_ASSIGN_OR_RETURN(fs::path images, FindIdxFile(directory, absl::StrCat(stem, "-images"), "idx3-ubyte"));
+  MILLRACE_ASSIGN_OR_RETURN(fs::path labels, FindIdxFile(directory, absl::StrCat(stem, "-labels"), "idx1-ubyte"));
+  return std::vector<fs::path>{std::move(images), std::move(labels)};
+}
 
 absl::StatusOr<DatasetFiles> FindDatasetFiles(const fs::path& directory) {
   std::error_code error;

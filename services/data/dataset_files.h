@@ -33,4 +33,8 @@ struct DatasetFiles {
 // NOT_FOUND names the directory or what is missing from it; FAILED_PRECONDITION if it is more than one dataset.
 absl::StatusOr<DatasetFiles> FindDatasetFiles(const std::filesystem::path& directory);
 
+// <stem>-images and <stem>-labels, named as MNIST's files may be: images, labels. NOT_FOUND says what is missing.
+absl::StatusOr<std::vector<std::filesystem::path>> FindIdxPair(const std::filesystem::path& directory,
+                                                               const std::string& stem);
+
 }  // namespace millrace

@@ -5,17 +5,9 @@
 #include <span>
 #include <vector>
 
+#include "common/image_shape.h"
+
 namespace millrace {
-
-// The size of an image whose channels lie one after the other, each in rows.
-struct ImageShape {
-  uint32_t channels = 1;
-  uint32_t height = 0;
-  uint32_t width = 0;
-
-  uint64_t bytes() const { return uint64_t{channels} * height * width; }
-  bool operator==(const ImageShape&) const = default;
-};
 
 // Labelled images of one size: those to train and validate on, or those to test on. Immutable: any thread.
 class Samples {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/image_shape.h"
 #include "services/model/image.h"
 
 namespace millrace {

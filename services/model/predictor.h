@@ -12,9 +12,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/image_shape.h"
 #include "common/model/explanation.h"
 #include "common/signing.h"
-#include "services/model/image.h"
 
 namespace millrace {
 
