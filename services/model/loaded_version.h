@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "services/model/batcher.h"
+#include "services/model/canary_set.h"
 #include "services/model/model_metrics.h"
 #include "services/model/predictor.h"
 #include "services/model/version_statistics.h"
@@ -18,12 +20,15 @@ namespace millrace {
 // Any thread. Shared by the serving table and the requests under way; the last of them hands it to the janitor.
 class LoadedVersion {
  public:
-  LoadedVersion(std::unique_ptr<const Predictor> predictor, std::shared_ptr<VersionSeries> series)
-      : predictor_(std::move(predictor)), series_(std::move(series)) {}
+  LoadedVersion(std::unique_ptr<const Predictor> predictor, std::shared_ptr<VersionSeries> series,
+                std::optional<CanaryScore> canary_score = std::nullopt)
+      : predictor_(std::move(predictor)), series_(std::move(series)), canary_score_(canary_score) {}
 
   const ModelInfo& info() const { return predictor_->info(); }
   const Predictor& predictor() const { return *predictor_; }
   VersionSeries& series() const { return *series_; }
+  // If there is a canary set that says something about it.
+  const std::optional<CanaryScore>& canary_score() const { return canary_score_; }
 
   // Outlives the version where it is wanted.
   const std::shared_ptr<VersionStatistics>& statistics() const { return statistics_; }
@@ -38,6 +43,7 @@ class LoadedVersion {
  private:
   const std::unique_ptr<const Predictor> predictor_;
   const std::shared_ptr<VersionSeries> series_;
+  const std::optional<CanaryScore> canary_score_;
   const std::shared_ptr<VersionStatistics> statistics_ = std::make_shared<VersionStatistics>();
   mutable std::atomic<uint64_t> requests_{0};
   mutable std::array<Lane, 5> lanes_;

@@ -29,6 +29,8 @@ int main(int argc, char** argv) {
   int64_t poll_interval_ms = 500;
   uint32_t max_in_flight = 128;
   uint32_t max_batch_rows = 32;
+  std::string canary_set;
+  double canary_margin = 0.02;
   double drain_seconds = 2;
   CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
@@ -38,6 +40,16 @@ int main(int argc, char** argv) {
       ->transform([](const std::string& text) { return text.starts_with("grpc://") ? text.substr(7) : text; });
   app.add_option("--trusted-keys", trusted_keys_file,
                  "PEM file with Ed25519 public keys: versions that none of them has signed are refused");
+  app.add_option("--canary-set", canary_set,
+                 "Labelled images that new versions are measured on: a dataset's directory, of which the test images "
+                 "count, or PREFIX of PREFIX-images-idx3-ubyte and PREFIX-labels-idx1-ubyte, perhaps with .gz; the "
+                 "first 1,000. A version that is worse than the one that serves is refused. Models of other images are "
+                 "not measured");
+  app.add_option("--canary-margin", canary_margin,
+                 "By how much a version may be worse on the canary set: of a classifier a difference of accuracies, of "
+                 "an autoencoder a share of the live version's error")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
   app.add_option("--admin-token-file", admin_token_file,
                  "File with the bearer token that Pin and Rollback need; without one only this machine may call them");
   app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository and the source")
@@ -79,6 +91,8 @@ int main(int argc, char** argv) {
              .source_credentials = context.channel_credentials(),
              .poll_interval = absl::Milliseconds(poll_interval_ms),
              .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
+             .canary_set = canary_set,
+             .canary_margin = canary_margin,
              .admin_token_file = admin_token_file,
              .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
              .drain_delay = absl::Seconds(drain_seconds)},

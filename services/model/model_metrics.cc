@@ -55,6 +55,8 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry)
                              "Rows computed although their deadline had passed. Anything but 0 is a bug.")),
       in_flight_(Register(prometheus::BuildGauge(), registry, "millrace_model_requests_in_flight",
                           "Predict requests admitted and not yet answered.")),
+      canary_score_(Register(prometheus::BuildGauge(), registry, "millrace_model_canary_score",
+                             "Accuracy of a version on the canary set; of an autoencoder, its error.")),
       repository_readable_(&Register(prometheus::BuildGauge(), registry, "millrace_model_repository_readable",
                                      "1 if the repository could be read at the last poll.")
                                 .Add({})) {}
@@ -124,6 +126,7 @@ VersionSeries::~VersionSeries() {
   owner_.batch_rows_.Remove(batch_rows_);
   owner_.expired_rows_.Remove(expired_rows_);
   owner_.in_flight_.Remove(in_flight_);
+  if (canary_score_ != nullptr) owner_.canary_score_.Remove(canary_score_);
   for (prometheus::Counter* counter : batches_) owner_.batches_.Remove(counter);
   for (prometheus::Counter* counter : rejected_) owner_.rejected_.Remove(counter);
 }
@@ -149,6 +152,11 @@ void VersionSeries::ObserveParts(absl::Duration queue, absl::Duration batch_wait
 void VersionSeries::ObserveBatch(uint32_t rows, Batcher::Release release) {
   batch_rows_->Observe(rows);
   batches_[static_cast<size_t>(release)]->Increment();
+}
+
+void VersionSeries::SetCanaryScore(const CanaryScore& score) {
+  canary_score_ = &owner_.canary_score_.Add(With("measure", Name(score.measure)));
+  canary_score_->Set(score.value);
 }
 
 void VersionSeries::CountRejected(Batcher::Refusal::Reason reason) {

@@ -18,6 +18,7 @@
 #include "common/mutex.h"
 #include "prometheus/family.h"
 #include "services/model/batcher.h"
+#include "services/model/canary_set.h"
 
 namespace millrace {
 
@@ -38,6 +39,7 @@ class VersionSeries;
 //                                                            rows_limit, bytes_limit (batcher.h)
 //   millrace_model_rejected_total{model,version,reason}      not admitted: queue_requests, queue_rows, queue_bytes,
 //   late millrace_model_expired_rows_executed_total{model,version}  computed after their deadline; stays 0
+//   millrace_model_canary_score{model,version,measure}       on the canary set, if there is one: accuracy, error
 // Threads: any. Held by shared ownership because versions, and so their series, can outlive the rest of the service.
 class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
  public:
@@ -77,6 +79,7 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& expired_rows_;
   prometheus::Family<prometheus::Gauge>& in_flight_;
+  prometheus::Family<prometheus::Gauge>& canary_score_;
   prometheus::Gauge* repository_readable_;
 
   Mutex mutex_;
@@ -97,6 +100,8 @@ class VersionSeries {
   void ObserveBatch(uint32_t rows, Batcher::Release release);
   void CountRejected(Batcher::Refusal::Reason reason);
   void CountExpiredExecuted(uint32_t rows) { expired_rows_->Increment(rows); }
+  // Before other threads have the series.
+  void SetCanaryScore(const CanaryScore& score);
 
  private:
   friend class ModelMetrics;
@@ -117,6 +122,7 @@ class VersionSeries {
   prometheus::Histogram* const batch_rows_;
   prometheus::Counter* const expired_rows_;
   prometheus::Gauge* const in_flight_;
+  prometheus::Gauge* canary_score_ = nullptr;
   std::array<prometheus::Counter*, kReleases> batches_;
   std::array<prometheus::Counter*, kReasons> rejected_;
 };

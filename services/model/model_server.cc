@@ -25,6 +25,12 @@ std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, M
                                          metrics, clock);
 }
 
+std::string ScoreText(const std::optional<CanaryScore>& score) {
+  if (!score) return "-";
+  return score->measure == CanaryScore::Measure::kAccuracy ? absl::StrFormat("%.2f%%", 100 * score->value)
+                                                           : absl::StrFormat("%.6f", score->value);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options, LoadVersion load, Metrics& metrics,
@@ -53,12 +59,23 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
     const absl::Status token = ReadToken(options.admin_token_file).status();
     if (!token.ok()) return absl::Status(token.code(), absl::StrCat("--admin-token-file: ", token.message()));
   }
+  if (!(options.canary_margin >= 0 && options.canary_margin <= 1)) {
+    return absl::InvalidArgumentError("--canary-margin must be in [0, 1]");
+  }
+  std::optional<CanarySet> canary_set;
+  if (!options.canary_set.empty()) {
+    absl::StatusOr<CanarySet> read = CanarySet::Read(options.canary_set);
+    if (!read.ok()) return absl::InvalidArgumentError(absl::StrCat("--canary-set: ", read.status().message()));
+    canary_set = *std::move(read);
+  }
   const absl::Status repository = ListRepository(options.repository).status();
   if (absl::IsFailedPrecondition(repository)) return repository;
-  return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), std::move(load), metrics, clock));
+  return std::unique_ptr<ModelServer>(
+      new ModelServer(std::move(options), std::move(canary_set), std::move(load), metrics, clock));
 }
 
-ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, const Clock& clock)
+ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load, Metrics& metrics,
+                         const Clock& clock)
     : options_(std::move(options)),
       metrics_(ModelMetrics::Create(metrics)),
       engine_(options_.limits, clock),
@@ -70,7 +87,9 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
       rest_(catalog_, engine_, explainer_, clock),
       loader_({.repository = options_.repository,
                .poll_interval = options_.poll_interval,
-               .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},
+               .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); },
+               .canary_set = std::move(canary_set),
+               .canary_margin = options_.canary_margin},
               std::move(load), table_, metrics_, clock),
       admin_({.repository = options_.repository, .token_file = options_.admin_token_file, .open = options_.admin_open},
              table_, loader_) {}
@@ -116,13 +135,13 @@ std::string ModelServer::StatusPage() {
                   absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.in_flight(), " of ",
                   options_.limits.requests, ", ", options_.limits.executors, " batches at once of up to ",
                   options_.limits.batch_rows, " rows\n\n");
-  absl::StrAppendFormat(&page, "%-16s %12s %-15s %9s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY", "REQUESTS",
-                        "REASON");
+  absl::StrAppendFormat(&page, "%-16s %12s %-15s %9s %10s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY",
+                        "CANARY SET", "REQUESTS", "REASON");
   for (const VersionReport& report : table_.Report()) {
-    absl::StrAppendFormat(&page, "%-16s %12d %-15s %9s %12d  %s\n", report.model, report.version,
+    absl::StrAppendFormat(&page, "%-16s %12d %-15s %9s %10s %12d  %s\n", report.model, report.version,
                           absl::StrCat(ToAbsl(StateName(report.state)), report.pinned ? " PINNED" : ""),
-                          report.accuracy > 0 ? absl::StrFormat("%.2f%%", 100 * report.accuracy) : "-", report.requests,
-                          report.reason);
+                          report.accuracy > 0 ? absl::StrFormat("%.2f%%", 100 * report.accuracy) : "-",
+                          ScoreText(report.canary_score), report.requests, report.reason);
   }
   return page;
 }

@@ -34,6 +34,8 @@ class ModelServer : public Service {
     std::shared_ptr<grpc::ChannelCredentials> source_credentials = nullptr;  // as MakeChannel takes them
     absl::Duration poll_interval = absl::Milliseconds(500);                  // (0, 1 h]
     Batcher::Limits limits;
+    std::string canary_set = {};        // CanarySet::Read's path; empty: versions are not compared
+    double canary_margin = 0.02;        // [0, 1]
     std::string admin_token_file = {};  // bearer token of operators; empty: none is asked for
     bool admin_open = false;            // without a token: whether anybody may pin versions
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
@@ -41,7 +43,8 @@ class ModelServer : public Service {
   };
 
   // A repository that is not there yet is waited for. FAILED_PRECONDITION if its path is not a directory;
-  // INVALID_ARGUMENT for an option out of range. With a source the repository is made; errors of the file system.
+  // INVALID_ARGUMENT for an option out of range, or a canary set that cannot be read. With a source the repository is
+  // made; errors of the file system.
   static absl::StatusOr<std::unique_ptr<ModelServer>> Create(Options options, LoadVersion load, Metrics& metrics,
                                                              const Clock& clock);
 
@@ -56,7 +59,8 @@ class ModelServer : public Service {
   void Drain(absl::Duration grace) override;
 
  private:
-  ModelServer(Options options, LoadVersion load, Metrics& metrics, const Clock& clock);
+  ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load, Metrics& metrics,
+              const Clock& clock);
 
   const Options options_;
   const std::shared_ptr<ModelMetrics> metrics_;

@@ -85,6 +85,11 @@ grpc::ServerUnaryReactor* PredictService::ListModels(grpc::CallbackServerContext
     status->set_accuracy(report.accuracy);
     status->set_requests(report.requests);
     status->set_pinned(report.pinned);
+    if (report.canary_score) {
+      const bool accuracy = report.canary_score->measure == CanaryScore::Measure::kAccuracy;
+      accuracy ? status->set_canary_accuracy(report.canary_score->value)
+               : status->set_canary_error(report.canary_score->value);
+    }
   }
   grpc::ServerUnaryReactor* call = context->DefaultReactor();
   call->Finish(grpc::Status::OK);

@@ -157,6 +157,7 @@ std::vector<VersionReport> ServingTable::Report() const {
                        .state = state,
                        .reason = {},
                        .accuracy = version.info().accuracy,
+                       .canary_score = version.canary_score(),
                        .requests = version.requests()});
   };
   MutexLock lock(&mutex_);

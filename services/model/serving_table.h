@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,8 +23,9 @@ struct VersionReport {
   std::string model;
   uint64_t version = 0;
   State state = State::kLoading;
-  std::string reason;     // of a refusal
-  double accuracy = 0;    // [0, 1]; 0 if not known
+  std::string reason;   // of a refusal
+  double accuracy = 0;  // [0, 1]; 0 if not known
+  std::optional<CanaryScore> canary_score = {};
   uint64_t requests = 0;  // for which this version was chosen, whatever became of them
   bool pinned = false;    // it is to serve whatever is pushed
 };

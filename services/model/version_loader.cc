@@ -9,6 +9,11 @@
 #include "common/log.h"
 
 namespace millrace {
+namespace {
+
+constexpr char kWorse[] = "worse";  // than what serves, on the canary set; a metric label
+
+}  // namespace
 
 VersionLoader::VersionLoader(Options options, LoadVersion load, ServingTable& table,
                              std::shared_ptr<ModelMetrics> metrics, const Clock& clock)
@@ -121,21 +126,39 @@ void VersionLoader::Load(const LoadAction& action) {
       result.refusal = "misplaced";
     }
   }
-  if (result.status.ok()) {
-    Accept(action, std::move(result.predictor), start);
-  } else {
-    Refuse(action, result);
-  }
+  std::optional<CanaryScore> score;
+  if (result.status.ok() && options_.canary_set) Compare(action, result, score);
+  if (!result.status.ok()) return Refuse(action, result);
+  std::shared_ptr<VersionSeries> series = metrics_->AddVersion(action.model, version);
+  if (score) series->SetCanaryScore(*score);
+  Accept(action,
+         janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series), score)),
+         start);
 }
 
-void VersionLoader::Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Time start) {
+void VersionLoader::Compare(const LoadAction& action, LoadResult& result, std::optional<CanaryScore>& score) {
+  const absl::StatusOr<std::optional<CanaryScore>> measured = options_.canary_set->Measure(*result.predictor);
+  if (!measured.ok()) {
+    result.status =
+        absl::Status(measured.status().code(), absl::StrCat("on the canary set: ", measured.status().message()));
+    return;
+  }
+  score = *measured;
+  if (!score) {
+    LogWarning("the canary set does not fit the model, and says nothing about it", {{"model", action.model}});
+    return;
+  }
+  const auto live = table_.Find(action.model, 0);
+  if (!live.ok() || !(*live)->canary_score() || table_.pinned(action.model) == action.version.version) return;
+  result.status = CheckNotWorse(*score, *(*live)->canary_score(), (*live)->info().version, options_.canary_margin);
+  if (!result.status.ok()) result.refusal = kWorse;
+}
+
+void VersionLoader::Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start) {
   const uint64_t version = action.version.version;
   Model& model = models_[action.model];
   const uint64_t before = std::exchange(model.serving, version);
   model.failed.erase(version);
-
-  std::shared_ptr<const LoadedVersion> loaded = janitor_.Adopt(
-      std::make_unique<const LoadedVersion>(std::move(predictor), metrics_->AddVersion(action.model, version)));
   if (options_.warm) options_.warm(loaded);
   const absl::Duration took = clock_.Now() - start;
   const ModelInfo& info = loaded->info();
@@ -160,7 +183,8 @@ void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
   const bool refused = !result.refusal.empty();
   model.failed[version] = {.identity = action.version.identity,
                            .retry_at = refused ? absl::InfiniteFuture() : clock_.Now() + RetryDelay(attempts),
-                           .attempts = attempts};
+                           .attempts = attempts,
+                           .by_comparison = result.refusal == kWorse};
 
   metrics_->CountLoad(action.model, refused ? "refused" : "failed", result.refusal);
   table_.SetRefused(action.model, version, std::string(result.status.message()));

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -14,6 +15,7 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "services/model/canary_set.h"
 #include "services/model/janitor.h"
 #include "services/model/model_metrics.h"
 #include "services/model/predictor.h"
@@ -34,6 +36,9 @@ class VersionLoader {
     absl::Duration poll_interval;
     // Called with a version before it is published, if set; may take its time.
     std::function<void(const std::shared_ptr<const LoadedVersion>&)> warm = nullptr;
+    // By which a version is compared with the one that serves, unless it is pinned; none: it is not.
+    std::optional<CanarySet> canary_set = std::nullopt;
+    double canary_margin = 0.02;  // as CheckNotWorse takes it
   };
 
   // The references must outlive the loader; `load` is called on the loader's thread.
@@ -70,7 +75,9 @@ class VersionLoader {
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   void Load(const LoadAction& action);
-  void Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Time start);
+  // Measures the version on the canary set, if there is one, and compares it with the one that serves.
+  void Compare(const LoadAction& action, LoadResult& result, std::optional<CanaryScore>& score);
+  void Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start);
   void Refuse(const LoadAction& action, const LoadResult& result);
 
   const Options options_;

@@ -10,7 +10,8 @@ constexpr absl::Duration kRetryDelayMax = absl::Minutes(1);
 
 bool MayTry(const ModelState& model, const AvailableVersion& version, absl::Time now) {
   const auto failed = model.failed.find(version.version);
-  return failed == model.failed.end() || failed->second.identity != version.identity || failed->second.retry_at <= now;
+  return failed == model.failed.end() || failed->second.identity != version.identity ||
+         failed->second.retry_at <= now || (failed->second.by_comparison && model.pinned == version.version);
 }
 
 const AvailableVersion* BestCandidate(const ModelState& model, absl::Time now) {

@@ -2,9 +2,10 @@
 //
 // Rules: a pinned version, and nothing else, while there is one; else the newest version that is newer than the one
 // that serves, and never an older one, so versions never go backwards by themselves; a version that was refused is not
-// tried again until its files change, and meanwhile the next newest has its turn; one that could not be read for
-// reasons of the storage is tried again when its time has come. What is missing from the repository (versions cleaned
-// up, storage lost) never makes anything happen: nothing is unloaded without a successor.
+// tried again until its files change (or, if it was only worse than another, it is pinned), and meanwhile the next
+// newest has its turn; one that could not be read for reasons of the storage is tried again when its time has come.
+// What is missing from the repository (versions cleaned up, storage lost) never makes anything happen: nothing is
+// unloaded without a successor.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ struct FailedLoad {
   uint64_t identity = 0;  // AvailableVersion::identity of what was tried
   absl::Time retry_at;    // InfiniteFuture: refused, only a changed identity helps
   int attempts = 1;
+  bool by_comparison = false;  // worse than what served: a pin overrules it
 };
 
 struct ModelState {

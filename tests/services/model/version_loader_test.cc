@@ -1,8 +1,10 @@
 #include "services/model/version_loader.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -175,6 +177,42 @@ TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
   loader_->Pin("mnist", 2);
   PollAll();
   EXPECT_EQ(Serving(), 1u);
+}
+
+// Fake versions say version % 4 of every row: here version 1 is right in 60 %, 4 in 40 %, 3 in none.
+TEST_F(VersionLoaderTest, AVersionThatIsWorseOnTheCanarySetIsRefusedUnlessItIsPinned) {
+  std::vector<uint8_t> labels(100, 0);
+  std::fill_n(labels.begin(), 60, 1);
+  CanarySet set(kFakeShape, std::vector<uint8_t>(labels.size() * kFakeShape.bytes()), labels);
+  loader_ = std::make_unique<VersionLoader>(VersionLoader::Options{.repository = root_ / "models",
+                                                                   .poll_interval = absl::Milliseconds(1),
+                                                                   .canary_set = set,
+                                                                   .canary_margin = 0.25},
+                                            FakeLoader(), table_, model_metrics_, clock_);
+  Publish(1);
+  PollAll();
+  EXPECT_DOUBLE_EQ(table_.Report()[0].canary_score->value, 0.6);
+  EXPECT_THAT(metrics_.Render(),
+              HasSubstr("millrace_model_canary_score{measure=\"accuracy\",model=\"mnist\",version=\"1\"} 0.6"));
+  Publish(3);
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kRefused);
+  EXPECT_EQ(table_.Report()[0].reason,
+            "worse accuracy: 0.00 % of the canary set's 100 rows, version 1 which serves has 60.00 %; the margin is "
+            "25.00 %");
+  EXPECT_THAT(metrics_.Render(),
+              HasSubstr("millrace_model_loads_total{model=\"mnist\",reason=\"worse\",result=\"refused\"} 1"));
+  clock_.Advance(absl::Hours(24));
+  PollAll();
+  EXPECT_THAT(metrics_.Render(), HasSubstr("reason=\"worse\",result=\"refused\"} 1"));  // not tried again
+
+  Publish(4);  // 40 %: within the margin
+  PollAll();
+  EXPECT_EQ(Serving(), 4u);
+  loader_->Pin("mnist", 3);
+  PollAll();
+  EXPECT_EQ(Serving(), 3u);
 }
 
 TEST_F(VersionLoaderTest, APinIsFollowedAtOnce) {
