@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -25,6 +26,8 @@ struct InferenceRequest {
   uint32_t rows = 1;                             // of raw and of floats
   absl::Time deadline = absl::InfiniteFuture();  // of the engine's clock
   bool deterministic = false;                    // the same bits for a row whatever else is being computed
+  bool any_version = false;                      // it names none: a rollout may choose (rollout.h)
+  std::string_view key = {};                     // by which one chooses; the caller's; empty: the input is the key
 };
 
 // INVALID_ARGUMENT: not what this model takes, or over a limit.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
 #include "common/status_macros.h"
+#include "services/model/rollout.h"
 
 namespace millrace {
 
@@ -34,8 +35,9 @@ void InferenceStream::OnReadDone(bool ok) {
 absl::Status InferenceStream::Ask(uint64_t turn) {
   MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version,
                             catalog_.Find(message_.model_name(), message_.model_version()));
+  MILLRACE_ASSIGN_OR_RETURN(inference_, ToInference(version->info(), message_, clock_.Now(), deadline_));
+  version = RouteRequest(std::move(version), inference_.request);
   const ModelInfo* info = &version->info();  // the engine holds the version until the answer
-  MILLRACE_ASSIGN_OR_RETURN(inference_, ToInference(*info, message_, clock_.Now(), deadline_));
   const InferenceEngine::Ticket ticket = engine_.Infer(
       std::move(version), inference_.request, [this, turn, info](const absl::StatusOr<InferenceAnswer>& answer) {
         if (answer.ok()) FillResponse(*info, inference_, *answer, response_.mutable_infer_response());

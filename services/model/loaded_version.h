@@ -9,6 +9,8 @@
 #include <optional>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "common/mutex.h"
 #include "services/model/batcher.h"
 #include "services/model/canary_set.h"
 #include "services/model/model_metrics.h"
@@ -16,6 +18,8 @@
 #include "services/model/version_statistics.h"
 
 namespace millrace {
+
+class Rollout;
 
 // Any thread. Shared by the serving table and the requests under way; the last of them hands it to the janitor.
 class LoadedVersion {
@@ -33,6 +37,18 @@ class LoadedVersion {
   // Outlives the version where it is wanted.
   const std::shared_ptr<VersionStatistics>& statistics() const { return statistics_; }
 
+  // What tries a candidate beside this version, which serves; null if nothing does.
+  std::shared_ptr<Rollout> rollout() const {
+    if (!in_rollout_.load(std::memory_order_acquire)) return nullptr;
+    MutexLock lock(&mutex_);
+    return rollout_;
+  }
+  void SetRollout(std::shared_ptr<Rollout> rollout) const {
+    MutexLock lock(&mutex_);
+    in_rollout_.store(rollout != nullptr, std::memory_order_release);
+    rollout_.swap(rollout);  // the one before goes after the lock
+  }
+
   // The inference engine's, which guards them. k...Alone: rows that share a batch but no forward pass.
   enum class LaneKind { kRaw, kFloats, kImages, kAlone, kFloatsAlone };
   Lane& lane(LaneKind kind) const { return lanes_[static_cast<size_t>(kind)]; }
@@ -47,6 +63,9 @@ class LoadedVersion {
   const std::shared_ptr<VersionStatistics> statistics_ = std::make_shared<VersionStatistics>();
   mutable std::atomic<uint64_t> requests_{0};
   mutable std::array<Lane, 5> lanes_;
+  mutable std::atomic<bool> in_rollout_{false};
+  mutable Mutex mutex_;
+  mutable std::shared_ptr<Rollout> rollout_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace millrace

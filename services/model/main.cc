@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,8 @@ int main(int argc, char** argv) {
   uint32_t max_batch_rows = 32;
   std::string canary_set;
   double canary_margin = 0.02;
+  std::string rollout_mode = "immediate";
+  millrace::RolloutOptions rollout;
   double drain_seconds = 2;
   CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
@@ -50,6 +53,37 @@ int main(int argc, char** argv) {
                  "an autoencoder a share of the live version's error")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));
+  const std::map<std::string, millrace::RolloutOptions::Mode> rollout_modes = {
+      {"immediate", millrace::RolloutOptions::Mode::kImmediate},
+      {"canary", millrace::RolloutOptions::Mode::kCanary},
+      {"shadow", millrace::RolloutOptions::Mode::kShadow}};
+  app.add_option(
+         "--rollout", rollout_mode,
+         "How a verified version takes the place of the one that serves: immediate: at once; canary: first it "
+         "answers a fraction of the requests; shadow: first it computes copies of requests for nobody. In both, "
+         "copies are computed by both versions and compared, until a verdict promotes or refuses it")
+      ->capture_default_str()
+      ->check(CLI::IsMember(rollout_modes));
+  app.add_option("--canary-fraction", rollout.canary_fraction,
+                 "Of the requests that name no version: what a canary answers; the same key, or else input, always "
+                 "gets the same version")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--rollout-rows", rollout.limits.rows, "Rows that are compared before a candidate is promoted")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 1'000'000'000u));
+  app.add_option("--rollout-min-agreement", rollout.limits.agreement_min,
+                 "Share of these rows that must get the same answer from both versions")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--rollout-max-confidence-shift", rollout.limits.confidence_shift_max,
+                 "By how much the mean probability of the answers may go up or down")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--rollout-max-latency-ratio", rollout.limits.latency_ratio_max,
+                 "How many times as long as the version that serves a candidate may compute")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   app.add_option("--admin-token-file", admin_token_file,
                  "File with the bearer token that Pin and Rollback need; without one only this machine may call them");
   app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository and the source")
@@ -72,6 +106,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 86'400'000));
   millrace::AddServiceFlags(app, flags);
   if (std::optional<int> exit_code = millrace::ParseCommandLine(app, argc, argv)) return *exit_code;
+  rollout.mode = rollout_modes.at(rollout_mode);
 
   millrace::TuneAllocator();
   return millrace::RunService(
@@ -93,6 +128,7 @@ int main(int argc, char** argv) {
              .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
              .canary_set = canary_set,
              .canary_margin = canary_margin,
+             .rollout = rollout,
              .admin_token_file = admin_token_file,
              .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
              .drain_delay = absl::Seconds(drain_seconds)},

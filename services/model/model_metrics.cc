@@ -57,6 +57,13 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry)
                           "Predict requests admitted and not yet answered.")),
       canary_score_(Register(prometheus::BuildGauge(), registry, "millrace_model_canary_score",
                              "Accuracy of a version on the canary set; of an autoencoder, its error.")),
+      candidate_version_(Register(prometheus::BuildGauge(), registry, "millrace_model_candidate_version",
+                                  "Version that a rollout tries beside the active one; 0 if none.")),
+      rollouts_(Register(prometheus::BuildCounter(), registry, "millrace_model_rollouts_total",
+                         "Rollouts that have ended, by result and, for verdicts against a candidate, reason.")),
+      rollout_rows_(Register(prometheus::BuildCounter(), registry, "millrace_model_rollout_rows_total",
+                             "Rows that a candidate and the active version were both asked for, by result, and rows "
+                             "dropped for lack of time.")),
       repository_readable_(&Register(prometheus::BuildGauge(), registry, "millrace_model_repository_readable",
                                      "1 if the repository could be read at the last poll.")
                                 .Add({})) {}
@@ -89,6 +96,22 @@ void ModelMetrics::ObserveLoadTime(const std::string& model, absl::Duration time
 void ModelMetrics::SetActive(const std::string& model, uint64_t version, uint64_t step) {
   active_version_.Add({{"model", model}}).Set(static_cast<double>(version));
   active_step_.Add({{"model", model}}).Set(static_cast<double>(step));
+  SetCandidate(model, 0);
+  rollouts_.Add({{"model", model}, {"result", "promoted"}, {"reason", ""}});
+  RowsOfRollouts(model);
+}
+
+void ModelMetrics::SetCandidate(const std::string& model, uint64_t version) {
+  candidate_version_.Add({{"model", model}}).Set(static_cast<double>(version));
+}
+
+void ModelMetrics::CountRollout(const std::string& model, const std::string& result, const std::string& reason) {
+  rollouts_.Add({{"model", model}, {"result", result}, {"reason", reason}}).Increment();
+}
+
+ModelMetrics::RolloutRows ModelMetrics::RowsOfRollouts(const std::string& model) {
+  const auto rows = [&](const char* result) { return &rollout_rows_.Add({{"model", model}, {"result", result}}); };
+  return {.agree = rows("agree"), .differ = rows("differ"), .failed = rows("failed"), .dropped = rows("dropped")};
 }
 
 VersionSeries::VersionSeries(ModelMetrics& owner, prometheus::Labels labels)

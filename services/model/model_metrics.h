@@ -39,6 +39,10 @@ class VersionSeries;
 //                                                            rows_limit, bytes_limit (batcher.h)
 //   millrace_model_rejected_total{model,version,reason}      not admitted: queue_requests, queue_rows, queue_bytes,
 //   late millrace_model_expired_rows_executed_total{model,version}  computed after their deadline; stays 0
+//   millrace_model_candidate_version{model}                  that a rollout tries; 0: none
+//   millrace_model_rollouts_total{model,result,reason}       result: promoted, rolled_back, replaced, ended (by a pin);
+//                                                            reason: of a verdict against it, else ""
+//   millrace_model_rollout_rows_total{model,result}          compared: agree, differ, failed; dropped: not compared
 //   millrace_model_canary_score{model,version,measure}       on the canary set, if there is one: accuracy, error
 // Threads: any. Held by shared ownership because versions, and so their series, can outlive the rest of the service.
 class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
@@ -51,7 +55,19 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
 
   void CountLoad(const std::string& model, const std::string& result, const std::string& reason);
   void ObserveLoadTime(const std::string& model, absl::Duration time);
+  // From now on no candidate is tried.
   void SetActive(const std::string& model, uint64_t version, uint64_t step);
+  void SetCandidate(const std::string& model, uint64_t version);
+  void CountRollout(const std::string& model, const std::string& result, const std::string& reason);
+
+  // Valid as long as the metrics.
+  struct RolloutRows {
+    prometheus::Counter* agree;
+    prometheus::Counter* differ;
+    prometheus::Counter* failed;
+    prometheus::Counter* dropped;
+  };
+  RolloutRows RowsOfRollouts(const std::string& model);
   void SetRepositoryReadable(bool readable) { repository_readable_->Set(readable ? 1 : 0); }
 
  private:
@@ -80,6 +96,9 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   prometheus::Family<prometheus::Counter>& expired_rows_;
   prometheus::Family<prometheus::Gauge>& in_flight_;
   prometheus::Family<prometheus::Gauge>& canary_score_;
+  prometheus::Family<prometheus::Gauge>& candidate_version_;
+  prometheus::Family<prometheus::Counter>& rollouts_;
+  prometheus::Family<prometheus::Counter>& rollout_rows_;
   prometheus::Gauge* repository_readable_;
 
   Mutex mutex_;

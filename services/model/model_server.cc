@@ -25,6 +25,17 @@ std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, M
                                          metrics, clock);
 }
 
+std::string RolloutText(const RolloutOptions& options) {
+  if (options.mode == RolloutOptions::Mode::kImmediate) return "immediate";
+  return absl::StrFormat(
+      "%s, verdict after %d rows: at least %g %% agree, confidence moves by at most %g, %g times the "
+      "latency",
+      options.mode == RolloutOptions::Mode::kShadow ? "shadow"
+                                                    : absl::StrFormat("canary of %g %%", 100 * options.canary_fraction),
+      options.limits.rows, 100 * options.limits.agreement_min, options.limits.confidence_shift_max,
+      options.limits.latency_ratio_max);
+}
+
 std::string ScoreText(const std::optional<CanaryScore>& score) {
   if (!score) return "-";
   return score->measure == CanaryScore::Measure::kAccuracy ? absl::StrFormat("%.2f%%", 100 * score->value)
@@ -59,6 +70,7 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
     const absl::Status token = ReadToken(options.admin_token_file).status();
     if (!token.ok()) return absl::Status(token.code(), absl::StrCat("--admin-token-file: ", token.message()));
   }
+  MILLRACE_RETURN_IF_ERROR(CheckOptions(options.rollout));
   if (!(options.canary_margin >= 0 && options.canary_margin <= 1)) {
     return absl::InvalidArgumentError("--canary-margin must be in [0, 1]");
   }
@@ -89,7 +101,8 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
                .poll_interval = options_.poll_interval,
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); },
                .canary_set = std::move(canary_set),
-               .canary_margin = options_.canary_margin},
+               .canary_margin = options_.canary_margin,
+               .rollout = options_.rollout},
               std::move(load), table_, metrics_, clock),
       admin_({.repository = options_.repository, .token_file = options_.admin_token_file, .open = options_.admin_open},
              table_, loader_) {}
@@ -132,9 +145,9 @@ std::string ModelServer::StatusPage() {
   }
   absl::StrAppend(&page, "repository:  ", options_.repository.string(),
                   repository.ok() ? "" : absl::StrCat(" (", repository.message(), ")"), "\npolled:      every ",
-                  absl::FormatDuration(options_.poll_interval), "\nin flight:   ", engine_.in_flight(), " of ",
-                  options_.limits.requests, ", ", options_.limits.executors, " batches at once of up to ",
-                  options_.limits.batch_rows, " rows\n\n");
+                  absl::FormatDuration(options_.poll_interval), "\nrollout:     ", RolloutText(options_.rollout),
+                  "\nin flight:   ", engine_.in_flight(), " of ", options_.limits.requests, ", ",
+                  options_.limits.executors, " batches at once of up to ", options_.limits.batch_rows, " rows\n\n");
   absl::StrAppendFormat(&page, "%-16s %12s %-15s %9s %10s %12s  %s\n", "MODEL", "VERSION", "STATE", "ACCURACY",
                         "CANARY SET", "REQUESTS", "REASON");
   for (const VersionReport& report : table_.Report()) {

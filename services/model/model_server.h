@@ -34,8 +34,9 @@ class ModelServer : public Service {
     std::shared_ptr<grpc::ChannelCredentials> source_credentials = nullptr;  // as MakeChannel takes them
     absl::Duration poll_interval = absl::Milliseconds(500);                  // (0, 1 h]
     Batcher::Limits limits;
-    std::string canary_set = {};        // CanarySet::Read's path; empty: versions are not compared
-    double canary_margin = 0.02;        // [0, 1]
+    std::string canary_set = {};  // CanarySet::Read's path; empty: versions are not compared
+    double canary_margin = 0.02;  // [0, 1]
+    RolloutOptions rollout = {};
     std::string admin_token_file = {};  // bearer token of operators; empty: none is asked for
     bool admin_open = false;            // without a token: whether anybody may pin versions
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.

@@ -191,6 +191,10 @@ absl::Status TakeParameters(const google::protobuf::Map<std::string, Parameter>&
       request.deadline = std::min(request.deadline, now + absl::Microseconds(microseconds));
     }
   }
+  if (const auto found = parameters.find("key"); found != parameters.end()) {
+    if (!found->second.has_string_param()) return absl::InvalidArgumentError("parameter key must be a string");
+    request.key = found->second.string_param();
+  }
   return absl::OkStatus();
 }
 
@@ -229,7 +233,8 @@ absl::StatusOr<uint64_t> ParseModelVersion(std::string_view text) {
   if (text.empty()) return version;
   if (!std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; }) ||
       !absl::SimpleAtoi(ToAbsl(text), &version)) {
-    return absl::InvalidArgumentError(absl::StrCat("model version '", ToAbsl(text), "' is not a number"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model version '", ToAbsl(text), "' is not a number, nor stable or canary"));
   }
   if (version == 0) return absl::NotFoundError("there is no version 0");
   return version;
@@ -240,6 +245,7 @@ absl::StatusOr<OpenInference> ToInference(const ModelInfo& info, const inference
   OpenInference result;
   result.id = message.id();
   result.request.deadline = deadline;
+  result.request.any_version = message.model_version().empty();
   MILLRACE_RETURN_IF_ERROR(TakeParameters(message.parameters(), now, result.request));
   const TensorSpec spec = InputOf(info);
   MILLRACE_RETURN_IF_ERROR(CheckInputs(info, spec, message));

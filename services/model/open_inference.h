@@ -27,7 +27,7 @@ struct TensorSpec {
 TensorSpec InputOf(const ModelInfo& info);  // also taken as FP32
 std::vector<TensorSpec> OutputsOf(const ModelInfo& info);
 
-// "" is 0: the version that serves. INVALID_ARGUMENT for what is not a number.
+// "" is 0: the version that serves. INVALID_ARGUMENT for what is not a number; the labels (ServingTable) are none.
 absl::StatusOr<uint64_t> ParseModelVersion(std::string_view text);
 
 // A request that has passed every check, and what its answer is to hold.
@@ -48,7 +48,7 @@ struct OpenInference {
 // tighten the deadline. INVALID_ARGUMENT names the tensor, and what the model takes:
 //   an input or output that the model does not have, or twice; a datatype, shape, number of elements or of bytes that
 //   is not its own; raw and typed contents, or neither; a UINT8 over 255; a NaN or an infinity; tensors in shared
-//   memory; `deterministic` or `timeout` of another type
+//   memory; `deterministic`, `timeout` or `key` of another type
 absl::StatusOr<OpenInference> ToInference(const ModelInfo& info, const inference::ModelInferRequest& message,
                                           absl::Time now, absl::Time deadline);
 

@@ -14,11 +14,18 @@ namespace {
 
 constexpr char kPlatform[] = "pytorch_torchscript";
 
+bool IsLabel(std::string_view version) { return version == ServingTable::kStable || version == ServingTable::kCanary; }
+
+bool IsReady(const VersionReport& report) {
+  return report.state == VersionReport::State::kServing || report.state == VersionReport::State::kCandidate;
+}
+
 const char* StateOf(const VersionReport& report) {
   switch (report.state) {
     case VersionReport::State::kLoading:
       return "LOADING";
     case VersionReport::State::kServing:
+    case VersionReport::State::kCandidate:
       return "READY";
     case VersionReport::State::kRetired:
       return "UNLOADING";
@@ -76,6 +83,7 @@ void FillStatistics(const ServingTable::Account& account, inference::ModelStatis
 
 absl::StatusOr<std::shared_ptr<const LoadedVersion>> OpenInferenceCatalog::Find(const std::string& model,
                                                                                 const std::string& version) const {
+  if (IsLabel(version)) return table_.FindLabel(model, version);
   MILLRACE_ASSIGN_OR_RETURN(const uint64_t number, ParseModelVersion(version));
   return table_.Find(model, number);
 }
@@ -102,7 +110,7 @@ absl::StatusOr<inference::ModelMetadataResponse> OpenInferenceCatalog::Metadata(
   inference::ModelMetadataResponse response;
   response.set_name(info.model);
   for (const VersionReport& report : table_.Report()) {
-    if (report.model == info.model && report.state == VersionReport::State::kServing) {
+    if (report.model == info.model && IsReady(report)) {
       response.add_versions(absl::StrCat(report.version));
     }
   }
@@ -136,7 +144,13 @@ absl::StatusOr<inference::ModelConfig> OpenInferenceCatalog::Config(const std::s
 
 absl::StatusOr<inference::ModelStatisticsResponse> OpenInferenceCatalog::Statistics(const std::string& model,
                                                                                     const std::string& version) const {
-  MILLRACE_ASSIGN_OR_RETURN(const uint64_t number, ParseModelVersion(version));
+  uint64_t number = 0;
+  if (IsLabel(version)) {
+    MILLRACE_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedVersion> labelled, Find(model, version));
+    number = labelled->info().version;
+  } else {
+    MILLRACE_ASSIGN_OR_RETURN(number, ParseModelVersion(version));
+  }
   MILLRACE_ASSIGN_OR_RETURN(const std::vector<ServingTable::Account> accounts, table_.Accounts(model, number));
   inference::ModelStatisticsResponse response;
   for (const ServingTable::Account& account : accounts) FillStatistics(account, response.add_model_stats());
@@ -146,7 +160,7 @@ absl::StatusOr<inference::ModelStatisticsResponse> OpenInferenceCatalog::Statist
 inference::RepositoryIndexResponse OpenInferenceCatalog::Index(bool ready_only) const {
   inference::RepositoryIndexResponse response;
   for (const VersionReport& report : table_.Report()) {
-    if (ready_only && report.state != VersionReport::State::kServing) continue;
+    if (ready_only && !IsReady(report)) continue;
     auto* model = response.add_models();
     model->set_name(report.model);
     model->set_version(absl::StrCat(report.version));

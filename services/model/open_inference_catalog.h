@@ -20,7 +20,8 @@ class OpenInferenceCatalog {
       : table_(table), limits_(limits), ready_(std::move(ready)) {}
 
   absl::Status Ready() const { return ready_(); }
-  // OK: a request for it would be answered now. An empty version: the one that serves.
+  // OK: a request for it would be answered now. Here and below a version may be a label. An empty version: the one that
+  // serves.
   absl::Status ModelReady(const std::string& model, const std::string& version) const;
 
   inference::ServerMetadataResponse Server() const;
@@ -33,8 +34,13 @@ class OpenInferenceCatalog {
   // What is answered to a client that asks to load or to unload a model.
   static absl::Status LoadedByRepository();
 
-  // For a request.
+  // For a request. `version`: a number or a label of ServingTable::FindLabel.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(const std::string& model, const std::string& version) const;
+
+  absl::StatusOr<std::shared_ptr<const LoadedVersion>> FindLabel(const std::string& model,
+                                                                 const std::string& label) const {
+    return table_.FindLabel(model, label);
+  }
 
  private:
   const ServingTable& table_;

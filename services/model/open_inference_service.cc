@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "services/model/inference_call.h"
 #include "services/model/open_inference.h"
+#include "services/model/rollout.h"
 
 namespace millrace {
 namespace {
@@ -37,7 +38,7 @@ absl::Status StartInference(const OpenInferenceCatalog& catalog, InferenceEngine
                             catalog.Find(message.model_name(), message.model_version()));
   MILLRACE_ASSIGN_OR_RETURN(OpenInference checked, ToInference(version->info(), message, now, deadline));
   const auto inference = std::make_shared<const OpenInference>(std::move(checked));
-  call->Start(engine, std::move(version), inference->request,
+  call->Start(engine, RouteRequest(std::move(version), inference->request), inference->request,
               [inference, response](const ModelInfo& info, const InferenceAnswer& answer) {
                 FillResponse(info, *inference, answer, response);
               });

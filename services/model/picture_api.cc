@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "services/model/image_preparation.h"
 #include "services/model/rest_response.h"
+#include "services/model/rollout.h"
 
 namespace millrace {
 namespace {
@@ -78,15 +79,19 @@ absl::StatusOr<HttpResponse> PictureApi::Route(const HttpRequest& request) {
                             catalog_.Find(parts[2], versioned ? parts[4] : ""));
   MILLRACE_ASSIGN_OR_RETURN(const ExplainOptions options, OptionsOf(request));
   MILLRACE_ASSIGN_OR_RETURN(const Row row, Prepare(request.body, version->info()));
-  return explain ? Explain(version, row, options) : Predict(version, row);
+  if (explain) return Explain(version, row, options);
+  const InferenceRequest any{.input = row.pixels, .any_version = true, .key = KeyOf(request)};
+  return Predict(versioned ? version : RouteRequest(version, any), row);
 }
 
 HttpResponse PictureApi::Models() const {
   RestJson models = RestJson::array();
   const inference::RepositoryIndexResponse index = catalog_.Index(true);
   for (const auto& model : index.models()) {
-    const auto version = catalog_.Find(model.name(), model.version());
-    if (version.ok()) models.push_back(Describe((*version)->info()));  // else it was replaced this moment
+    const auto version = catalog_.Find(model.name(), "");
+    // Not of a candidate; and if it was replaced this moment, next time.
+    if (!version.ok() || absl::StrCat((*version)->info().version) != model.version()) continue;
+    models.push_back(Describe((*version)->info()));
   }
   HttpResponse response = RestAnswer(models);
   response.headers["Cache-Control"] = "no-store";

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "services/model/explain_call.h"
 #include "services/model/inference_call.h"
+#include "services/model/rollout.h"
 
 namespace millrace {
 namespace {
@@ -35,6 +36,13 @@ void FillResponse(const ModelInfo& info, const InferenceAnswer& result, v1::Pred
   }
 }
 
+absl::StatusOr<std::shared_ptr<const LoadedVersion>> FindVersion(const ServingTable& table,
+                                                                 const v1::PredictRequest& request) {
+  if (request.label().empty()) return table.Find(request.model(), request.version());
+  if (request.version() != 0) return absl::InvalidArgumentError("the request has both a version and a label");
+  return table.FindLabel(request.model(), request.label());
+}
+
 v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
   switch (state) {
     case VersionReport::State::kLoading:
@@ -45,6 +53,8 @@ v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
       return v1::ModelVersionStatus::STATE_RETIRED;
     case VersionReport::State::kRefused:
       return v1::ModelVersionStatus::STATE_REFUSED;
+    case VersionReport::State::kCandidate:
+      return v1::ModelVersionStatus::STATE_CANDIDATE;
   }
   return v1::ModelVersionStatus::STATE_UNSPECIFIED;
 }
@@ -54,16 +64,20 @@ v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
 grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* context,
                                                   const v1::PredictRequest* request, v1::PredictResponse* response) {
   auto* call = new InferenceCall(context);
-  absl::StatusOr<std::shared_ptr<const LoadedVersion>> version = table_.Find(request->model(), request->version());
+  absl::StatusOr<std::shared_ptr<const LoadedVersion>> version = FindVersion(table_, *request);
   absl::StatusOr<InferenceRequest> inference = ToInferenceRequest(*request, DeadlineOf(*context, clock_));
-  if (inference.ok()) inference->deterministic = request->deterministic();
+  if (inference.ok()) {
+    inference->deterministic = request->deterministic();
+    inference->any_version = request->version() == 0 && request->label().empty();
+    inference->key = request->key();
+  }
   if (!version.ok()) {
     call->End(version.status());
   } else if (!inference.ok()) {
     call->End(inference.status());
   } else {
     call->Start(
-        engine_, *std::move(version), *inference,
+        engine_, RouteRequest(*std::move(version), *inference), *inference,
         [response](const ModelInfo& info, const InferenceAnswer& answer) { FillResponse(info, answer, response); });
   }
   return call;

@@ -14,6 +14,7 @@
 #include "services/model/rest_open_inference.h"
 #include "services/model/rest_response.h"
 #include "services/model/rest_tensorflow.h"
+#include "services/model/rollout.h"
 
 namespace millrace {
 namespace {
@@ -74,7 +75,7 @@ absl::StatusOr<HttpResponse> RestApi::RouteOpenInference(const HttpRequest& requ
     const bool versioned = parts.size() > 4 && parts[3] == "versions";
     const size_t verb = versioned ? 5 : 3;
     if (parts.size() > verb + 1) return NothingAt(request);
-    return RouteModel(request, {.model = parts[2], .version = versioned ? parts[4] : ""},
+    return RouteModel(request, {.model = parts[2], .version = versioned ? parts[4] : "", .label = ""},
                       parts.size() > verb ? parts[verb] : "");
   }
   if (auto wrong = UnlessMethod(request, "GET")) return *wrong;
@@ -117,20 +118,28 @@ absl::StatusOr<HttpResponse> RestApi::RouteTensorFlow(const HttpRequest& request
   if (predict) path.remove_suffix(std::size(kPredict) - 1);
   const std::vector<std::string> parts = PathParts(path);
   const bool versioned = parts.size() == 5 && parts[3] == "versions";
-  if (parts.size() < 3 || parts[1] != "models" || (parts.size() > 3 && !versioned)) return NothingAt(request);
-  const Target target{.model = parts[2], .version = versioned ? parts[4] : ""};
+  const bool labelled = parts.size() == 5 && parts[3] == "labels";
+  if (parts.size() < 3 || parts[1] != "models" || (parts.size() > 3 && !versioned && !labelled)) {
+    return NothingAt(request);
+  }
+  Target target{.model = parts[2], .version = versioned ? parts[4] : "", .label = labelled ? parts[4] : ""};
   if (auto wrong = UnlessMethod(request, predict ? "POST" : "GET")) return *wrong;
   if (predict) return Predict(request, target);
+  if (labelled) {
+    MILLRACE_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedVersion> version, Find(target));
+    target.version = absl::StrCat(version->info().version);
+  }
   MILLRACE_ASSIGN_OR_RETURN(std::string status, StatusToRest(catalog_.Index(false), target.model, target.version));
   return HttpResponse{.body = std::move(status)};
 }
 
 absl::StatusOr<HttpResponse> RestApi::Infer(const HttpRequest& request, const Target& target) {
   MILLRACE_ASSIGN_OR_RETURN(const RestAdmission::Place place, admission_.Admit());
-  MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
+  MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, Find(target));
   MILLRACE_ASSIGN_OR_RETURN(const std::optional<size_t> json_bytes, JsonBytesOf(request));
   MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferRequest message, InferRequestFromRest(request.body, json_bytes));
-  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response, Compute(std::move(version), message));
+  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response,
+                            Compute(std::move(version), target, request, message));
   RestBody body = InferResponseToRest(message, response);
   HttpResponse result{.body = std::move(body.bytes)};
   if (body.json_bytes) {
@@ -142,24 +151,35 @@ absl::StatusOr<HttpResponse> RestApi::Infer(const HttpRequest& request, const Ta
 
 absl::StatusOr<HttpResponse> RestApi::Predict(const HttpRequest& request, const Target& target) {
   MILLRACE_ASSIGN_OR_RETURN(const RestAdmission::Place place, admission_.Admit());
-  MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
+  MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, Find(target));
   MILLRACE_ASSIGN_OR_RETURN(const TensorFlowPredict asked, PredictFromRest(version->info(), request.body));
-  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response, Compute(std::move(version), asked.message));
+  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response,
+                            Compute(std::move(version), target, request, asked.message));
   return HttpResponse{.body = PredictToRest(asked, response)};
 }
 
+absl::StatusOr<std::shared_ptr<const LoadedVersion>> RestApi::Find(const Target& target) const {
+  return target.label.empty() ? catalog_.Find(target.model, target.version)
+                              : catalog_.FindLabel(target.model, target.label);
+}
+
 absl::StatusOr<inference::ModelInferResponse> RestApi::Compute(std::shared_ptr<const LoadedVersion> version,
+                                                               const Target& target, const HttpRequest& request,
                                                                const inference::ModelInferRequest& message) {
-  const ModelInfo& info = version->info();
   const absl::Time now = clock_.Now();
-  MILLRACE_ASSIGN_OR_RETURN(OpenInference inference, ToInference(info, message, now, now + RestAdmission::kWaitMax));
+  MILLRACE_ASSIGN_OR_RETURN(OpenInference inference,
+                            ToInference(version->info(), message, now, now + RestAdmission::kWaitMax));
   inference.raw = true;
+  inference.request.any_version = target.version.empty() && target.label.empty();
+  if (inference.request.key.empty()) inference.request.key = KeyOf(request);
+  version = RouteRequest(std::move(version), inference.request);
+  const std::shared_ptr<const LoadedVersion> answering = version;
 
   MILLRACE_ASSIGN_OR_RETURN(const InferenceAnswer answer, WaitForAnswer<InferenceAnswer>([&](InferenceDone done) {
                               engine_.Infer(std::move(version), inference.request, std::move(done));
                             }));
   inference::ModelInferResponse response;
-  FillResponse(info, inference, answer, &response);
+  FillResponse(answering->info(), inference, answer, &response);
   return response;
 }
 

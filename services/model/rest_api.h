@@ -20,7 +20,9 @@ namespace millrace {
 //   GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/stats
 //   GET  /v2/models/M[/versions/V] and, below it, /ready, /config, /stats; POST .../infer
 //   POST /v2/repository/index, /v2/repository/models/M/load and .../unload (which are refused: the repository decides)
-//   GET  /v1/models/M[/versions/V]; POST the same with :predict
+//   GET  /v1/models/M[/versions/V or /labels/L]; POST the same with :predict
+// The header Millrace-Key is the key by which a rollout chooses the version (PredictRequest.key), as is, under /v2, the
+// parameter `key`.
 // An error is {"error": "..."} with status 400 (also if it is a failed precondition), 404, 405, 415, 429, 500, 501,
 // 503 or 504; 429 and 503 may have Retry-After.
 //
@@ -45,6 +47,7 @@ class RestApi {
   struct Target {
     std::string model;
     std::string version;  // empty: the one that serves
+    std::string label;    // of TensorFlow Serving; else empty
   };
 
   absl::StatusOr<HttpResponse> Route(const HttpRequest& request);
@@ -55,8 +58,10 @@ class RestApi {
   absl::StatusOr<HttpResponse> Infer(const HttpRequest& request, const Target& target);
   absl::StatusOr<HttpResponse> Predict(const HttpRequest& request, const Target& target);
 
+  absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(const Target& target) const;
   // Blocks. The response has raw contents.
   absl::StatusOr<inference::ModelInferResponse> Compute(std::shared_ptr<const LoadedVersion> version,
+                                                        const Target& target, const HttpRequest& request,
                                                         const inference::ModelInferRequest& message);
 
   const OpenInferenceCatalog& catalog_;

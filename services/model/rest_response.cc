@@ -60,6 +60,11 @@ std::optional<HttpResponse> UnlessMethod(const HttpRequest& request, const char*
   return response;
 }
 
+std::string_view KeyOf(const HttpRequest& request) {
+  const auto found = request.headers.find("millrace-key");
+  return found == request.headers.end() ? std::string_view() : found->second;
+}
+
 std::vector<std::string> PathParts(std::string_view path) { return absl::StrSplit(ToAbsl(path.substr(1)), '/'); }
 
 }  // namespace millrace

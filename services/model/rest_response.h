@@ -22,6 +22,8 @@ HttpResponse RestError(const absl::Status& status);
 absl::Status NothingAt(const HttpRequest& request);
 // 405 unless it is the one.
 std::optional<HttpResponse> UnlessMethod(const HttpRequest& request, const char* method);
+// The header Millrace-Key (rest_api.h), else "".
+std::string_view KeyOf(const HttpRequest& request);
 // "/v2/models" is "v2" and "models".
 std::vector<std::string> PathParts(std::string_view path);
 

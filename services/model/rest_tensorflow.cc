@@ -131,7 +131,8 @@ absl::StatusOr<std::string> StatusToRest(const inference::RepositoryIndexRespons
     versions.push_back(
         {{"version", entry.version()},
          {"state", StateOf(entry.state())},
-         {"status", {{"error_code", refused ? "FAILED_PRECONDITION" : "OK"}, {"error_message", entry.reason()}}}});
+         {"status",
+          {{"error_code", refused ? "FAILED_PRECONDITION" : "OK"}, {"error_message", refused ? entry.reason() : ""}}}});
   }
   if (versions.empty()) {
     return absl::NotFoundError(absl::StrCat(

@@ -7,7 +7,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/planted_bug.h"
+#include "common/status_macros.h"
 #include "common/strings.h"
+#include "services/model/rollout.h"
 
 namespace millrace {
 
@@ -21,6 +23,8 @@ std::string_view StateName(VersionReport::State state) {
       return "RETIRED";
     case VersionReport::State::kRefused:
       return "REFUSED";
+    case VersionReport::State::kCandidate:
+      return "CANDIDATE";
   }
   return "UNKNOWN";
 }
@@ -45,10 +49,24 @@ absl::StatusOr<std::shared_ptr<const LoadedVersion>> ServingTable::Find(std::str
   }
   const std::shared_ptr<const LoadedVersion>& active = found->second.serving;
   if (version != 0 && version != active->info().version) {
+    const std::shared_ptr<Rollout> rollout = active->rollout();
+    if (rollout != nullptr && rollout->candidate()->info().version == version) return rollout->candidate();
     return absl::NotFoundError(absl::StrCat("version ", version, " of model ", found->first, " is not loaded; version ",
                                             active->info().version, " serves"));
   }
   return active;
+}
+
+absl::StatusOr<std::shared_ptr<const LoadedVersion>> ServingTable::FindLabel(std::string_view name,
+                                                                             std::string_view label) const {
+  MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> stable, Find(name, 0));
+  if (label == kStable) return stable;
+  const std::shared_ptr<Rollout> rollout = stable->rollout();
+  if (label == kCanary && rollout != nullptr) return rollout->candidate();
+  const ModelInfo& info = stable->info();
+  return absl::NotFoundError(absl::StrCat(
+      "no version of model ", info.model, " is labelled '", ToAbsl(label), "'; there is stable (version ", info.version,
+      ")", rollout == nullptr ? "" : absl::StrCat(" and canary (version ", rollout->candidate()->info().version, ")")));
 }
 
 absl::Status ServingTable::NothingServes(std::string_view name, const Model* model) const {
@@ -76,14 +94,43 @@ std::string ServingTable::Serving() const {
 void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
   MutexLock lock(&mutex_);
   Model& model = models_[version->info().model];
-  model.candidates.erase(version->info().version);
-  model.retired.erase(version->info().version);  // of its first life, if it is loaded again
+  GiveUpCandidate(model);
   if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
-  std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
-  model.accounts[version->info().version] = version->statistics();
-  if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
+  Open(model, *version);
   if constexpr (kPlantedBug == PlantedBug::kLeakedVersion) new std::shared_ptr(version);
   model.serving = std::move(version);
+}
+
+void ServingTable::StartRollout(const std::shared_ptr<Rollout>& rollout) {
+  const LoadedVersion& candidate = *rollout->candidate();
+  MutexLock lock(&mutex_);
+  Model& model = models_[candidate.info().model];
+  GiveUpCandidate(model);
+  Open(model, candidate);
+  model.serving->SetRollout(rollout);
+}
+
+void ServingTable::EndRollout(const std::string& model) {
+  MutexLock lock(&mutex_);
+  GiveUpCandidate(models_[model]);
+}
+
+void ServingTable::GiveUpCandidate(Model& model) {
+  const std::shared_ptr<Rollout> rollout = model.serving == nullptr ? nullptr : model.serving->rollout();
+  if (rollout == nullptr) return;
+  const uint64_t version = rollout->candidate()->info().version;
+  model.serving->SetRollout(nullptr);
+  model.accounts.erase(version);
+  model.retired[version] = rollout->candidate();
+}
+
+void ServingTable::Open(Model& model, const LoadedVersion& version) {
+  const uint64_t number = version.info().version;
+  model.candidates.erase(number);
+  model.retired.erase(number);  // of its first life, if it is loaded again, or of its time as a candidate
+  std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
+  model.accounts[number] = version.statistics();
+  if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
 }
 
 absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::string_view wanted,
@@ -123,6 +170,7 @@ void ServingTable::SetLoading(const std::string& model, uint64_t version) {
 
 void ServingTable::SetRefused(const std::string& model, uint64_t version, const std::string& reason) {
   MutexLock lock(&mutex_);
+  models_[model].retired.erase(version);
   auto& candidates = models_[model].candidates;
   candidates[version] = {.model = model, .version = version, .state = VersionReport::State::kRefused, .reason = reason};
   if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
@@ -163,7 +211,13 @@ std::vector<VersionReport> ServingTable::Report() const {
   MutexLock lock(&mutex_);
   for (const auto& [name, model] : models_) {
     const auto first = static_cast<std::ptrdiff_t>(reports.size());
-    if (model.serving != nullptr) add(*model.serving, VersionReport::State::kServing);
+    if (model.serving != nullptr) {
+      add(*model.serving, VersionReport::State::kServing);
+      if (const std::shared_ptr<Rollout> rollout = model.serving->rollout()) {
+        add(*rollout->candidate(), VersionReport::State::kCandidate);
+        reports.back().reason = rollout->Progress();
+      }
+    }
     for (const auto& [version, retired] : model.retired) {
       if (std::shared_ptr<const LoadedVersion> loaded = retired.lock()) {
         add(*loaded, VersionReport::State::kRetired);

@@ -18,12 +18,12 @@ namespace millrace {
 
 // One row of ListModels and of the status page.
 struct VersionReport {
-  enum class State { kLoading, kServing, kRetired, kRefused };
+  enum class State { kLoading, kServing, kRetired, kRefused, kCandidate };
 
   std::string model;
   uint64_t version = 0;
   State state = State::kLoading;
-  std::string reason;   // of a refusal
+  std::string reason;   // of a refusal; of a candidate, how far its rollout is
   double accuracy = 0;  // [0, 1]; 0 if not known
   std::optional<CanaryScore> canary_score = {};
   uint64_t requests = 0;  // for which this version was chosen, whatever became of them
@@ -41,12 +41,24 @@ class ServingTable {
   static constexpr size_t kReportsPerModelMax = 32;  // of refused versions; the newest stay
 
   // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
-  // that serves. UNAVAILABLE if nothing serves yet, or nothing of this model, which is known to the repository;
-  // NOT_FOUND for a model or version that is not there.
+  // that serves; else that one or the candidate beside it. UNAVAILABLE if nothing serves yet, or nothing of this model,
+  // which is known to the repository; NOT_FOUND for a model or version that is not there.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(std::string_view model, uint64_t version) const;
+
+  // By label: "stable", the version that serves, or "canary", the candidate. Errors as above; NOT_FOUND names the
+  // labels that there are.
+  absl::StatusOr<std::shared_ptr<const LoadedVersion>> FindLabel(std::string_view model, std::string_view label) const;
+  static constexpr std::string_view kStable = "stable";
+  static constexpr std::string_view kCanary = "canary";
 
   // From now on `version` answers for its model; the one before is retired, and unloaded with its last request.
   void Publish(std::shared_ptr<const LoadedVersion> version);
+
+  // The rollout's candidate is tried beside the version that serves its model, of which there must be one; a candidate
+  // before it is given up.
+  void StartRollout(const std::shared_ptr<Rollout>& rollout);
+  // The candidate is given up, if there is one; it is unloaded with its last request.
+  void EndRollout(const std::string& model);
 
   // What the loader is to make of the model: 0, the newest, until told otherwise.
   void SetPinned(const std::string& model, uint64_t version);
@@ -80,6 +92,8 @@ class ServingTable {
     std::map<uint64_t, std::shared_ptr<const VersionStatistics>> accounts;
   };
 
+  static void GiveUpCandidate(Model& model);
+  static void Open(Model& model, const LoadedVersion& version);
   std::string Serving() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NothingServes(std::string_view name, const Model* model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -11,7 +11,16 @@
 namespace millrace {
 namespace {
 
-constexpr char kWorse[] = "worse";  // than what serves, on the canary set; a metric label
+// Refusals, as metrics have them, that are not about the version alone.
+constexpr char kWorse[] = "worse";  // than what serves, on the canary set
+constexpr char kIncomparable[] = "incomparable";
+
+bool SameSignature(const ModelInfo& a, const ModelInfo& b) { return a.input == b.input && a.classes == b.classes; }
+
+std::string SignatureText(const ModelInfo& info) {
+  return absl::StrCat("[", info.input.channels, ", ", info.input.height, ", ", info.input.width, "] to ",
+                      info.classes == 0 ? "a reconstruction" : absl::StrCat(info.classes, " classes"));
+}
 
 }  // namespace
 
@@ -21,7 +30,8 @@ VersionLoader::VersionLoader(Options options, LoadVersion load, ServingTable& ta
       load_(std::move(load)),
       table_(table),
       metrics_(std::move(metrics)),
-      clock_(clock) {}
+      clock_(clock),
+      shadow_(options_.rollout.mode == RolloutOptions::Mode::kImmediate ? nullptr : std::make_shared<ShadowRunner>()) {}
 
 VersionLoader::~VersionLoader() { Stop(); }
 
@@ -36,6 +46,7 @@ void VersionLoader::Stop() {
     changed_.SignalAll();
   }
   if (thread_.joinable()) thread_.join();
+  if (shadow_ != nullptr) shadow_->Stop();  // it calls LookNow
 }
 
 absl::Status VersionLoader::repository_status() const {
@@ -45,6 +56,10 @@ absl::Status VersionLoader::repository_status() const {
 
 void VersionLoader::Pin(const std::string& model, uint64_t version) {
   table_.SetPinned(model, version);
+  LookNow();
+}
+
+void VersionLoader::LookNow() {
   MutexLock lock(&mutex_);
   look_now_ = true;
   changed_.SignalAll();
@@ -61,6 +76,7 @@ void VersionLoader::Run() {
 }
 
 bool VersionLoader::PollOnce() {
+  SettleRollouts();
   absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
   if (!listing.ok()) {
     NoteRepository(listing.status());
@@ -106,11 +122,32 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
     states.push_back({.model = name,
                       .available = versions,
                       .serving = model.serving,
+                      .candidate = model.rollout == nullptr ? 0 : model.candidate.version,
                       .pinned = table_.pinned(name),
                       .failed = model.failed,
                       .last_turn = model.last_turn});
   }
   return states;
+}
+
+void VersionLoader::SettleRollouts() {
+  for (auto& [name, model] : models_) {
+    if (model.rollout == nullptr) continue;
+    const std::shared_ptr<const LoadedVersion> candidate = model.rollout->candidate();
+    const uint64_t version = candidate->info().version;
+    const uint64_t pinned = table_.pinned(name);
+    const std::optional<RolloutVerdict> verdict = model.rollout->verdict();
+    if (pinned == version || (pinned == 0 && verdict && verdict->promoted())) {
+      const std::string why = pinned == version ? "pinned" : verdict->text;
+      metrics_->CountRollout(name, "promoted", "");
+      const uint64_t before = Serve(candidate);
+      LogInfo("promoted a candidate", {{"model", name}, {"version", version}, {"before", before}, {"why", why}});
+    } else if (pinned != 0) {
+      EndRollout(name, "ended", "");
+    } else if (verdict) {
+      RollBack(name, *verdict);
+    }
+  }
 }
 
 void VersionLoader::Load(const LoadAction& action) {
@@ -127,7 +164,7 @@ void VersionLoader::Load(const LoadAction& action) {
     }
   }
   std::optional<CanaryScore> score;
-  if (result.status.ok() && options_.canary_set) Compare(action, result, score);
+  if (result.status.ok()) CompareWithLive(result, score);
   if (!result.status.ok()) return Refuse(action, result);
   std::shared_ptr<VersionSeries> series = metrics_->AddVersion(action.model, version);
   if (score) series->SetCanaryScore(*score);
@@ -136,42 +173,94 @@ void VersionLoader::Load(const LoadAction& action) {
          start);
 }
 
-void VersionLoader::Compare(const LoadAction& action, LoadResult& result, std::optional<CanaryScore>& score) {
-  const absl::StatusOr<std::optional<CanaryScore>> measured = options_.canary_set->Measure(*result.predictor);
-  if (!measured.ok()) {
-    result.status =
-        absl::Status(measured.status().code(), absl::StrCat("on the canary set: ", measured.status().message()));
-    return;
+void VersionLoader::CompareWithLive(LoadResult& result, std::optional<CanaryScore>& score) {
+  const ModelInfo& info = result.predictor->info();
+  if (options_.canary_set) {
+    const absl::StatusOr<std::optional<CanaryScore>> measured = options_.canary_set->Measure(*result.predictor);
+    if (!measured.ok()) {
+      result.status =
+          absl::Status(measured.status().code(), absl::StrCat("on the canary set: ", measured.status().message()));
+      return;
+    }
+    score = *measured;
+    if (!score) LogWarning("the canary set does not fit the model, and says nothing of it", {{"model", info.model}});
   }
-  score = *measured;
-  if (!score) {
-    LogWarning("the canary set does not fit the model, and says nothing about it", {{"model", action.model}});
-    return;
+  const auto live = table_.Find(info.model, 0);
+  if (!live.ok() || table_.pinned(info.model) == info.version) return;
+  const ModelInfo& live_info = (*live)->info();
+  if (shadow_ != nullptr && !SameSignature(info, live_info)) {
+    result.status = absl::FailedPreconditionError(absl::StrCat("incomparable: it maps ", SignatureText(info),
+                                                               ", version ", live_info.version, " which serves ",
+                                                               SignatureText(live_info), "; a pin makes it serve"));
+    result.refusal = kIncomparable;
+  } else if (score && (*live)->canary_score()) {
+    result.status = CheckNotWorse(*score, *(*live)->canary_score(), live_info.version, options_.canary_margin);
+    if (!result.status.ok()) result.refusal = kWorse;
   }
-  const auto live = table_.Find(action.model, 0);
-  if (!live.ok() || !(*live)->canary_score() || table_.pinned(action.model) == action.version.version) return;
-  result.status = CheckNotWorse(*score, *(*live)->canary_score(), (*live)->info().version, options_.canary_margin);
-  if (!result.status.ok()) result.refusal = kWorse;
 }
 
 void VersionLoader::Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start) {
   const uint64_t version = action.version.version;
   Model& model = models_[action.model];
-  const uint64_t before = std::exchange(model.serving, version);
   model.failed.erase(version);
   if (options_.warm) options_.warm(loaded);
   const absl::Duration took = clock_.Now() - start;
-  const ModelInfo& info = loaded->info();
   metrics_->CountLoad(action.model, "loaded", "");
   metrics_->ObserveLoadTime(action.model, took);
-  metrics_->SetActive(action.model, version, info.step);
-  table_.Publish(loaded);
+  if (shadow_ != nullptr && model.serving != 0 && table_.pinned(action.model) != version) {
+    return StartRollout(action, loaded);
+  }
+  const uint64_t before = Serve(loaded);
+  const ModelInfo& info = loaded->info();
   LogInfo("serving a new version", {{"model", action.model},
                                     {"version", version},
                                     {"before", before},
                                     {"accuracy", info.accuracy},
                                     {"digest", info.digest},
                                     {"load_time", took}});
+}
+
+uint64_t VersionLoader::Serve(const std::shared_ptr<const LoadedVersion>& version) {
+  const ModelInfo& info = version->info();
+  Model& model = models_[info.model];
+  model.rollout = nullptr;
+  metrics_->SetActive(info.model, info.version, info.step);
+  table_.Publish(version);
+  return std::exchange(model.serving, info.version);
+}
+
+void VersionLoader::StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded) {
+  Model& model = models_[action.model];
+  if (model.rollout != nullptr) EndRollout(action.model, "replaced", "");
+  model.rollout = std::make_shared<Rollout>(loaded, options_.rollout, shadow_, metrics_, [this] { LookNow(); });
+  model.candidate = action.version;
+  metrics_->SetCandidate(action.model, action.version.version);
+  table_.StartRollout(model.rollout);
+  LogInfo("trying a candidate", {{"model", action.model},
+                                 {"version", action.version.version},
+                                 {"serving", model.serving},
+                                 {"rows", options_.rollout.limits.rows},
+                                 {"digest", loaded->info().digest}});
+}
+
+void VersionLoader::EndRollout(const std::string& name, const std::string& result, const std::string& reason) {
+  Model& model = models_[name];
+  model.rollout = nullptr;
+  metrics_->CountRollout(name, result, reason);
+  metrics_->SetCandidate(name, 0);
+  table_.EndRollout(name);
+  LogInfo("a rollout has ended", {{"model", name}, {"version", model.candidate.version}, {"result", result}});
+}
+
+void VersionLoader::RollBack(const std::string& name, const RolloutVerdict& verdict) {
+  Model& model = models_[name];
+  EndRollout(name, "rolled_back", std::string(Name(verdict.reason)));
+  const std::string text = absl::StrCat("rolled back: ", verdict.text);
+  model.failed[model.candidate.version] = {
+      .identity = model.candidate.identity, .retry_at = absl::InfiniteFuture(), .by_comparison = true};
+  table_.SetRefused(name, model.candidate.version, text);
+  LogError("refused a candidate",
+           {{"model", name}, {"version", model.candidate.version}, {"reason", text}, {"serving", model.serving}});
 }
 
 void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
@@ -184,7 +273,7 @@ void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
   model.failed[version] = {.identity = action.version.identity,
                            .retry_at = refused ? absl::InfiniteFuture() : clock_.Now() + RetryDelay(attempts),
                            .attempts = attempts,
-                           .by_comparison = result.refusal == kWorse};
+                           .by_comparison = result.refusal == kWorse || result.refusal == kIncomparable};
 
   metrics_->CountLoad(action.model, refused ? "refused" : "failed", result.refusal);
   table_.SetRefused(action.model, version, std::string(result.status.message()));

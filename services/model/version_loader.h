@@ -20,13 +20,16 @@
 #include "services/model/model_metrics.h"
 #include "services/model/predictor.h"
 #include "services/model/repository.h"
+#include "services/model/rollout.h"
 #include "services/model/serving_table.h"
+#include "services/model/shadow_runner.h"
 #include "services/model/version_policy.h"
 
 namespace millrace {
 
-// Polls the repository, asks the version policy, loads off to the side, publishes or refuses. A failure of the storage
-// is logged and waited out; what serves goes on serving.
+// Polls the repository, asks the version policy, loads off to the side, publishes or refuses, and follows rollouts to
+// their end: a candidate is promoted or, by its verdict, refused; a newer one takes its place; a pin ends it. A failure
+// of the storage is logged and waited out; what serves goes on serving.
 //
 // Threads: everything happens on one thread between Start and Stop, or on the caller's in PollOnce; never both at once.
 class VersionLoader {
@@ -39,6 +42,8 @@ class VersionLoader {
     // By which a version is compared with the one that serves, unless it is pinned; none: it is not.
     std::optional<CanarySet> canary_set = std::nullopt;
     double canary_margin = 0.02;  // as CheckNotWorse takes it
+    // How a version comes to serve in another's place, unless it is pinned: then at once.
+    RolloutOptions rollout = {};
   };
 
   // The references must outlive the loader; `load` is called on the loader's thread.
@@ -67,17 +72,26 @@ class VersionLoader {
  private:
   struct Model {
     uint64_t serving = 0;
+    std::shared_ptr<Rollout> rollout;
+    AvailableVersion candidate;  // of the rollout
     uint64_t last_turn = 0;
     std::map<uint64_t, FailedLoad> failed;
   };
 
   void Run();
+  void LookNow();
+  void SettleRollouts();
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   void Load(const LoadAction& action);
   // Measures the version on the canary set, if there is one, and compares it with the one that serves.
-  void Compare(const LoadAction& action, LoadResult& result, std::optional<CanaryScore>& score);
+  void CompareWithLive(LoadResult& result, std::optional<CanaryScore>& score);
   void Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start);
+  void StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded);
+  void EndRollout(const std::string& name, const std::string& result, const std::string& reason);
+  void RollBack(const std::string& name, const RolloutVerdict& verdict);
+  // Returns the version that served before.
+  uint64_t Serve(const std::shared_ptr<const LoadedVersion>& version);
   void Refuse(const LoadAction& action, const LoadResult& result);
 
   const Options options_;
@@ -97,6 +111,7 @@ class VersionLoader {
   absl::Status repository_status_ ABSL_GUARDED_BY(mutex_) = absl::UnknownError("the repository has not been read yet");
 
   Janitor janitor_;
+  const std::shared_ptr<ShadowRunner> shadow_;  // null without rollouts
   std::thread thread_;
 };
 

@@ -17,7 +17,7 @@ bool MayTry(const ModelState& model, const AvailableVersion& version, absl::Time
 const AvailableVersion* BestCandidate(const ModelState& model, absl::Time now) {
   for (auto version = model.available.rbegin(); version != model.available.rend(); ++version) {
     const bool wanted = model.pinned != 0 ? version->version == model.pinned && model.pinned != model.serving
-                                          : version->version > model.serving;
+                                          : version->version > std::max(model.serving, model.candidate);
     if (wanted && MayTry(model, *version, now)) return &*version;
   }
   return nullptr;

@@ -1,11 +1,11 @@
 // Which version to load next: a pure function of what is there, what serves and what has failed.
 //
 // Rules: a pinned version, and nothing else, while there is one; else the newest version that is newer than the one
-// that serves, and never an older one, so versions never go backwards by themselves; a version that was refused is not
-// tried again until its files change (or, if it was only worse than another, it is pinned), and meanwhile the next
-// newest has its turn; one that could not be read for reasons of the storage is tried again when its time has come.
-// What is missing from the repository (versions cleaned up, storage lost) never makes anything happen: nothing is
-// unloaded without a successor.
+// that serves, and than a candidate that is tried beside it, and never an older one, so versions never go backwards by
+// themselves; a version that was refused is not tried again until its files change (or, if it was only worse than
+// another, it is pinned), and meanwhile the next newest has its turn; one that could not be read for reasons of the
+// storage is tried again when its time has come. What is missing from the repository (versions cleaned up, storage
+// lost) never makes anything happen: nothing is unloaded without a successor.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,7 @@ struct ModelState {
   std::string model;
   std::vector<AvailableVersion> available;  // ascending
   uint64_t serving = 0;                     // 0: none yet
+  uint64_t candidate = 0;                   // that is tried beside it; 0: none
   uint64_t pinned = 0;                      // what is to serve whatever is pushed; 0: the newest
   std::map<uint64_t, FailedLoad> failed;    // by version
   uint64_t last_turn = 0;                   // when this model was last chosen, as a count of all choices; 0: never

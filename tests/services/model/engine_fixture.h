@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "services/model/inference_engine.h"
 #include "services/model/model_metrics.h"
+#include "services/model/rollout.h"
 #include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
 #include "tests/services/model/fake_model.h"
@@ -29,11 +30,23 @@ class EngineFixture : public ::testing::Test {
     loader_.PollOnce();
   }
 
+  // Beside the version that serves; requests that name no version go to it.
+  void TryCandidate(uint64_t version) {
+    table_.StartRollout(std::make_shared<Rollout>(
+        std::make_shared<const LoadedVersion>(std::make_unique<FakePredictor>(FakeInfo("mnist", version)),
+                                              model_metrics_->AddVersion("mnist", version)),
+        RolloutOptions{
+            .mode = RolloutOptions::Mode::kCanary, .canary_fraction = 1, .limits = {.rows = 1000, .agreement_min = 0}},
+        shadow_, model_metrics_, [] {}));
+  }
+  ~EngineFixture() override { shadow_->Stop(); }
+
   const TemporaryDirectory root_;
   std::atomic<bool> blocked_ = false;
   std::atomic<int> forward_passes_ = 0;
   Metrics metrics_{"test"};
   std::shared_ptr<ModelMetrics> model_metrics_ = ModelMetrics::Create(metrics_);
+  std::shared_ptr<ShadowRunner> shadow_ = std::make_shared<ShadowRunner>();
   ServingTable table_;
   InferenceEngine engine_{{.executors = 2, .batch_rows = 4, .requests = 16}, RealClock()};
   VersionLoader loader_{{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},

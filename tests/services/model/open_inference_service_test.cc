@@ -71,6 +71,28 @@ class OpenInferenceServiceTest : public EngineFixture {
   std::unique_ptr<inference::GRPCInferenceService::Stub> stub_;
 };
 
+TEST_F(OpenInferenceServiceTest, ALabelStandsForAVersion) {
+  PublishAndLoad(7);
+  TryCandidate(8);
+  ModelInferRequest request = RawInferRequest();
+  ModelInferResponse response;
+  for (const auto& [label, version] :
+       {std::pair("", "8"), std::pair("stable", "7"), std::pair("canary", "8"), std::pair("7", "7")}) {
+    request.set_model_version(label);
+    ASSERT_TRUE(Infer(request, &response).ok()) << label;
+    EXPECT_EQ(response.model_version(), version) << label;
+  }
+  request.set_model_version("newest");
+  EXPECT_THAT(Infer(request, &response).error_message(), HasSubstr("nor stable or canary"));
+  request.clear_model_version();
+  (*request.mutable_parameters())["key"].set_int64_param(1);
+  EXPECT_THAT(Infer(request, &response).error_message(), HasSubstr("key must be a string"));
+  inference::RepositoryIndexResponse index;
+  ASSERT_TRUE(Call(&Stub::RepositoryIndex, {}, &index).ok());
+  EXPECT_EQ(index.models_size(), 2);
+  EXPECT_EQ(index.models(0).state(), "READY");
+}
+
 TEST_F(OpenInferenceServiceTest, LiveAlwaysAndReadyWithTheService) {
   inference::ServerLiveResponse live;
   ASSERT_TRUE(Call(&Stub::ServerLive, {}, &live).ok());

@@ -70,6 +70,28 @@ TEST_F(PredictServiceTest, AnswersCarryTheirProvenance) {
   EXPECT_EQ(response.predictions(1).probabilities_size(), static_cast<int>(kFakeClasses));
 }
 
+TEST_F(PredictServiceTest, ALabelChoosesTheVersionAndSoDoesARolloutIfThereIsNone) {
+  PublishAndLoad(7);
+  v1::PredictRequest request = Raw();
+  const auto version = [&](const std::string& label) {
+    request.set_label(label);
+    v1::PredictResponse response;
+    EXPECT_TRUE(Predict(request, &response).ok()) << label;
+    return response.version();
+  };
+  EXPECT_EQ(version(""), 7u);
+  EXPECT_EQ(version("stable"), 7u);
+  request.set_label("canary");
+  EXPECT_THAT(Predict(request).error_message(), HasSubstr("there is stable (version 7)"));
+  TryCandidate(8);
+  EXPECT_EQ(version(""), 8u);
+  EXPECT_EQ(version("stable"), 7u);
+  EXPECT_EQ(version("canary"), 8u);
+  request.set_version(7);
+  EXPECT_THAT(Predict(request).error_message(), HasSubstr("version and a label"));
+  EXPECT_EQ(version(""), 7u);
+}
+
 TEST_F(PredictServiceTest, AnAutoencodersAnswerIsTheImageAndItsError) {
   PublishAndLoad(7, "autoencoder");
   v1::PredictResponse response;

@@ -1,6 +1,7 @@
 // The REST protocols over a real HTTP server, with fake models.
 #include "services/model/rest_api.h"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -70,6 +71,31 @@ class RestApiTest : public EngineFixture {
   std::unique_ptr<HttpServer> server_;
 };
 
+TEST_F(RestApiTest, LabelsAndKeysChooseTheVersion) {
+  PublishAndLoad(7);
+  EXPECT_EQ(Post("/v1/models/mnist/labels/stable:predict", kRows).status, 200);
+  const HttpReply none = Post("/v1/models/mnist/labels/canary:predict", kRows);
+  EXPECT_EQ(none.status, 404);
+  EXPECT_THAT(none.body, HasSubstr("there is stable (version 7)"));
+  TryCandidate(8);
+  EXPECT_EQ(GetJson("/v1/models/mnist/labels/canary")["model_version_status"][0]["version"], "8");
+  EXPECT_EQ(GetJson("/v1/models/mnist/labels/stable")["model_version_status"][0]["version"], "7");
+  const auto label = [&](const std::string& path) {
+    const json row = json::parse(Post(path, kRows).body)["predictions"][0];
+    return std::max_element(row.begin(), row.end()) - row.begin();
+  };
+  EXPECT_EQ(label("/v1/models/mnist:predict"), 8 % kFakeClasses);
+  EXPECT_EQ(label("/v1/models/mnist/labels/canary:predict"), 8 % kFakeClasses);
+  EXPECT_EQ(label("/v1/models/mnist/labels/stable:predict"), 7 % kFakeClasses);
+  EXPECT_EQ(label("/v1/models/mnist/versions/7:predict"), 7 % kFakeClasses);
+  const auto version = [&](const std::string& path) {
+    return json::parse(Post(path, InferBody().dump(), "Millrace-Key: me\r\n").body)["model_version"];
+  };
+  EXPECT_EQ(version("/v2/models/mnist/infer"), "8");
+  EXPECT_EQ(version("/v2/models/mnist/versions/stable/infer"), "7");
+  EXPECT_EQ(version("/v2/models/mnist/versions/canary/infer"), "8");
+}
+
 TEST_F(RestApiTest, HealthAndMetadata) {
   EXPECT_EQ(GetJson("/v2")["name"], "millrace");
   EXPECT_EQ(GetJson("/v2/health/live")["live"], true);
@@ -132,7 +158,7 @@ TEST_F(RestApiTest, EveryFaultHasItsStatus) {
   for (const char* path :
        {"/v2/", "/v2/x", "/v2/models", "/v2/models/", "/v2/models/mnist/x", "/v2/models/mnist/config/x",
         "/v2/models/mnist/versions", "/v2/models/mnist/versions/7/ready/x", "/v2/repository/x", "/v1", "/v1/",
-        "/v1/models", "/v1/models/mnist/labels/stable", "/v1/:predict", "/v1/models/other"}) {
+        "/v1/models", "/v1/models/mnist/labels/newest", "/v1/:predict", "/v1/models/other"}) {
     EXPECT_EQ(Get(path).status, std::string(path) == "/v2/" ? 200 : 404) << path;
   }
 }

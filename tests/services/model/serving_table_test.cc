@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "services/model/rollout.h"
 #include "tests/services/model/fake_model.h"
 #include "tests/services/model/serving_fixture.h"
 #include "tests/testing/status_matchers.h"
@@ -65,6 +66,42 @@ TEST_F(ServingTableTest, ARetiredVersionIsListedUntilItsLastRequestEnds) {
   in_flight.reset();
   EXPECT_THAT(States(), ElementsAre(std::pair(2u, State::kServing)));
   EXPECT_THAT(metrics_.Render(), ::testing::Not(HasSubstr("version=\"1\"")));  // the series went too
+}
+
+TEST_F(ServingTableTest, ACandidateIsFoundByVersionAndByLabelUntilItServesOrIsGivenUp) {
+  const auto runner = std::make_shared<ShadowRunner>();
+  const auto rollout = [&](uint64_t version) {
+    return std::make_shared<Rollout>(Make("mnist", version), RolloutOptions{}, runner, model_metrics_, [] {});
+  };
+  table_.Publish(Make("mnist", 1));
+  EXPECT_THAT(table_.FindLabel("mnist", "canary"),
+              StatusIs(absl::StatusCode::kNotFound,
+                       "no version of model mnist is labelled 'canary'; there is stable (version 1)"));
+  table_.SetLoading("mnist", 2);
+  table_.StartRollout(rollout(2));
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(Serving("mnist", 2), 2u);
+  EXPECT_EQ((*table_.FindLabel("", "stable"))->info().version, 1u);
+  EXPECT_EQ((*table_.FindLabel("", "canary"))->info().version, 2u);
+  EXPECT_THAT(table_.FindLabel("mnist", "newest"),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("stable (version 1) and canary (version 2)")));
+  EXPECT_THAT(table_.FindLabel("other", "stable"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(States(), ElementsAre(std::pair(2u, State::kCandidate), std::pair(1u, State::kServing)));
+  EXPECT_EQ(table_.Accounts("mnist", 0)->size(), 2u);
+
+  table_.StartRollout(rollout(3));  // in the other's place
+  EXPECT_THAT(States(), ElementsAre(std::pair(3u, State::kCandidate), std::pair(1u, State::kServing)));
+  EXPECT_THAT(table_.Accounts("mnist", 2), StatusIs(absl::StatusCode::kNotFound));  // it has not served
+  table_.EndRollout("mnist");
+  table_.SetRefused("mnist", 3, "rolled back");
+  EXPECT_THAT(States(), ElementsAre(std::pair(3u, State::kRefused), std::pair(1u, State::kServing)));
+
+  table_.StartRollout(rollout(4));
+  table_.Publish(*table_.FindLabel("mnist", "canary"));
+  EXPECT_EQ(Serving(), 4u);
+  EXPECT_THAT(table_.FindLabel("mnist", "canary"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kServing), std::pair(3u, State::kRefused)));
+  EXPECT_EQ(table_.Accounts("mnist", 0)->size(), 2u);
 }
 
 TEST_F(ServingTableTest, AccountsOutliveTheirVersionsInBoundedNumber) {

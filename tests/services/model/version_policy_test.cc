@@ -49,6 +49,24 @@ TEST(NextLoad, APinnedVersionAndNothingElseIsLoaded) {
   EXPECT_EQ(Next(state), 30u) << "unpinned";
 }
 
+TEST(NextLoad, APinOverrulesARefusalByComparisonOnly) {
+  ModelState state = State("m", {10, 20}, 10);
+  state.failed[20] = {.identity = 200, .retry_at = absl::InfiniteFuture(), .by_comparison = true};
+  EXPECT_EQ(Next(state), std::nullopt);
+  state.pinned = 20;
+  EXPECT_EQ(Next(state), 20u);
+  state.failed[20].by_comparison = false;
+  EXPECT_EQ(Next(state), std::nullopt);
+}
+
+TEST(NextLoad, TakesOnlyWhatIsNewerThanTheCandidateToo) {
+  ModelState state = State("m", {10, 20, 30}, 10);
+  state.candidate = 20;
+  EXPECT_EQ(Next(state), 30u);
+  state.candidate = 30;
+  EXPECT_EQ(Next(state), std::nullopt);
+}
+
 TEST(NextLoad, DoesNothingWhenTheRepositoryIsEmpty) {
   EXPECT_EQ(Next(State("m", {}, 30)), std::nullopt);
   EXPECT_EQ(NextLoad({}, kNow), std::nullopt);
