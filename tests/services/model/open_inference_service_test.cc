@@ -180,7 +180,7 @@ TEST_F(OpenInferenceServiceTest, InfersAndEveryFaultHasItsCode) {
   EXPECT_TRUE(Infer(request, &response).ok());
   request.set_model_version("6");
   EXPECT_EQ(Infer(request, &response).error_code(), grpc::StatusCode::NOT_FOUND);
-  request.set_model_version("stable");
+  request.set_model_version("newest");
   EXPECT_EQ(Infer(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   request = RawInferRequest();
   request.set_model_name("other");
