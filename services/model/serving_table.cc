@@ -153,7 +153,11 @@ absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::s
 
 void ServingTable::SetPinned(const std::string& model, uint64_t version) {
   MutexLock lock(&mutex_);
-  models_[model].pinned = version;
+  Model& pinned = models_[model];
+  pinned.pinned = version;
+  const auto refused = pinned.candidates.find(version);
+  if (refused == pinned.candidates.end() || !refused->second.by_comparison) return;
+  refused->second = {.model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
 }
 
 uint64_t ServingTable::pinned(std::string_view model) const {
@@ -168,11 +172,16 @@ void ServingTable::SetLoading(const std::string& model, uint64_t version) {
       .model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
 }
 
-void ServingTable::SetRefused(const std::string& model, uint64_t version, const std::string& reason) {
+void ServingTable::SetRefused(const std::string& model, uint64_t version, const std::string& reason,
+                              bool by_comparison) {
   MutexLock lock(&mutex_);
   models_[model].retired.erase(version);
   auto& candidates = models_[model].candidates;
-  candidates[version] = {.model = model, .version = version, .state = VersionReport::State::kRefused, .reason = reason};
+  candidates[version] = {.model = model,
+                         .version = version,
+                         .state = VersionReport::State::kRefused,
+                         .reason = reason,
+                         .by_comparison = by_comparison};
   if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
 }
 

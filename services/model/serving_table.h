@@ -26,8 +26,9 @@ struct VersionReport {
   std::string reason;   // of a refusal; of a candidate, how far its rollout is
   double accuracy = 0;  // [0, 1]; 0 if not known
   std::optional<CanaryScore> canary_score = {};
-  uint64_t requests = 0;  // for which this version was chosen, whatever became of them
-  bool pinned = false;    // it is to serve whatever is pushed
+  uint64_t requests = 0;       // for which this version was chosen, whatever became of them
+  bool pinned = false;         // it is to serve whatever is pushed
+  bool by_comparison = false;  // refused because another was better: a pin overrules it
 };
 std::string_view StateName(VersionReport::State state);  // "LOADING" ...
 
@@ -60,12 +61,14 @@ class ServingTable {
   // The candidate is given up, if there is one; it is unloaded with its last request.
   void EndRollout(const std::string& model);
 
-  // What the loader is to make of the model: 0, the newest, until told otherwise.
+  // What the loader is to make of the model: 0, the newest, until told otherwise. A refusal that a pin overrules is
+  // over.
   void SetPinned(const std::string& model, uint64_t version);
   uint64_t pinned(std::string_view model) const;
 
   void SetLoading(const std::string& model, uint64_t version);
-  void SetRefused(const std::string& model, uint64_t version, const std::string& reason);
+  // `by_comparison`: as in VersionReport.
+  void SetRefused(const std::string& model, uint64_t version, const std::string& reason, bool by_comparison = false);
   // A version that was loading or refused is gone from the repository.
   void Forget(const std::string& model, uint64_t version);
 

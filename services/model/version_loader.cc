@@ -258,7 +258,7 @@ void VersionLoader::RollBack(const std::string& name, const RolloutVerdict& verd
   const std::string text = absl::StrCat("rolled back: ", verdict.text);
   model.failed[model.candidate.version] = {
       .identity = model.candidate.identity, .retry_at = absl::InfiniteFuture(), .by_comparison = true};
-  table_.SetRefused(name, model.candidate.version, text);
+  table_.SetRefused(name, model.candidate.version, text, true);
   LogError("refused a candidate",
            {{"model", name}, {"version", model.candidate.version}, {"reason", text}, {"serving", model.serving}});
 }
@@ -276,7 +276,7 @@ void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
                            .by_comparison = result.refusal == kWorse || result.refusal == kIncomparable};
 
   metrics_->CountLoad(action.model, refused ? "refused" : "failed", result.refusal);
-  table_.SetRefused(action.model, version, std::string(result.status.message()));
+  table_.SetRefused(action.model, version, std::string(result.status.message()), model.failed[version].by_comparison);
   LogError(refused ? "refused a version" : "could not load a version, will try again", {{"model", action.model},
                                                                                         {"version", version},
                                                                                         {"reason", result.refusal},

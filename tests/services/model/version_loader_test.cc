@@ -175,6 +175,7 @@ TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
   Publish(2, "bad");
   PollAll();
   loader_->Pin("mnist", 2);
+  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kRefused);
   PollAll();
   EXPECT_EQ(Serving(), 1u);
 }
@@ -276,6 +277,7 @@ TEST_F(VersionLoaderRolloutTest, AVerdictAgainstACandidateRefusesItUntilItIsPinn
   PollAll();
   EXPECT_EQ(Candidate(), 0u);  // not tried again
   loader_->Pin("mnist", 2);
+  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kLoading);  // no longer refused
   PollAll();
   EXPECT_EQ(Serving(), 2u);
 }
