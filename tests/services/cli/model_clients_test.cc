@@ -10,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "services/cli/explain_command.h"
 #include "services/cli/load_test_command.h"
+#include "services/cli/models_command.h"
 #include "services/cli/predict_command.h"
 #include "services/cli/serving_check.h"
 #include "services/cli/status_command.h"
@@ -148,6 +149,56 @@ TEST_F(ModelClientsTest, StatusTellsAModelServiceFromACoordinator) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(RunStatus({.target = {server_->address()}}), kExitOk);
   EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("mnist version 844  serving"));
+}
+
+v1::ListModelsResponse TwoVersions() {
+  v1::ListModelsResponse models;
+  v1::ModelVersionStatus& refused = *models.add_versions();
+  refused.set_model("mnist");
+  refused.set_version(844);
+  refused.set_state(v1::ModelVersionStatus::STATE_REFUSED);
+  refused.set_reason("model.pt: SHA-256 \"differs\"");
+  v1::ModelVersionStatus& serving = *models.add_versions();
+  serving.set_model("mnist");
+  serving.set_version(422);
+  serving.set_state(v1::ModelVersionStatus::STATE_SERVING);
+  serving.set_accuracy(0.98);
+  serving.set_requests(10'000);
+  serving.set_pinned(true);
+  return models;
+}
+
+TEST(FormatModelTableTest, ListsVersionsUnderAHeading) {
+  EXPECT_EQ(FormatModelTable({}), "MODEL  VERSION  STATE  ACCURACY  REQUESTS  PINNED  REASON\n");
+  EXPECT_EQ(FormatModelTable(TwoVersions()),
+            "MODEL  VERSION  STATE    ACCURACY  REQUESTS  PINNED  REASON\n"
+            "mnist  844      refused  -         0                 model.pt: SHA-256 \"differs\"\n"
+            "mnist  422      serving  98.00 %   10,000    pinned\n");
+}
+
+TEST(FormatModelsJsonTest, HoldsWhatTheTableHolds) {
+  EXPECT_EQ(FormatModelsJson({}), "{\"versions\":[]}\n");
+  EXPECT_EQ(FormatModelsJson(TwoVersions()),
+            R"({"versions":[{"model":"mnist","version":844,"state":"refused","accuracy":null,"requests":0,)"
+            R"("pinned":false,"reason":"model.pt: SHA-256 \"differs\""},)"
+            R"({"model":"mnist","version":422,"state":"serving","accuracy":0.98,"requests":10000,)"
+            R"("pinned":true,"reason":""}]})"
+            "\n");
+}
+
+TEST_F(ModelClientsTest, ModelsListsTheVersions) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(RunModels({.target = {server_->address()}}), kExitOk);
+  EXPECT_EQ(RunModels({.target = {server_->address()}, .json = true}), kExitOk);
+  EXPECT_EQ(RunModels({.target = {"nonsense"}}), kExitUsage);
+  const std::string address = server_->address();
+  server_.reset();
+  EXPECT_EQ(RunModels({.target = {address}}), kExitFailure);
+  const std::string out = testing::internal::GetCapturedStdout();
+  EXPECT_THAT(out, HasSubstr("mnist  844      serving"));
+  EXPECT_THAT(out, HasSubstr(R"("version":844,"state":"serving")"));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(address));
 }
 
 TEST_F(ModelClientsTest, StatusOfNothingIsAFailure) {
