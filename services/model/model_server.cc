@@ -73,7 +73,9 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); }},
               std::move(load), table_, metrics_, clock),
       admin_({.repository = options_.repository, .token_file = options_.admin_token_file, .open = options_.admin_open},
-             table_, loader_) {}
+             table_, loader_) {
+  table_.OnChange([this] { service_.VersionsChanged(); });
+}
 
 absl::Status ModelServer::Ready() {
   if (draining_) return absl::UnavailableError("draining");
@@ -99,6 +101,7 @@ void ModelServer::Drain(absl::Duration) {
   draining_ = true;
   std::this_thread::sleep_for(absl::ToChronoMilliseconds(options_.drain_delay));
   if (mirror_ != nullptr) mirror_->Stop();
+  service_.Drain();
   open_inference_.Drain();
   loader_.Stop();
 }

@@ -72,16 +72,23 @@ std::string ServingTable::Serving() const {
   return names;
 }
 
+void ServingTable::Changed() const {
+  if (changed_) changed_();
+}
+
 void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
-  MutexLock lock(&mutex_);
-  Model& model = models_[version->info().model];
-  model.candidates.erase(version->info().version);
-  model.retired.erase(version->info().version);  // of its first life, if it is loaded again
-  if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
-  std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
-  model.accounts[version->info().version] = version->statistics();
-  if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
-  model.serving = std::move(version);
+  {
+    MutexLock lock(&mutex_);
+    Model& model = models_[version->info().model];
+    model.candidates.erase(version->info().version);
+    model.retired.erase(version->info().version);  // of its first life, if it is loaded again
+    if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
+    std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
+    model.accounts[version->info().version] = version->statistics();
+    if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
+    model.serving = std::move(version);
+  }
+  Changed();
 }
 
 absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::string_view wanted,
@@ -103,8 +110,11 @@ absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::s
 }
 
 void ServingTable::SetPinned(const std::string& model, uint64_t version) {
-  MutexLock lock(&mutex_);
-  models_[model].pinned = version;
+  {
+    MutexLock lock(&mutex_);
+    models_[model].pinned = version;
+  }
+  Changed();
 }
 
 uint64_t ServingTable::pinned(std::string_view model) const {
@@ -114,21 +124,31 @@ uint64_t ServingTable::pinned(std::string_view model) const {
 }
 
 void ServingTable::SetLoading(const std::string& model, uint64_t version) {
-  MutexLock lock(&mutex_);
-  models_[model].candidates[version] = {
-      .model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
+  {
+    MutexLock lock(&mutex_);
+    models_[model].candidates[version] = {
+        .model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
+  }
+  Changed();
 }
 
 void ServingTable::SetRefused(const std::string& model, uint64_t version, const std::string& reason) {
-  MutexLock lock(&mutex_);
-  auto& candidates = models_[model].candidates;
-  candidates[version] = {.model = model, .version = version, .state = VersionReport::State::kRefused, .reason = reason};
-  if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
+  {
+    MutexLock lock(&mutex_);
+    auto& candidates = models_[model].candidates;
+    candidates[version] = {
+        .model = model, .version = version, .state = VersionReport::State::kRefused, .reason = reason};
+    if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
+  }
+  Changed();
 }
 
 void ServingTable::Forget(const std::string& model, uint64_t version) {
-  MutexLock lock(&mutex_);
-  if (const auto found = models_.find(model); found != models_.end()) found->second.candidates.erase(version);
+  {
+    MutexLock lock(&mutex_);
+    if (const auto found = models_.find(model); found != models_.end()) found->second.candidates.erase(version);
+  }
+  Changed();
 }
 
 bool ServingTable::serves_any() const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -37,6 +38,10 @@ class ServingTable {
   // What a request that names no model means if several serve.
   static constexpr std::string_view kDefaultModel = "mnist";
   static constexpr size_t kReportsPerModelMax = 32;  // of refused versions; the newest stay
+
+  // `changed` is called after every change of a version's state or of a pin, by whoever made it, while no lock is held.
+  // Before the first change only; may be left out.
+  void OnChange(std::function<void()> changed) { changed_ = std::move(changed); }
 
   // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
   // that serves. UNAVAILABLE if nothing serves yet, or nothing of this model, which is known to the repository;
@@ -81,6 +86,9 @@ class ServingTable {
   std::string Serving() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NothingServes(std::string_view name, const Model* model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  void Changed() const;
+
+  std::function<void()> changed_ = nullptr;
   mutable Mutex mutex_;
   std::map<std::string, Model, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
 };

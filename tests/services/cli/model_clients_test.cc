@@ -67,6 +67,18 @@ class FakeModelService : public v1::ModelService::Service {
     version.set_reason(refuse ? "weights are not finite" : "");
     return grpc::Status::OK;
   }
+  // First what ListModels tells, then that the version has had its first request.
+  grpc::Status WatchVersions(grpc::ServerContext* context, const v1::WatchVersionsRequest*,
+                             grpc::ServerWriter<v1::WatchVersionsResponse>* writer) override {
+    v1::ListModelsResponse models;
+    EXPECT_TRUE(ListModels(context, nullptr, &models).ok());
+    v1::WatchVersionsResponse response;
+    *response.mutable_versions() = models.versions();
+    writer->Write(response);
+    response.mutable_versions(0)->set_requests(1);
+    writer->Write(response);
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down");
+  }
   // Set before the first call.
   bool refuse = false;
   bool reconstructs = false;
@@ -151,21 +163,21 @@ TEST_F(ModelClientsTest, StatusTellsAModelServiceFromACoordinator) {
   EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("mnist version 844  serving"));
 }
 
-v1::ListModelsResponse TwoVersions() {
-  v1::ListModelsResponse models;
-  v1::ModelVersionStatus& refused = *models.add_versions();
+ModelVersions TwoVersions() {
+  ModelVersions versions;
+  v1::ModelVersionStatus& refused = *versions.Add();
   refused.set_model("mnist");
   refused.set_version(844);
   refused.set_state(v1::ModelVersionStatus::STATE_REFUSED);
   refused.set_reason("model.pt: SHA-256 \"differs\"");
-  v1::ModelVersionStatus& serving = *models.add_versions();
+  v1::ModelVersionStatus& serving = *versions.Add();
   serving.set_model("mnist");
   serving.set_version(422);
   serving.set_state(v1::ModelVersionStatus::STATE_SERVING);
   serving.set_accuracy(0.98);
   serving.set_requests(10'000);
   serving.set_pinned(true);
-  return models;
+  return versions;
 }
 
 TEST(FormatModelTableTest, ListsVersionsUnderAHeading) {
@@ -199,6 +211,21 @@ TEST_F(ModelClientsTest, ModelsListsTheVersions) {
   EXPECT_THAT(out, HasSubstr("mnist  844      serving"));
   EXPECT_THAT(out, HasSubstr(R"("version":844,"state":"serving")"));
   EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(address));
+}
+
+TEST_F(ModelClientsTest, ModelsWatchesUntilTheServiceEnds) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(RunModels({.target = {server_->address()}, .watch = true}), kExitFailure);
+  EXPECT_EQ(RunModels({.target = {server_->address()}, .json = true, .watch = true}), kExitFailure);
+  const std::string heading = "MODEL  VERSION  STATE    ACCURACY  REQUESTS  PINNED  REASON\n";
+  const std::string json = R"({"versions":[{"model":"mnist","version":844,"state":"serving","accuracy":null,)";
+  EXPECT_EQ(testing::internal::GetCapturedStdout(),
+            heading + "mnist  844      serving  -         0\n\n" +  //
+                heading + "mnist  844      serving  -         1\n" + json +
+                "\"requests\":0,\"pinned\":false,\"reason\":\"\"}]}\n" +  //
+                json + "\"requests\":1,\"pinned\":false,\"reason\":\"\"}]}\n");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(server_->address() + ": shutting down\n"));
 }
 
 TEST_F(ModelClientsTest, StatusOfNothingIsAFailure) {
