@@ -38,8 +38,9 @@ int main(int argc, char** argv) {
       ->transform([](const std::string& text) { return text.starts_with("grpc://") ? text.substr(7) : text; });
   app.add_option("--trusted-keys", trusted_keys_file,
                  "PEM file with Ed25519 public keys: versions that none of them has signed are refused");
-  app.add_option("--admin-token-file", admin_token_file,
-                 "File with the bearer token that Pin and Rollback need; without one only this machine may call them");
+  app.add_option(
+      "--admin-token-file", admin_token_file,
+      "File with the bearer token that pins, rollbacks, loads and unloads need; without one only this machine may ask");
   app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository and the source")
       ->capture_default_str()
       ->check(CLI::Range(1, 3'600'000));
@@ -81,6 +82,7 @@ int main(int argc, char** argv) {
              .limits = {.executors = executors, .batch_rows = max_batch_rows, .requests = max_in_flight},
              .admin_token_file = admin_token_file,
              .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
+             .admin_open_http = !flags.http_listen.empty() && millrace::ParseAddress(flags.http_listen)->is_local(),
              .drain_delay = absl::Seconds(drain_seconds)},
             millrace::ServableLoader(std::move(trusted_keys)), context.metrics(), millrace::RealClock());
       });

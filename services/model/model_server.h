@@ -35,7 +35,8 @@ class ModelServer : public Service {
     absl::Duration poll_interval = absl::Milliseconds(500);                  // (0, 1 h]
     Batcher::Limits limits;
     std::string admin_token_file = {};  // bearer token of operators; empty: none is asked for
-    bool admin_open = false;            // without a token: whether anybody may pin versions
+    bool admin_open = false;            // without a token: whether anybody may pin, load and unload versions
+    bool admin_open_http = false;       // the same over HTTP
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
     absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]
   };
@@ -67,6 +68,7 @@ class ModelServer : public Service {
   PredictService service_;
   const std::unique_ptr<VersionMirror> mirror_;  // null without a source
   OpenInferenceCatalog catalog_;
+  RepositoryControl control_;
   OpenInferenceService open_inference_;
   RestApi rest_;
   VersionLoader loader_;

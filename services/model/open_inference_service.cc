@@ -122,14 +122,26 @@ Reactor* OpenInferenceService::RepositoryIndex(Context* context, const inference
   return End(context, absl::OkStatus());
 }
 
-Reactor* OpenInferenceService::RepositoryModelLoad(Context* context, const inference::RepositoryModelLoadRequest*,
+Reactor* OpenInferenceService::RepositoryModelLoad(Context* context,
+                                                   const inference::RepositoryModelLoadRequest* request,
                                                    inference::RepositoryModelLoadResponse*) {
-  return End(context, OpenInferenceCatalog::LoadedByRepository());
+  Reactor* reactor = context->DefaultReactor();
+  const auto end = [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); };
+  const absl::Status allowed = operators_.Check(*context);
+  if (allowed.ok()) {
+    control_.Load(*request, end);
+  } else {
+    end(allowed);
+  }
+  return reactor;
 }
 
-Reactor* OpenInferenceService::RepositoryModelUnload(Context* context, const inference::RepositoryModelUnloadRequest*,
+Reactor* OpenInferenceService::RepositoryModelUnload(Context* context,
+                                                     const inference::RepositoryModelUnloadRequest* request,
                                                      inference::RepositoryModelUnloadResponse*) {
-  return End(context, OpenInferenceCatalog::LoadedByRepository());
+  absl::Status status = operators_.Check(*context);
+  if (status.ok()) status = control_.Unload(*request);
+  return End(context, status);
 }
 
 }  // namespace millrace

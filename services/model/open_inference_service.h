@@ -8,6 +8,8 @@
 #include "services/model/inference_stream.h"
 #include "services/model/open_inference.h"
 #include "services/model/open_inference_catalog.h"
+#include "services/model/operator_check.h"
+#include "services/model/repository_control.h"
 #include "services/model/stream_set.h"
 
 namespace millrace {
@@ -34,9 +36,10 @@ class OpenInferenceStreaming {
 // computed it. The references must outlive the service.
 class OpenInferenceService final : public inference::GRPCInferenceService::CallbackService {
  public:
-  // `clock`: the engine's.
-  OpenInferenceService(const OpenInferenceCatalog& catalog, InferenceEngine& engine, const Clock& clock)
-      : catalog_(catalog), engine_(engine), clock_(clock) {}
+  // `clock`: the engine's. `operators`: who may load and unload models.
+  OpenInferenceService(const OpenInferenceCatalog& catalog, InferenceEngine& engine, const Clock& clock,
+                       RepositoryControl& control, OperatorCheck operators)
+      : catalog_(catalog), engine_(engine), clock_(clock), control_(control), operators_(std::move(operators)) {}
 
   // Ends the streams, each after the request that is being answered; new ones are UNAVAILABLE.
   void Drain() { streams_.Drain(); }
@@ -81,6 +84,8 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
   const OpenInferenceCatalog& catalog_;
   InferenceEngine& engine_;
   const Clock& clock_;
+  RepositoryControl& control_;
+  const OperatorCheck operators_;
   StreamSet<InferenceStream<OpenInferenceStreaming>> streams_;
 };
 

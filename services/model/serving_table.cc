@@ -9,6 +9,20 @@
 #include "common/strings.h"
 
 namespace millrace {
+namespace {
+
+constexpr char kUnloaded[] = "unloaded by an operator";
+
+VersionReport ReportOf(const LoadedVersion& version, VersionReport::State state) {
+  return {.model = version.info().model,
+          .version = version.info().version,
+          .state = state,
+          .reason = {},
+          .accuracy = version.info().accuracy,
+          .requests = version.requests()};
+}
+
+}  // namespace
 
 std::string_view StateName(VersionReport::State state) {
   switch (state) {
@@ -51,6 +65,9 @@ absl::StatusOr<std::shared_ptr<const LoadedVersion>> ServingTable::Find(std::str
 }
 
 absl::Status ServingTable::NothingServes(std::string_view name, const Model* model) const {
+  if (model != nullptr && model->unloaded) {
+    return absl::UnavailableError(absl::StrCat("model ", ToAbsl(name), " was ", kUnloaded));
+  }
   if (model != nullptr) {
     const bool refused = !model->candidates.empty() && !model->candidates.rbegin()->second.reason.empty();
     return absl::UnavailableError(
@@ -76,19 +93,57 @@ void ServingTable::Changed() const {
   if (changed_) changed_();
 }
 
-void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
+bool ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
   {
     MutexLock lock(&mutex_);
     Model& model = models_[version->info().model];
+    if (model.unloaded) return false;
     model.candidates.erase(version->info().version);
-    model.retired.erase(version->info().version);  // of its first life, if it is loaded again
-    if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
-    std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
+    model.last.reset();
+    Retire(model);
+    model.retired.erase(version->info().version);  // of its earlier life, if it is loaded again
     model.accounts[version->info().version] = version->statistics();
     if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
-    model.serving = std::move(version);
+    model.serving.swap(version);  // what served goes after the lock
   }
   Changed();
+  return true;
+}
+
+void ServingTable::Retire(Model& model) {
+  if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
+  std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
+}
+
+absl::Status ServingTable::Unload(const std::string& name) {
+  std::shared_ptr<const LoadedVersion> served;  // goes after the lock
+  {
+    MutexLock lock(&mutex_);
+    const auto found = models_.find(name);
+    if (found == models_.end()) return absl::NotFoundError(absl::StrCat("there is no model ", name));
+    Model& model = found->second;
+    model.unloaded = true;
+    if (model.serving != nullptr) {
+      model.last = ReportOf(*model.serving, VersionReport::State::kRetired);
+      model.last->reason = kUnloaded;
+    }
+    Retire(model);
+    served = std::move(model.serving);
+    model.serving = nullptr;
+  }
+  Changed();
+  return absl::OkStatus();
+}
+
+void ServingTable::EndUnload(const std::string& name) {
+  MutexLock lock(&mutex_);
+  if (const auto found = models_.find(name); found != models_.end()) found->second.unloaded = false;
+}
+
+bool ServingTable::unloaded(std::string_view name) const {
+  MutexLock lock(&mutex_);
+  const auto found = models_.find(name);
+  return found != models_.end() && found->second.unloaded;
 }
 
 absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::string_view wanted,
@@ -156,6 +211,12 @@ bool ServingTable::serves_any() const {
   return std::any_of(models_.begin(), models_.end(), [](const auto& model) { return model.second.serving != nullptr; });
 }
 
+bool ServingTable::serves(std::string_view name) const {
+  MutexLock lock(&mutex_);
+  const auto found = models_.find(name);
+  return found != models_.end() && found->second.serving != nullptr;
+}
+
 std::vector<std::string> ServingTable::serving_models() const {
   MutexLock lock(&mutex_);
   std::vector<std::string> names;
@@ -169,21 +230,15 @@ std::vector<VersionReport> ServingTable::Report() const {
   // Declared first, so that a reference that turns out to be the last one goes after the lock.
   std::vector<std::shared_ptr<const LoadedVersion>> alive;
   std::vector<VersionReport> reports;
-  const auto add = [&](const LoadedVersion& version, VersionReport::State state) {
-    reports.push_back({.model = version.info().model,
-                       .version = version.info().version,
-                       .state = state,
-                       .reason = {},
-                       .accuracy = version.info().accuracy,
-                       .requests = version.requests()});
-  };
   MutexLock lock(&mutex_);
   for (const auto& [name, model] : models_) {
     const auto first = static_cast<std::ptrdiff_t>(reports.size());
-    if (model.serving != nullptr) add(*model.serving, VersionReport::State::kServing);
+    if (model.serving != nullptr) reports.push_back(ReportOf(*model.serving, VersionReport::State::kServing));
+    if (model.last) reports.push_back(*model.last);
     for (const auto& [version, retired] : model.retired) {
+      if (model.last && model.last->version == version) continue;
       if (std::shared_ptr<const LoadedVersion> loaded = retired.lock()) {
-        add(*loaded, VersionReport::State::kRetired);
+        reports.push_back(ReportOf(*loaded, VersionReport::State::kRetired));
         alive.push_back(std::move(loaded));
       }
     }

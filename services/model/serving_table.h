@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,7 +24,7 @@ struct VersionReport {
   std::string model;
   uint64_t version = 0;
   State state = State::kLoading;
-  std::string reason;     // of a refusal
+  std::string reason;     // of a refusal, or why an operator's doing keeps it from serving
   double accuracy = 0;    // [0, 1]; 0 if not known
   uint64_t requests = 0;  // for which this version was chosen, whatever became of them
   bool pinned = false;    // it is to serve whatever is pushed
@@ -44,12 +45,19 @@ class ServingTable {
   void OnChange(std::function<void()> changed) { changed_ = std::move(changed); }
 
   // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
-  // that serves. UNAVAILABLE if nothing serves yet, or nothing of this model, which is known to the repository;
-  // NOT_FOUND for a model or version that is not there.
+  // that serves. UNAVAILABLE if nothing serves yet, or nothing of this model, which is known to the repository or was
+  // unloaded; NOT_FOUND for a model or version that is not there.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(std::string_view model, uint64_t version) const;
 
   // From now on `version` answers for its model; the one before is retired, and unloaded with its last request.
-  void Publish(std::shared_ptr<const LoadedVersion> version);
+  // False if the model has been unloaded meanwhile: nothing changes.
+  bool Publish(std::shared_ptr<const LoadedVersion> version);
+
+  // From now on nothing answers for the model, and nothing is published for it, until EndUnload; what serves is
+  // retired. NOT_FOUND for a model of which nothing is known.
+  absl::Status Unload(const std::string& model);
+  void EndUnload(const std::string& model);
+  bool unloaded(std::string_view model) const;
 
   // What the loader is to make of the model: 0, the newest, until told otherwise.
   void SetPinned(const std::string& model, uint64_t version);
@@ -61,6 +69,7 @@ class ServingTable {
   void Forget(const std::string& model, uint64_t version);
 
   bool serves_any() const;
+  bool serves(std::string_view model) const;
   std::vector<std::string> serving_models() const;
   // By model, newest version first. Retired versions are there until they are unloaded.
   std::vector<VersionReport> Report() const;
@@ -78,11 +87,15 @@ class ServingTable {
   struct Model {
     std::shared_ptr<const LoadedVersion> serving;
     uint64_t pinned = 0;
+    bool unloaded = false;
+    std::optional<VersionReport> last;  // of an unloaded model: what served
     std::map<uint64_t, std::weak_ptr<const LoadedVersion>> retired;
     std::map<uint64_t, VersionReport> candidates;  // loading or refused
     std::map<uint64_t, std::shared_ptr<const VersionStatistics>> accounts;
   };
 
+  // What serves, if anything, is among the retired too.
+  static void Retire(Model& model);
   std::string Serving() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NothingServes(std::string_view name, const Model* model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

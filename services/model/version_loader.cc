@@ -9,6 +9,11 @@
 #include "common/log.h"
 
 namespace millrace {
+namespace {
+
+absl::Status Stopped() { return absl::UnavailableError("the model service is shutting down"); }
+
+}  // namespace
 
 VersionLoader::VersionLoader(Options options, LoadVersion load, ServingTable& table,
                              std::shared_ptr<ModelMetrics> metrics, const Clock& clock)
@@ -31,6 +36,7 @@ void VersionLoader::Stop() {
     changed_.SignalAll();
   }
   if (thread_.joinable()) thread_.join();
+  for (const PendingReload& reload : TakeReloads()) reload.done(Stopped());
 }
 
 absl::Status VersionLoader::repository_status() const {
@@ -45,6 +51,30 @@ void VersionLoader::Pin(const std::string& model, uint64_t version) {
   changed_.SignalAll();
 }
 
+void VersionLoader::Reload(const std::string& model, std::function<void(const absl::Status&)> done) {
+  table_.EndUnload(model);
+  absl::Status fault;
+  {
+    MutexLock lock(&mutex_);
+    if (stop_) {
+      fault = Stopped();
+    } else if (reloads_.size() >= kReloadsMax) {
+      fault = absl::ResourceExhaustedError(absl::StrCat("the limit of ", kReloadsMax, " loads that wait is reached"));
+    } else {
+      reloads_.push_back({.model = model, .done = std::move(done)});
+      look_now_ = true;
+      changed_.SignalAll();
+      return;
+    }
+  }
+  done(fault);
+}
+
+std::vector<VersionLoader::PendingReload> VersionLoader::TakeReloads() {
+  MutexLock lock(&mutex_);
+  return std::exchange(reloads_, {});
+}
+
 void VersionLoader::Run() {
   for (;;) {
     const bool tried = PollOnce();
@@ -56,18 +86,43 @@ void VersionLoader::Run() {
 }
 
 bool VersionLoader::PollOnce() {
-  absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
-  if (!listing.ok()) {
-    NoteRepository(listing.status());
-    return false;
+  const std::vector<PendingReload> reloads = TakeReloads();
+  const absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
+  const absl::Status status = listing.ok() && !listing->faults.empty() ? listing->faults.front() : listing.status();
+  NoteRepository(status);
+  std::vector<ModelState> states;
+  if (listing.ok()) states = Snapshot(*listing);
+  std::map<std::string, absl::Status> reloaded;  // once each, however many ask
+  for (const PendingReload& reload : reloads) {
+    const auto [result, first] = reloaded.try_emplace(reload.model);
+    if (first) result->second = ReloadNow(reload.model, status, states);
+    reload.done(result->second);
   }
-  NoteRepository(listing->faults.empty() ? absl::OkStatus() : listing->faults.front());
-  const std::vector<ModelState> states = Snapshot(*listing);
+  if (!reloads.empty()) return listing.ok();
   const std::optional<LoadAction> action = NextLoad(states, clock_.Now());
   if (!action) return false;
   models_[action->model].last_turn = ++turns_;
-  Load(*action);
+  (void)Load(*action);  // told in the table, the log and the metrics
   return true;
+}
+
+absl::Status VersionLoader::ReloadNow(const std::string& name, const absl::Status& repository,
+                                      std::vector<ModelState>& states) {
+  const auto state = std::find_if(states.begin(), states.end(), [&](const auto& it) { return it.model == name; });
+  if (state == states.end()) {
+    if (!repository.ok()) return repository;
+    return absl::NotFoundError(absl::StrCat("model ", name, " is not in the repository"));
+  }
+  models_[name].failed.clear();
+  state->failed.clear();
+  state->reload = true;
+  if (const std::optional<LoadAction> action = NextLoad({&*state, 1}, clock_.Now())) return Load(*action);
+  if (state->unloaded) return absl::FailedPreconditionError(absl::StrCat("model ", name, " is unloaded"));
+  if (state->pinned != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("version ", state->pinned, " of model ", name, ", which is pinned, is not in the repository"));
+  }
+  return absl::NotFoundError(absl::StrCat("the repository has no version of model ", name, " from ", state->serving));
 }
 
 // Logs changes only: an outage of an hour is two lines.
@@ -98,17 +153,22 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
       if (!there) table_.Forget(name, failed.first);
       return !there;
     });
+    if (model.serving != 0 && !table_.serves(name)) {
+      model.serving = 0;  // unloaded
+      metrics_->SetActive(name, 0, 0);
+    }
     states.push_back({.model = name,
                       .available = versions,
                       .serving = model.serving,
                       .pinned = table_.pinned(name),
                       .failed = model.failed,
+                      .unloaded = table_.unloaded(name),
                       .last_turn = model.last_turn});
   }
   return states;
 }
 
-void VersionLoader::Load(const LoadAction& action) {
+absl::Status VersionLoader::Load(const LoadAction& action) {
   const uint64_t version = action.version.version;
   table_.SetLoading(action.model, version);
   const absl::Time start = clock_.Now();
@@ -121,34 +181,37 @@ void VersionLoader::Load(const LoadAction& action) {
       result.refusal = "misplaced";
     }
   }
-  if (result.status.ok()) {
-    Accept(action, std::move(result.predictor), start);
-  } else {
-    Refuse(action, result);
-  }
+  if (result.status.ok()) return Accept(action, std::move(result.predictor), start);
+  Refuse(action, result);
+  return result.status;
 }
 
-void VersionLoader::Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor, absl::Time start) {
+absl::Status VersionLoader::Accept(const LoadAction& action, std::unique_ptr<const Predictor> predictor,
+                                   absl::Time start) {
   const uint64_t version = action.version.version;
   Model& model = models_[action.model];
-  const uint64_t before = std::exchange(model.serving, version);
   model.failed.erase(version);
 
   std::shared_ptr<const LoadedVersion> loaded = janitor_.Adopt(
       std::make_unique<const LoadedVersion>(std::move(predictor), metrics_->AddVersion(action.model, version)));
   if (options_.warm) options_.warm(loaded);
+  if (!table_.Publish(loaded)) {
+    table_.Forget(action.model, version);
+    return absl::FailedPreconditionError(absl::StrCat("model ", action.model, " was unloaded meanwhile"));
+  }
+  const uint64_t before = std::exchange(model.serving, version);
   const absl::Duration took = clock_.Now() - start;
   const ModelInfo& info = loaded->info();
   metrics_->CountLoad(action.model, "loaded", "");
   metrics_->ObserveLoadTime(action.model, took);
   metrics_->SetActive(action.model, version, info.step);
-  table_.Publish(loaded);
   LogInfo("serving a new version", {{"model", action.model},
                                     {"version", version},
                                     {"before", before},
                                     {"accuracy", info.accuracy},
                                     {"digest", info.digest},
                                     {"load_time", took}});
+  return absl::OkStatus();
 }
 
 void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
