@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -25,6 +26,8 @@ struct InferenceRequest {
   uint32_t rows = 1;                             // of raw and of floats
   absl::Time deadline = absl::InfiniteFuture();  // of the engine's clock
   bool deterministic = false;                    // the same bits for a row whatever else is being computed
+  // Who asks, by address; for the request log. May be called until the answer is given. Unset: not known.
+  std::function<std::string()> peer = nullptr;
 };
 
 // INVALID_ARGUMENT: not what this model takes, or over a limit.

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -36,11 +37,13 @@ struct InferenceQuestion {
 template <typename Protocol>
 class InferenceStream final : public grpc::ServerBidiReactor<typename Protocol::Request, typename Protocol::Response> {
  public:
-  // `deadline`: the call's, on the engine's clock. `closed`: as StreamSet says. The references must outlive the stream.
-  InferenceStream(Protocol protocol, InferenceEngine& engine, const Clock& clock, absl::Time deadline,
+  // `peer`: who asks. `deadline`: the call's, on the engine's clock. `closed`: as StreamSet says. The references must
+  // outlive the stream.
+  InferenceStream(Protocol protocol, InferenceEngine& engine, const Clock& clock, std::string peer, absl::Time deadline,
                   std::function<void(InferenceStream*)> closed)
       : engine_(engine),
         clock_(clock),
+        peer_(std::move(peer)),
         deadline_(deadline),
         closed_(std::move(closed)),
         protocol_(std::move(protocol)) {}
@@ -62,6 +65,7 @@ class InferenceStream final : public grpc::ServerBidiReactor<typename Protocol::
 
   InferenceEngine& engine_;
   const Clock& clock_;
+  const std::string peer_;
   const absl::Time deadline_;
   const std::function<void(InferenceStream*)> closed_;
 
@@ -104,6 +108,7 @@ template <typename Protocol>
 absl::Status InferenceStream<Protocol>::Ask(uint64_t turn) {
   absl::StatusOr<InferenceQuestion> question = protocol_.Ask(request_, clock_.Now(), deadline_);
   if (!question.ok()) return question.status();
+  question->request.peer = [this] { return peer_; };
   const ModelInfo* info = &question->version->info();  // the engine holds the version until the answer
   const InferenceEngine::Ticket ticket =
       engine_.Infer(std::move(question->version), question->request,

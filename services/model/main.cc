@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
   uint32_t max_in_flight = 128;
   uint32_t max_batch_rows = 32;
   double drain_seconds = 2;
+  millrace::RequestLog::Options request_log;
   CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
       ->required();
@@ -50,6 +51,14 @@ int main(int argc, char** argv) {
   app.add_option("--max-batch-rows", max_batch_rows, "Rows that one forward pass computes at most")
       ->capture_default_str()
       ->check(CLI::Range(1u, millrace::kPredictRowsMax));
+  app.add_option("--request-log", request_log.file, "File to which a sample of the requests is written; default: none");
+  app.add_option("--request-log-sample", request_log.sample, "Which part of the requests")
+      ->capture_default_str()
+      ->check(CLI::Range(1e-9, 1.0));
+  app.add_option("--request-log-max-bytes", request_log.bytes_max,
+                 "Of the file and the one before it together, as 64MiB; when half of it is full, a new file is begun")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(false));
   app.add_option("--drain-seconds", drain_seconds,
                  "After SIGTERM: seconds in which requests are still answered though /readyz already says no")
       ->capture_default_str()
@@ -83,6 +92,7 @@ int main(int argc, char** argv) {
              .admin_token_file = admin_token_file,
              .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
              .admin_open_http = !flags.http_listen.empty() && millrace::ParseAddress(flags.http_listen)->is_local(),
+             .request_log = request_log.file.empty() ? std::nullopt : std::make_optional(request_log),
              .drain_delay = absl::Seconds(drain_seconds)},
             millrace::ServableLoader(std::move(trusted_keys)), context.metrics(), millrace::RealClock());
       });

@@ -55,12 +55,19 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
   }
   const absl::Status repository = ListRepository(options.repository).status();
   if (absl::IsFailedPrecondition(repository)) return repository;
-  return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), std::move(load), metrics, clock));
+  std::unique_ptr<RequestLog> request_log;
+  if (options.request_log) {
+    MILLRACE_ASSIGN_OR_RETURN(request_log, RequestLog::Create(*options.request_log, metrics, clock));
+  }
+  return std::unique_ptr<ModelServer>(
+      new ModelServer(std::move(options), std::move(load), std::move(request_log), metrics, clock));
 }
 
-ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, const Clock& clock)
+ModelServer::ModelServer(Options options, LoadVersion load, std::unique_ptr<RequestLog> request_log, Metrics& metrics,
+                         const Clock& clock)
     : options_(std::move(options)),
       metrics_(ModelMetrics::Create(metrics)),
+      request_log_(std::move(request_log)),
       engine_(options_.limits, clock),
       explainer_(metrics, clock),
       service_(table_, engine_, explainer_, clock),
@@ -75,6 +82,10 @@ ModelServer::ModelServer(Options options, LoadVersion load, Metrics& metrics, co
               std::move(load), table_, metrics_, clock),
       admin_({.repository = options_.repository, .token_file = options_.admin_token_file, .open = options_.admin_open},
              table_, loader_) {
+  if (request_log_ != nullptr) {
+    engine_.OnAnswer([this](const LoadedVersion& version, const InferenceRequest& request, const absl::Status& fault,
+                            const InferenceAnswer& answer) { request_log_->Observe(version, request, fault, answer); });
+  }
   table_.OnChange([this] { service_.VersionsChanged(); });
 }
 

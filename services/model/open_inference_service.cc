@@ -103,7 +103,8 @@ Reactor* OpenInferenceService::ModelInfer(Context* context, const inference::Mod
 
 grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
 OpenInferenceService::ModelStreamInfer(Context* context) {
-  return streams_.Open(OpenInferenceStreaming(catalog_), engine_, clock_, DeadlineOf(*context, clock_));
+  return streams_.Open(OpenInferenceStreaming(catalog_), engine_, clock_, context->peer(),
+                       DeadlineOf(*context, clock_));
 }
 
 Reactor* OpenInferenceService::ModelConfig(Context* context, const inference::ModelConfigRequest* request,

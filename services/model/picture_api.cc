@@ -78,7 +78,7 @@ absl::StatusOr<HttpResponse> PictureApi::Route(const HttpRequest& request) {
                             catalog_.Find(parts[2], versioned ? parts[4] : ""));
   MILLRACE_ASSIGN_OR_RETURN(const ExplainOptions options, OptionsOf(request));
   MILLRACE_ASSIGN_OR_RETURN(const Row row, Prepare(request.body, version->info()));
-  return explain ? Explain(version, row, options) : Predict(version, row);
+  return explain ? Explain(version, row, options) : Predict(version, row, request);
 }
 
 HttpResponse PictureApi::Models() const {
@@ -108,8 +108,10 @@ absl::StatusOr<PictureApi::Row> PictureApi::Prepare(std::string_view picture, co
   return row;
 }
 
-absl::StatusOr<HttpResponse> PictureApi::Predict(const std::shared_ptr<const LoadedVersion>& version, const Row& row) {
-  const InferenceRequest request{.input = row.pixels, .deadline = row.deadline};
+absl::StatusOr<HttpResponse> PictureApi::Predict(const std::shared_ptr<const LoadedVersion>& version, const Row& row,
+                                                 const HttpRequest& asked) {
+  const InferenceRequest request{
+      .input = row.pixels, .deadline = row.deadline, .peer = [&asked] { return asked.peer; }};
   MILLRACE_ASSIGN_OR_RETURN(InferenceAnswer answer, WaitForAnswer<InferenceAnswer>([&](InferenceDone done) {
                               engine_.Infer(version, request, std::move(done));
                             }));

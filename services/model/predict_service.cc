@@ -132,7 +132,7 @@ grpc::ServerWriteReactor<v1::WatchVersionsResponse>* PredictService::WatchVersio
 
 grpc::ServerBidiReactor<v1::PredictStreamRequest, v1::PredictStreamResponse>* PredictService::PredictStream(
     grpc::CallbackServerContext* context) {
-  return streams_.Open(PredictStreaming(table_), engine_, clock_, DeadlineOf(*context, clock_));
+  return streams_.Open(PredictStreaming(table_), engine_, clock_, context->peer(), DeadlineOf(*context, clock_));
 }
 
 void PredictService::VersionsChanged() {

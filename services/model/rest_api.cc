@@ -161,7 +161,8 @@ absl::StatusOr<HttpResponse> RestApi::Infer(const HttpRequest& request, const Ta
   MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
   MILLRACE_ASSIGN_OR_RETURN(const std::optional<size_t> json_bytes, JsonBytesOf(request));
   MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferRequest message, InferRequestFromRest(request.body, json_bytes));
-  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response, Compute(std::move(version), message));
+  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response,
+                            Compute(std::move(version), message, request));
   RestBody body = InferResponseToRest(message, response);
   HttpResponse result{.body = std::move(body.bytes)};
   if (body.json_bytes) {
@@ -175,16 +176,19 @@ absl::StatusOr<HttpResponse> RestApi::Predict(const HttpRequest& request, const 
   MILLRACE_ASSIGN_OR_RETURN(const RestAdmission::Place place, admission_.Admit());
   MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version, catalog_.Find(target.model, target.version));
   MILLRACE_ASSIGN_OR_RETURN(const TensorFlowPredict asked, PredictFromRest(version->info(), request.body));
-  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response, Compute(std::move(version), asked.message));
+  MILLRACE_ASSIGN_OR_RETURN(const inference::ModelInferResponse response,
+                            Compute(std::move(version), asked.message, request));
   return HttpResponse{.body = PredictToRest(asked, response)};
 }
 
 absl::StatusOr<inference::ModelInferResponse> RestApi::Compute(std::shared_ptr<const LoadedVersion> version,
-                                                               const inference::ModelInferRequest& message) {
+                                                               const inference::ModelInferRequest& message,
+                                                               const HttpRequest& asked) {
   const ModelInfo& info = version->info();
   const absl::Time now = clock_.Now();
   MILLRACE_ASSIGN_OR_RETURN(OpenInference inference, ToInference(info, message, now, now + RestAdmission::kWaitMax));
   inference.raw = true;
+  inference.request.peer = [&asked] { return asked.peer; };
 
   MILLRACE_ASSIGN_OR_RETURN(const InferenceAnswer answer, WaitForAnswer<InferenceAnswer>([&](InferenceDone done) {
                               engine_.Infer(std::move(version), inference.request, std::move(done));

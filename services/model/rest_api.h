@@ -66,7 +66,8 @@ class RestApi {
 
   // Blocks. The response has raw contents.
   absl::StatusOr<inference::ModelInferResponse> Compute(std::shared_ptr<const LoadedVersion> version,
-                                                        const inference::ModelInferRequest& message);
+                                                        const inference::ModelInferRequest& message,
+                                                        const HttpRequest& asked);
 
   const OpenInferenceCatalog& catalog_;
   InferenceEngine& engine_;
