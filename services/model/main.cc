@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
   uint32_t max_in_flight = 128;
   uint32_t max_batch_rows = 32;
   double drain_seconds = 2;
+  std::string request_log_file;
   millrace::RequestLog::Options request_log;
   CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
@@ -51,7 +52,7 @@ int main(int argc, char** argv) {
   app.add_option("--max-batch-rows", max_batch_rows, "Rows that one forward pass computes at most")
       ->capture_default_str()
       ->check(CLI::Range(1u, millrace::kPredictRowsMax));
-  app.add_option("--request-log", request_log.file, "File to which a sample of the requests is written; default: none");
+  app.add_option("--request-log", request_log_file, "File to which a sample of the requests is written; default: none");
   app.add_option("--request-log-sample", request_log.sample, "Which part of the requests")
       ->capture_default_str()
       ->check(CLI::Range(1e-9, 1.0));
@@ -76,6 +77,7 @@ int main(int argc, char** argv) {
       "millrace-model", flags,
       [&](millrace::ServiceContext& context) -> absl::StatusOr<std::unique_ptr<millrace::Service>> {
         millrace::ConfigureTorch(1);
+        request_log.file = request_log_file;
         std::shared_ptr<const millrace::TrustedKeys> trusted_keys;
         if (!trusted_keys_file.empty()) {
           MILLRACE_ASSIGN_OR_RETURN(millrace::TrustedKeys keys, millrace::TrustedKeys::Read(trusted_keys_file));
