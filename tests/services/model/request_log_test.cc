@@ -1,9 +1,11 @@
 #include "services/model/request_log.h"
 
+#include <atomic>
 #include <fstream>
-#include <map>
 #include <memory>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/metrics.h"
@@ -112,6 +114,12 @@ class RequestLogTest : public ::testing::Test {
     options.file = file_;
     log_ = *RequestLog::Create(options, metrics_, clock_, disk_);
   }
+  static RequestRecord Record(uint64_t version, const std::string& peer = "unix:") {
+    RequestRecord record;
+    record.version = version;
+    record.peer = peer;
+    return record;
+  }
   double Count(const std::string& result) {
     for (const auto& family : metrics_.registry()->Collect()) {
       if (family.name != "millrace_model_request_log_records_total") continue;
@@ -137,12 +145,16 @@ class RequestLogTest : public ::testing::Test {
 };
 
 TEST_F(RequestLogTest, WritesWhatItWasShown) {
-  Open({.sample = 1});
+  Open({.file = {}, .sample = 1});
   const std::shared_ptr<ModelMetrics> series = ModelMetrics::Create(metrics_);
   const LoadedVersion version(std::make_unique<FakePredictor>(FakeInfo("mnist", 7)), series->AddVersion("mnist", 7));
-  InferenceAnswer answer{.values = {0.1f, 0.1f, 0.1f, 0.7f, 0.7f, 0.1f, 0.1f, 0.1f}, .rows = 2, .batch_rows = 3};
+  InferenceAnswer answer;
+  answer.values = {0.1f, 0.1f, 0.1f, 0.7f, 0.7f, 0.1f, 0.1f, 0.1f};
+  answer.rows = 2;
+  answer.batch_rows = 3;
   answer.queue = absl::Microseconds(5);
-  InferenceRequest request{.rows = 2};
+  InferenceRequest request;
+  request.rows = 2;
   request.peer = [] { return std::string("unix:"); };
   log_->Observe(version, request, absl::OkStatus(), answer);
   log_->Observe(version, {}, absl::DeadlineExceededError("late"), {});
@@ -163,11 +175,11 @@ TEST_F(RequestLogTest, WritesWhatItWasShown) {
 }
 
 TEST_F(RequestLogTest, TheFilesTogetherStayWithinTheLimitAndHoldTheNewest) {
-  Open({.bytes_max = RequestLog::kBytesMaxLeast});
+  Open({.file = {}, .bytes_max = RequestLog::kBytesMaxLeast});
   const std::string peer(200, 'p');
   constexpr int kRecords = 2000;  // of some 400 bytes: ten times the limit
   for (int i = 0; i < kRecords; ++i) {
-    log_->Write({.peer = peer, .version = static_cast<uint64_t>(i)});
+    log_->Write(Record(static_cast<uint64_t>(i), peer));
     if (i % 500 == 499) ASSERT_TRUE(Eventually([&] { return Count("written") == i + 1; }));
   }
   log_.reset();
@@ -192,13 +204,13 @@ TEST_F(RequestLogTest, WhatAnEarlierProcessLeftIsKeptOnce) {
 TEST_F(RequestLogTest, AFullDiskLosesRecordsAndIsTriedAgainLater) {
   Open();
   disk_.full = true;
-  log_->Write({.version = 1});
+  log_->Write(Record(1));
   ASSERT_TRUE(Eventually([&] { return Count("failed") == 1; }));
   disk_.full = false;
-  log_->Write({.version = 2});
+  log_->Write(Record(2));
   ASSERT_TRUE(Eventually([&] { return Count("failed") == 2; })) << "not yet";
   clock_.Advance(RequestLog::kRetryAfter);
-  log_->Write({.version = 3});
+  log_->Write(Record(3));
   ASSERT_TRUE(Eventually([&] { return Count("written") == 1; }));
   log_.reset();
   ASSERT_EQ(Lines(file_).size(), 1u) << "without the half of a line";
@@ -208,7 +220,7 @@ TEST_F(RequestLogTest, AFullDiskLosesRecordsAndIsTriedAgainLater) {
 TEST_F(RequestLogTest, ASlowDiskLosesRecordsAndNobodyWaits) {
   Open();
   disk_.slow = true;
-  for (size_t i = 0; i < 3 * RequestLog::kQueueMax; ++i) log_->Write({.version = 1});
+  for (size_t i = 0; i < 3 * RequestLog::kQueueMax; ++i) log_->Write(Record(1));
   // One batch in the writer's hands, of at most a queue's length, and one in the queue.
   EXPECT_GE(Count("dropped"), static_cast<double>(RequestLog::kQueueMax));
   disk_.slow = false;

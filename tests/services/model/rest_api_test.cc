@@ -170,7 +170,7 @@ TEST_F(RestApiTest, OperatorsLoadAndUnloadAndWebPagesDoNot) {
   EXPECT_EQ(ask("other/load"), 404);
   EXPECT_EQ(ask("other/unload"), 404);
   EXPECT_EQ(RestApi(catalog_, engine_, explainer_, RealClock(), control_, {"", /*open=*/false})
-                .Answer({.method = "POST", .path = "/v2/repository/models/mnist/unload", .headers = {}})
+                .Answer({.method = "POST", .path = "/v2/repository/models/mnist/unload", .headers = {}, .body = ""})
                 .status,
             403);
 }
