@@ -180,7 +180,9 @@ TEST_F(RequestLogTest, TheFilesTogetherStayWithinTheLimitAndHoldTheNewest) {
   constexpr int kRecords = 2000;  // of some 400 bytes: ten times the limit
   for (int i = 0; i < kRecords; ++i) {
     log_->Write(Record(static_cast<uint64_t>(i), peer));
-    if (i % 500 == 499) ASSERT_TRUE(Eventually([&] { return Count("written") == i + 1; }));
+    if (i % 500 == 499) {
+      ASSERT_TRUE(Eventually([&] { return Count("written") == i + 1; }));
+    }
   }
   log_.reset();
   EXPECT_LE(fs::file_size(file_) + fs::file_size(file_.string() + ".1"), RequestLog::kBytesMaxLeast);
