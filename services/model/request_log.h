@@ -2,7 +2,7 @@
 //
 // Each line is one request:
 //   time         RFC 3339, UTC, when it was answered
-//   peer         who asked, by address: "ipv4:10.0.0.7:53412", "unix:"
+//   peer         who asked, by address: "ipv4:10.0.0.7:53412", over HTTP "10.0.0.7:53412"; "unix:" of a socket
 //   model, version, step, digest    of what answered
 //   rows, batch_rows                of the request; of the batch in which it was computed
 //   label, confidence               of its first row: the most probable class, and how probable. null: none
