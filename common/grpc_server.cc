@@ -99,7 +99,9 @@ GrpcServer::~GrpcServer() { Drain(absl::ZeroDuration()); }
 
 void GrpcServer::SetServing(bool serving) { server_->GetHealthCheckService()->SetServingStatus(serving); }
 
-void GrpcServer::AddServing(const std::string& name) { server_->GetHealthCheckService()->SetServingStatus(name, true); }
+void GrpcServer::SetServing(const std::string& name, bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(name, serving);
+}
 
 void GrpcServer::Drain(absl::Duration grace) {
   // For good: later calls of SetServing do nothing.

@@ -49,9 +49,9 @@ class GrpcServer {
 
   // What grpc.health.v1 answers for the whole server (service name ""). Watchers are told of a change.
   void SetServing(bool serving);
-  // From now on grpc.health.v1 says SERVING for service name `name` too, until SetServing(false) or Drain. A name never
-  // given here is NOT_FOUND.
-  void AddServing(const std::string& name);
+  // What it answers for service name `name` from now on, until SetServing for the whole server, which is for all names
+  // that were ever given here, or Drain. Others are NOT_FOUND.
+  void SetServing(const std::string& name, bool serving);
 
   // Stops accepting calls, gives those in flight `grace` to end, cancels the rest, and returns when no handler runs.
   // Long streams should be ended by their services before this. Health watches and idle

@@ -270,6 +270,7 @@ class HttpServer::Impl {
   void AnswerApi(const httplib::Request& request, std::string_view body, httplib::Response& response) const {
     const std::string_view method = request.method == "HEAD" ? std::string_view("GET") : request.method;
     HttpRequest asked{.method = method, .path = request.path, .query = {}, .headers = {}, .body = body};
+    asked.peer = bound_.is_unix() ? "unix:" : absl::StrCat(request.remote_addr, ":", request.remote_port);
     for (const auto& [name, value] : request.headers) asked.headers.emplace(absl::AsciiStrToLower(name), value);
     asked.query.insert(request.params.begin(), request.params.end());
     HttpResponse answer = options_.api.answer(asked);

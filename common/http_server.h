@@ -22,6 +22,7 @@ struct HttpRequest {
   std::map<std::string, std::string> query = {};  // decoded
   std::map<std::string, std::string> headers;     // by lower-case name
   std::string_view body;                          // uncompressed
+  std::string peer = {};                          // "10.0.0.7:53412", "unix:"
 };
 
 struct HttpResponse {

@@ -4,12 +4,12 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <exception>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "CLI/App.hpp"
@@ -151,11 +151,18 @@ class Runtime {
 
   void UpdateHealth() {
     const bool ready = Ready().ok();
-    if (grpc_ != nullptr && ready != serving_) grpc_->SetServing(ready);
-    serving_ = ready;
-    if (grpc_ == nullptr || !ready) return;
-    for (const std::string& name : service_->HealthNames()) {
-      if (health_names_.insert(name).second) grpc_->AddServing(name);
+    const bool changed = ready != std::exchange(serving_, ready);
+    if (grpc_ == nullptr) return;
+    if (changed) {
+      grpc_->SetServing(ready);
+      for (auto& [_, serving] : health_names_) serving = ready;
+    }
+    if (!ready) return;
+    const std::vector<std::string> names = service_->HealthNames();
+    for (const std::string& name : names) health_names_.try_emplace(name, false);
+    for (auto& [name, serving] : health_names_) {
+      const bool now = std::find(names.begin(), names.end(), name) != names.end();
+      if (now != std::exchange(serving, now)) grpc_->SetServing(name, now);
     }
   }
 
@@ -188,7 +195,7 @@ class Runtime {
   ListenAddresses addresses_;
   // What gRPC health says; main thread only.
   bool serving_ = false;
-  std::set<std::string> health_names_;
+  std::map<std::string, bool> health_names_;
   std::atomic<bool> draining_ = false;
   std::unique_ptr<Service> service_;
   std::unique_ptr<GrpcServer> grpc_;

@@ -41,7 +41,8 @@ struct ServiceFlags {
 };
 
 // Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms, --tls-cert, --tls-key, --tls-ca,
-// --insecure, --parent-pid, and --healthcheck, which ends the program with kExitOk if the service that was given the same
+// --insecure, --parent-pid, and --healthcheck, which ends the program with kExitOk if the service that was given the
+// same
 // --http-listen is alive; it needs none of the flags that are otherwise required. `flags` must outlive the parsing.
 void AddServiceFlags(CLI::App& app, ServiceFlags& flags);
 
@@ -90,8 +91,8 @@ class Service {
   virtual std::vector<grpc::Service*> GrpcServices() { return {}; }
   // OK once the service can do its work, else what is missing: /readyz and grpc.health.v1. Any thread; called often.
   virtual absl::Status Ready() { return absl::OkStatus(); }
-  // Names besides "" that grpc.health.v1 answers SERVING for while the service is ready. The list may grow, never
-  // shrink.
+  // Names besides "" that grpc.health.v1 answers SERVING for while the service is ready. NOT_SERVING for those that
+  // were in the list before.
   virtual std::vector<std::string> HealthNames() { return {}; }
   // What the service answers over HTTP beside its pages.
   virtual HttpApi Api() { return {}; }

@@ -36,4 +36,8 @@ absl::string_view MessageOfLogLine(absl::string_view line);
 // One line per row: two spaces, the name padded to the longest, two spaces, the value.
 std::string FormatTable(const std::vector<std::pair<std::string, std::string>>& rows);
 
+// One line per row, all with as many cells as the first: each column is as wide as its widest cell, two spaces stand
+// between columns, and none at the end of a line.
+std::string FormatColumns(const std::vector<std::vector<std::string>>& rows);
+
 }  // namespace millrace

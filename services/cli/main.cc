@@ -4,6 +4,7 @@
 #include "common/command_line.h"
 #include "services/cli/explain_command.h"
 #include "services/cli/load_test_command.h"
+#include "services/cli/models_command.h"
 #include "services/cli/pin_command.h"
 #include "services/cli/predict_command.h"
 #include "services/cli/replay_command.h"
@@ -16,6 +17,7 @@ int main(int argc, char** argv) {
   millrace::TrainOptions train;
   millrace::PredictOptions predict;
   millrace::ExplainCommandOptions explain;
+  millrace::ModelsOptions models;
   millrace::PinOptions pin;
   millrace::SignOptions sign;
   millrace::StatusOptions status;
@@ -28,6 +30,7 @@ int main(int argc, char** argv) {
   CLI::App* const predict_app = app.add_subcommand("predict", "Ask a model service about image files");
   CLI::App* const explain_app =
       app.add_subcommand("explain", "Show which pixels of images made a model answer as it does");
+  CLI::App* const models_app = app.add_subcommand("models", "The versions of a model service, and how each is");
   CLI::App* const pin_app = app.add_subcommand("pin", "Have a model service serve one version, whatever is pushed");
   CLI::App* const rollback_app = app.add_subcommand("rollback", "Have a model service serve the version before");
   CLI::App* const sign_app = app.add_subcommand("sign", "Sign model versions, for services with --trusted-keys");
@@ -38,6 +41,7 @@ int main(int argc, char** argv) {
   millrace::AddTrainFlags(*train_app, train);
   millrace::AddPredictFlags(*predict_app, predict);
   millrace::AddExplainFlags(*explain_app, explain);
+  millrace::AddModelsFlags(*models_app, models);
   millrace::AddPinFlags(*pin_app, pin);
   millrace::AddRollbackFlags(*rollback_app, pin);
   millrace::AddSignFlags(*sign_app, sign);
@@ -50,6 +54,7 @@ int main(int argc, char** argv) {
   if (train_app->parsed()) return millrace::RunTrain(train);
   if (predict_app->parsed()) return millrace::RunPredict(predict);
   if (explain_app->parsed()) return millrace::RunExplain(explain);
+  if (models_app->parsed()) return millrace::RunModels(models);
   if (pin_app->parsed()) return millrace::RunPin(pin);
   if (rollback_app->parsed()) return millrace::RunRollback(pin);
   if (sign_app->parsed()) return millrace::RunSign(sign);

@@ -36,4 +36,13 @@ absl::StatusOr<v1::ListModelsResponse> PredictClient::ListModels(absl::Duration 
   return Call(*stub_, &Stub::ListModels, v1::ListModelsRequest(), timeout);
 }
 
+absl::Status PredictClient::WatchVersions(const std::function<void(const v1::WatchVersionsResponse&)>& changed) {
+  grpc::ClientContext context;
+  const auto stream = stub_->WatchVersions(&context, v1::WatchVersionsRequest());
+  v1::WatchVersionsResponse response;
+  while (stream->Read(&response)) changed(response);
+  const absl::Status status = FromGrpcStatus(stream->Finish());
+  return status.ok() ? absl::UnavailableError("the service has ended the call") : status;
+}
+
 }  // namespace millrace

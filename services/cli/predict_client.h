@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,6 +21,8 @@ class PredictClient {
   absl::StatusOr<v1::PredictResponse> Predict(const v1::PredictRequest& request, absl::Duration timeout);
   absl::StatusOr<v1::ExplainResponse> Explain(const v1::ExplainRequest& request, absl::Duration timeout);
   absl::StatusOr<v1::ListModelsResponse> ListModels(absl::Duration timeout);
+  // Calls `changed` with every list that comes, until the service ends the call. Never OK.
+  absl::Status WatchVersions(const std::function<void(const v1::WatchVersionsResponse&)>& changed);
 
  private:
   const std::unique_ptr<v1::ModelService::Stub> stub_;

@@ -13,8 +13,6 @@
 namespace millrace {
 namespace {
 
-constexpr char kAuthorization[] = "authorization";
-
 grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* call = context->DefaultReactor();
   call->Finish(ToGrpcStatus(status));
@@ -24,35 +22,20 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const abs
 }  // namespace
 
 AdminService::AdminService(const Options& options, const ServingTable& table, VersionLoader& loader)
-    : repository_(options.repository),
-      token_(options.token_file.empty() ? std::nullopt : std::make_optional<TokenCheck>(options.token_file)),
-      open_(options.open),
-      table_(table),
-      loader_(loader) {}
+    : repository_(options.repository), check_(options.token_file, options.open), table_(table), loader_(loader) {}
 
 grpc::ServerUnaryReactor* AdminService::Pin(grpc::CallbackServerContext* context, const v1::PinRequest* request,
                                             v1::PinResponse* response) {
-  absl::Status status = CheckCaller(*context);
+  absl::Status status = check_.Check(*context);
   if (status.ok()) status = PinVersion(*request, *response);
   return Finish(context, status);
 }
 
 grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* context,
                                                  const v1::RollbackRequest* request, v1::RollbackResponse* response) {
-  absl::Status status = CheckCaller(*context);
+  absl::Status status = check_.Check(*context);
   if (status.ok()) status = RollBack(*request, *response);
   return Finish(context, status);
-}
-
-absl::Status AdminService::CheckCaller(const grpc::CallbackServerContext& context) const {
-  if (!token_.has_value()) {
-    if (open_) return absl::OkStatus();
-    return absl::PermissionDeniedError("this service has no token for operators (--admin-token-file)");
-  }
-  const auto header = context.client_metadata().find(kAuthorization);
-  return token_->Check(header == context.client_metadata().end()
-                           ? std::string_view()
-                           : std::string_view(header->second.data(), header->second.size()));
 }
 
 absl::Status AdminService::CheckThere(const std::string& model, uint64_t version) const {

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
+#include <string>
 
 #include "absl/status/status.h"
-#include "common/bearer_token.h"
 #include "millrace/v1/model.grpc.pb.h"
+#include "services/model/operator_check.h"
 #include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
 
@@ -28,14 +28,12 @@ class AdminService final : public v1::ModelAdmin::CallbackService {
                                      v1::RollbackResponse* response) override;
 
  private:
-  absl::Status CheckCaller(const grpc::CallbackServerContext& context) const;
   absl::Status PinVersion(const v1::PinRequest& request, v1::PinResponse& response);
   absl::Status RollBack(const v1::RollbackRequest& request, v1::RollbackResponse& response);
   absl::Status CheckThere(const std::string& model, uint64_t version) const;
 
   const std::filesystem::path repository_;
-  const std::optional<TokenCheck> token_;
-  const bool open_;
+  const OperatorCheck check_;
   const ServingTable& table_;
   VersionLoader& loader_;
 };

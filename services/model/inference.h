@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -28,6 +29,8 @@ struct InferenceRequest {
   bool deterministic = false;                    // the same bits for a row whatever else is being computed
   bool any_version = false;                      // it names none: a rollout may choose (rollout.h)
   std::string_view key = {};                     // by which one chooses; the caller's; empty: the input is the key
+  // Who asks, by address; for the request log. May be called until the answer is given. Unset: not known.
+  std::function<std::string()> peer = nullptr;
 };
 
 // INVALID_ARGUMENT: not what this model takes, or over a limit.

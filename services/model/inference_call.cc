@@ -17,9 +17,10 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context, const Clock& c
 }
 
 void InferenceCall::Start(InferenceEngine& engine, std::shared_ptr<const LoadedVersion> version,
-                          const InferenceRequest& request,
+                          InferenceRequest request,
                           std::function<void(const ModelInfo&, const InferenceAnswer&)> fill) {
   engine_ = &engine;
+  request.peer = [context = context_] { return std::string(context->peer()); };
   const ModelInfo* info = &version->info();  // the engine holds the version until the answer
   ticket_ = engine.Infer(std::move(version), request,
                          [this, info, fill = std::move(fill)](const absl::StatusOr<InferenceAnswer>& answer) {

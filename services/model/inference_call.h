@@ -48,7 +48,7 @@ class InferenceCall final : public grpc::ServerUnaryReactor {
   explicit InferenceCall(grpc::CallbackServerContext* context) : context_(context) {}
 
   // `fill` writes the response if there is an answer; on any thread.
-  void Start(InferenceEngine& engine, std::shared_ptr<const LoadedVersion> version, const InferenceRequest& request,
+  void Start(InferenceEngine& engine, std::shared_ptr<const LoadedVersion> version, InferenceRequest request,
              std::function<void(const ModelInfo&, const InferenceAnswer&)> fill);
   // With an error and, if it has a retry hint, that.
   void End(const absl::Status& status);

@@ -361,6 +361,7 @@ void InferenceEngine::Answer(const Finished& finished) {
     VersionSeries& series = call->version->series();
     const absl::Time now = clock_.Now();
     series.CountRequest(call->fault.code(), now - call->start);
+    if (observer_) observer_(*call->version, call->request, call->fault, call->answer);
     if (call->fault.ok()) {
       call->version->statistics()->CountAnswer(call->answer, now - call->start, now);
       series.ObserveParts(call->answer.queue, call->answer.batch_wait, call->answer.compute);

@@ -39,6 +39,12 @@ class InferenceEngine {
   InferenceEngine(const InferenceEngine&) = delete;
   InferenceEngine& operator=(const InferenceEngine&) = delete;
 
+  // Called for every request before its answer is given, on the thread that gives it: whom it was for, and its fault
+  // or, if that is OK, its answer. Must not block. To be set before the first request.
+  using Observer =
+      std::function<void(const LoadedVersion&, const InferenceRequest&, const absl::Status&, const InferenceAnswer&)>;
+  void OnAnswer(Observer observer) { observer_ = std::move(observer); }
+
   // Answers, now or later, with one of
   //   INVALID_ARGUMENT    names the model and the bytes it expects, or the image's fault
   //   RESOURCE_EXHAUSTED  too much waits already; with a retry hint (retry_hint.h)
@@ -87,6 +93,7 @@ class InferenceEngine {
 
   const Batcher::Limits limits_;
   const Clock& clock_;
+  Observer observer_ = nullptr;
 
   mutable Mutex mutex_;
   CondVar work_;

@@ -35,6 +35,8 @@ int main(int argc, char** argv) {
   std::string rollout_mode = "immediate";
   millrace::RolloutOptions rollout;
   double drain_seconds = 2;
+  std::string request_log_file;
+  millrace::RequestLog::Options request_log;
   CLI::App app("Serves the newest good version of every model in a repository, and swaps new ones in under load.");
   app.add_option("--repository", repository, "Directory with <model>/<version>/; waited for if it is not there yet")
       ->required();
@@ -84,8 +86,9 @@ int main(int argc, char** argv) {
                  "How many times as long as the version that serves a candidate may compute")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  app.add_option("--admin-token-file", admin_token_file,
-                 "File with the bearer token that Pin and Rollback need; without one only this machine may call them");
+  app.add_option(
+      "--admin-token-file", admin_token_file,
+      "File with the bearer token that pins, rollbacks, loads and unloads need; without one only this machine may ask");
   app.add_option("--poll-interval-ms", poll_interval_ms, "Milliseconds between looks at the repository and the source")
       ->capture_default_str()
       ->check(CLI::Range(1, 3'600'000));
@@ -95,6 +98,14 @@ int main(int argc, char** argv) {
   app.add_option("--max-batch-rows", max_batch_rows, "Rows that one forward pass computes at most")
       ->capture_default_str()
       ->check(CLI::Range(1u, millrace::kPredictRowsMax));
+  app.add_option("--request-log", request_log_file, "File to which a sample of the requests is written; default: none");
+  app.add_option("--request-log-sample", request_log.sample, "Which part of the requests")
+      ->capture_default_str()
+      ->check(CLI::Range(1e-9, 1.0));
+  app.add_option("--request-log-max-bytes", request_log.bytes_max,
+                 "Of the file and the one before it together, as 64MiB; when half of it is full, a new file is begun")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(false));
   app.add_option("--drain-seconds", drain_seconds,
                  "After SIGTERM: seconds in which requests are still answered though /readyz already says no")
       ->capture_default_str()
@@ -113,6 +124,7 @@ int main(int argc, char** argv) {
       "millrace-model", flags,
       [&](millrace::ServiceContext& context) -> absl::StatusOr<std::unique_ptr<millrace::Service>> {
         millrace::ConfigureTorch(1);
+        request_log.file = request_log_file;
         std::shared_ptr<const millrace::TrustedKeys> trusted_keys;
         if (!trusted_keys_file.empty()) {
           MILLRACE_ASSIGN_OR_RETURN(millrace::TrustedKeys keys, millrace::TrustedKeys::Read(trusted_keys_file));
@@ -131,6 +143,8 @@ int main(int argc, char** argv) {
              .rollout = rollout,
              .admin_token_file = admin_token_file,
              .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
+             .admin_open_http = !flags.http_listen.empty() && millrace::ParseAddress(flags.http_listen)->is_local(),
+             .request_log = request_log.file.empty() ? std::nullopt : std::make_optional(request_log),
              .drain_delay = absl::Seconds(drain_seconds)},
             millrace::ServableLoader(std::move(trusted_keys)), context.metrics(), millrace::RealClock());
       });

@@ -82,21 +82,27 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
   }
   const absl::Status repository = ListRepository(options.repository).status();
   if (absl::IsFailedPrecondition(repository)) return repository;
-  return std::unique_ptr<ModelServer>(
-      new ModelServer(std::move(options), std::move(canary_set), std::move(load), metrics, clock));
+  std::unique_ptr<RequestLog> request_log;
+  if (options.request_log) {
+    MILLRACE_ASSIGN_OR_RETURN(request_log, RequestLog::Create(*options.request_log, metrics, clock));
+  }
+  return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), std::move(canary_set), std::move(load),
+                                                      std::move(request_log), metrics, clock));
 }
 
-ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load, Metrics& metrics,
-                         const Clock& clock)
+ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load,
+                         std::unique_ptr<RequestLog> request_log, Metrics& metrics, const Clock& clock)
     : options_(std::move(options)),
       metrics_(ModelMetrics::Create(metrics)),
+      request_log_(std::move(request_log)),
       engine_(options_.limits, clock),
       explainer_(metrics, clock),
       service_(table_, engine_, explainer_, clock),
       mirror_(MakeMirror(options_, metrics, clock)),
       catalog_(table_, options_.limits, [this] { return Ready(); }),
-      open_inference_(catalog_, engine_, clock),
-      rest_(catalog_, engine_, explainer_, clock),
+      control_(table_, loader_),
+      open_inference_(catalog_, engine_, clock, control_, {options_.admin_token_file, options_.admin_open}),
+      rest_(catalog_, engine_, explainer_, clock, control_, {options_.admin_token_file, options_.admin_open_http}),
       loader_({.repository = options_.repository,
                .poll_interval = options_.poll_interval,
                .warm = [this](const std::shared_ptr<const LoadedVersion>& version) { engine_.Warm(version); },
@@ -105,7 +111,13 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
                .rollout = options_.rollout},
               std::move(load), table_, metrics_, clock),
       admin_({.repository = options_.repository, .token_file = options_.admin_token_file, .open = options_.admin_open},
-             table_, loader_) {}
+             table_, loader_) {
+  if (request_log_ != nullptr) {
+    engine_.OnAnswer([this](const LoadedVersion& version, const InferenceRequest& request, const absl::Status& fault,
+                            const InferenceAnswer& answer) { request_log_->Observe(version, request, fault, answer); });
+  }
+  table_.OnChange([this] { service_.VersionsChanged(); });
+}
 
 absl::Status ModelServer::Ready() {
   if (draining_) return absl::UnavailableError("draining");
@@ -131,6 +143,7 @@ void ModelServer::Drain(absl::Duration) {
   draining_ = true;
   std::this_thread::sleep_for(absl::ToChronoMilliseconds(options_.drain_delay));
   if (mirror_ != nullptr) mirror_->Stop();
+  service_.Drain();
   open_inference_.Drain();
   loader_.Stop();
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "services/model/open_inference_service.h"
 #include "services/model/predict_service.h"
 #include "services/model/predictor.h"
+#include "services/model/request_log.h"
 #include "services/model/rest_api.h"
 #include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
@@ -38,7 +40,9 @@ class ModelServer : public Service {
     double canary_margin = 0.02;  // [0, 1]
     RolloutOptions rollout = {};
     std::string admin_token_file = {};  // bearer token of operators; empty: none is asked for
-    bool admin_open = false;            // without a token: whether anybody may pin versions
+    bool admin_open = false;            // without a token: whether anybody may pin, load and unload versions
+    bool admin_open_http = false;       // the same over HTTP
+    std::optional<RequestLog::Options> request_log = std::nullopt;
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
     absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]
   };
@@ -60,18 +64,20 @@ class ModelServer : public Service {
   void Drain(absl::Duration grace) override;
 
  private:
-  ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load, Metrics& metrics,
-              const Clock& clock);
+  ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load,
+              std::unique_ptr<RequestLog> request_log, Metrics& metrics, const Clock& clock);
 
   const Options options_;
   const std::shared_ptr<ModelMetrics> metrics_;
   std::atomic<bool> draining_{false};
+  const std::unique_ptr<RequestLog> request_log_;  // null: none
   ServingTable table_;
   InferenceEngine engine_;
   Explainer explainer_;
   PredictService service_;
   const std::unique_ptr<VersionMirror> mirror_;  // null without a source
   OpenInferenceCatalog catalog_;
+  RepositoryControl control_;
   OpenInferenceService open_inference_;
   RestApi rest_;
   VersionLoader loader_;

@@ -28,7 +28,7 @@ const char* StateOf(const VersionReport& report) {
     case VersionReport::State::kCandidate:
       return "READY";
     case VersionReport::State::kRetired:
-      return "UNLOADING";
+      return report.reason.empty() ? "UNLOADING" : "UNAVAILABLE";
     case VersionReport::State::kRefused:
       return "UNAVAILABLE";
   }
@@ -168,11 +168,6 @@ inference::RepositoryIndexResponse OpenInferenceCatalog::Index(bool ready_only) 
     model->set_reason(report.reason);
   }
   return response;
-}
-
-absl::Status OpenInferenceCatalog::LoadedByRepository() {
-  return absl::FailedPreconditionError(
-      "models are loaded and unloaded by what is in the repository: publish a version there, or remove it");
 }
 
 }  // namespace millrace

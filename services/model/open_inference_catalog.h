@@ -31,8 +31,6 @@ class OpenInferenceCatalog {
   absl::StatusOr<inference::ModelStatisticsResponse> Statistics(const std::string& model,
                                                                 const std::string& version) const;
   inference::RepositoryIndexResponse Index(bool ready_only) const;
-  // What is answered to a client that asks to load or to unload a model.
-  static absl::Status LoadedByRepository();
 
   // For a request. `version`: a number or a label of ServingTable::FindLabel.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(const std::string& model, const std::string& version) const;

@@ -1,7 +1,7 @@
 #include "services/model/open_inference_service.h"
 
+#include <memory>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
@@ -28,8 +28,6 @@ Reactor* End(Context* context, absl::StatusOr<Response> result, Response* respon
   return End(context, result.status());
 }
 
-absl::Status Draining() { return absl::UnavailableError("the model service is shutting down"); }
-
 // Of a call that is to be answered by `call`.
 absl::Status StartInference(const OpenInferenceCatalog& catalog, InferenceEngine& engine, absl::Time now,
                             absl::Time deadline, const inference::ModelInferRequest& message,
@@ -46,6 +44,25 @@ absl::Status StartInference(const OpenInferenceCatalog& catalog, InferenceEngine
 }
 
 }  // namespace
+
+absl::StatusOr<InferenceQuestion> OpenInferenceStreaming::Ask(const Request& request, absl::Time now,
+                                                              absl::Time deadline) {
+  MILLRACE_ASSIGN_OR_RETURN(std::shared_ptr<const LoadedVersion> version,
+                            catalog_->Find(request.model_name(), request.model_version()));
+  MILLRACE_ASSIGN_OR_RETURN(inference_, ToInference(version->info(), request, now, deadline));
+  return InferenceQuestion{.version = RouteRequest(std::move(version), inference_.request),
+                           .request = inference_.request};
+}
+
+void OpenInferenceStreaming::Fill(const Request&, const ModelInfo& info, const InferenceAnswer& answer,
+                                  Response* response) {
+  FillResponse(info, inference_, answer, response->mutable_infer_response());
+}
+
+void OpenInferenceStreaming::FillFault(const Request& request, const absl::Status& fault, Response* response) {
+  response->set_error_message(absl::StrCat(absl::StatusCodeToString(fault.code()), ": ", fault.message()));
+  response->mutable_infer_response()->set_id(request.id());
+}
 
 Reactor* OpenInferenceService::ServerLive(Context* context, const inference::ServerLiveRequest*,
                                           inference::ServerLiveResponse* response) {
@@ -88,42 +105,8 @@ Reactor* OpenInferenceService::ModelInfer(Context* context, const inference::Mod
 
 grpc::ServerBidiReactor<inference::ModelInferRequest, inference::ModelStreamInferResponse>*
 OpenInferenceService::ModelStreamInfer(Context* context) {
-  const auto stream = std::make_shared<InferenceStream>(catalog_, engine_, clock_, DeadlineOf(*context, clock_),
-                                                        [this](InferenceStream* closed) { Remove(closed); });
-  absl::Status refusal;
-  {
-    MutexLock lock(&mutex_);
-    if (draining_) {
-      refusal = Draining();
-    } else if (streams_.size() >= kStreamsMax) {
-      refusal = absl::ResourceExhaustedError(absl::StrCat("the limit of ", kStreamsMax, " streams at once is reached"));
-    }
-    streams_.emplace(stream.get(), stream);
-  }
-  if (refusal.ok()) {
-    stream->Begin();
-  } else {
-    stream->End(refusal);
-  }
-  return stream.get();
-}
-
-void OpenInferenceService::Drain() {
-  std::vector<std::shared_ptr<InferenceStream>> streams;
-  {
-    MutexLock lock(&mutex_);
-    draining_ = true;
-    for (const auto& [_, stream] : streams_) streams.push_back(stream);
-  }
-  for (const std::shared_ptr<InferenceStream>& stream : streams) stream->End(Draining());
-}
-
-void OpenInferenceService::Remove(InferenceStream* stream) {
-  std::shared_ptr<InferenceStream> removed;  // destroyed after the lock is given back
-  MutexLock lock(&mutex_);
-  const auto found = streams_.find(stream);
-  removed = std::move(found->second);
-  streams_.erase(found);
+  return streams_.Open(OpenInferenceStreaming(catalog_), engine_, clock_, context->peer(),
+                       DeadlineOf(*context, clock_));
 }
 
 Reactor* OpenInferenceService::ModelConfig(Context* context, const inference::ModelConfigRequest* request,
@@ -142,14 +125,26 @@ Reactor* OpenInferenceService::RepositoryIndex(Context* context, const inference
   return End(context, absl::OkStatus());
 }
 
-Reactor* OpenInferenceService::RepositoryModelLoad(Context* context, const inference::RepositoryModelLoadRequest*,
+Reactor* OpenInferenceService::RepositoryModelLoad(Context* context,
+                                                   const inference::RepositoryModelLoadRequest* request,
                                                    inference::RepositoryModelLoadResponse*) {
-  return End(context, OpenInferenceCatalog::LoadedByRepository());
+  Reactor* reactor = context->DefaultReactor();
+  const auto end = [reactor](const absl::Status& status) { reactor->Finish(ToGrpcStatus(status)); };
+  const absl::Status allowed = operators_.Check(*context);
+  if (allowed.ok()) {
+    control_.Load(*request, end);
+  } else {
+    end(allowed);
+  }
+  return reactor;
 }
 
-Reactor* OpenInferenceService::RepositoryModelUnload(Context* context, const inference::RepositoryModelUnloadRequest*,
+Reactor* OpenInferenceService::RepositoryModelUnload(Context* context,
+                                                     const inference::RepositoryModelUnloadRequest* request,
                                                      inference::RepositoryModelUnloadResponse*) {
-  return End(context, OpenInferenceCatalog::LoadedByRepository());
+  absl::Status status = operators_.Check(*context);
+  if (status.ok()) status = control_.Unload(*request);
+  return End(context, status);
 }
 
 }  // namespace millrace

@@ -2,31 +2,47 @@
 // only.
 #pragma once
 
-#include <memory>
-#include <unordered_map>
-
-#include "absl/base/thread_annotations.h"
 #include "common/clock.h"
-#include "common/mutex.h"
 #include "inference/grpc_service.grpc.pb.h"
 #include "services/model/inference_engine.h"
 #include "services/model/inference_stream.h"
+#include "services/model/open_inference.h"
 #include "services/model/open_inference_catalog.h"
+#include "services/model/operator_check.h"
+#include "services/model/repository_control.h"
+#include "services/model/stream_set.h"
 
 namespace millrace {
+
+// ModelStreamInfer's part of an InferenceStream.
+class OpenInferenceStreaming {
+ public:
+  using Request = inference::ModelInferRequest;
+  using Response = inference::ModelStreamInferResponse;
+
+  // The catalog must outlive it.
+  explicit OpenInferenceStreaming(const OpenInferenceCatalog& catalog) : catalog_(&catalog) {}
+
+  absl::StatusOr<InferenceQuestion> Ask(const Request& request, absl::Time now, absl::Time deadline);
+  void Fill(const Request& request, const ModelInfo& info, const InferenceAnswer& answer, Response* response);
+  void FillFault(const Request& request, const absl::Status& fault, Response* response);
+
+ private:
+  const OpenInferenceCatalog* catalog_;
+  OpenInference inference_;
+};
 
 // Any thread: handlers run on gRPC's, of which there are few, and do not wait; a ModelInfer ends on whatever thread
 // computed it. The references must outlive the service.
 class OpenInferenceService final : public inference::GRPCInferenceService::CallbackService {
  public:
-  static constexpr size_t kStreamsMax = 256;  // at once; more are RESOURCE_EXHAUSTED
-
-  // `clock`: the engine's.
-  OpenInferenceService(const OpenInferenceCatalog& catalog, InferenceEngine& engine, const Clock& clock)
-      : catalog_(catalog), engine_(engine), clock_(clock) {}
+  // `clock`: the engine's. `operators`: who may load and unload models.
+  OpenInferenceService(const OpenInferenceCatalog& catalog, InferenceEngine& engine, const Clock& clock,
+                       RepositoryControl& control, OperatorCheck operators)
+      : catalog_(catalog), engine_(engine), clock_(clock), control_(control), operators_(std::move(operators)) {}
 
   // Ends the streams, each after the request that is being answered; new ones are UNAVAILABLE.
-  void Drain();
+  void Drain() { streams_.Drain(); }
 
   grpc::ServerUnaryReactor* ServerLive(grpc::CallbackServerContext* context,
                                        const inference::ServerLiveRequest* request,
@@ -65,15 +81,12 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
                                                   inference::RepositoryModelUnloadResponse* response) override;
 
  private:
-  void Remove(InferenceStream* stream);
-
   const OpenInferenceCatalog& catalog_;
   InferenceEngine& engine_;
   const Clock& clock_;
-
-  Mutex mutex_;
-  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unordered_map<InferenceStream*, std::shared_ptr<InferenceStream>> streams_ ABSL_GUARDED_BY(mutex_);
+  RepositoryControl& control_;
+  const OperatorCheck operators_;
+  StreamSet<InferenceStream<OpenInferenceStreaming>> streams_;
 };
 
 }  // namespace millrace

@@ -81,7 +81,7 @@ absl::StatusOr<HttpResponse> PictureApi::Route(const HttpRequest& request) {
   MILLRACE_ASSIGN_OR_RETURN(const Row row, Prepare(request.body, version->info()));
   if (explain) return Explain(version, row, options);
   const InferenceRequest any{.input = row.pixels, .any_version = true, .key = KeyOf(request)};
-  return Predict(versioned ? version : RouteRequest(version, any), row);
+  return Predict(versioned ? version : RouteRequest(version, any), row, request);
 }
 
 HttpResponse PictureApi::Models() const {
@@ -113,8 +113,10 @@ absl::StatusOr<PictureApi::Row> PictureApi::Prepare(std::string_view picture, co
   return row;
 }
 
-absl::StatusOr<HttpResponse> PictureApi::Predict(const std::shared_ptr<const LoadedVersion>& version, const Row& row) {
-  const InferenceRequest request{.input = row.pixels, .deadline = row.deadline};
+absl::StatusOr<HttpResponse> PictureApi::Predict(const std::shared_ptr<const LoadedVersion>& version, const Row& row,
+                                                 const HttpRequest& asked) {
+  const InferenceRequest request{
+      .input = row.pixels, .deadline = row.deadline, .peer = [&asked] { return asked.peer; }};
   MILLRACE_ASSIGN_OR_RETURN(InferenceAnswer answer, WaitForAnswer<InferenceAnswer>([&](InferenceDone done) {
                               engine_.Infer(version, request, std::move(done));
                             }));

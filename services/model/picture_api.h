@@ -51,7 +51,8 @@ class PictureApi {
 
   HttpResponse Models() const;
   absl::StatusOr<Row> Prepare(std::string_view picture, const ModelInfo& info);
-  absl::StatusOr<HttpResponse> Predict(const std::shared_ptr<const LoadedVersion>& version, const Row& row);
+  absl::StatusOr<HttpResponse> Predict(const std::shared_ptr<const LoadedVersion>& version, const Row& row,
+                                       const HttpRequest& asked);
   absl::StatusOr<HttpResponse> Explain(const std::shared_ptr<const LoadedVersion>& version, const Row& row,
                                        const ExplainOptions& options);
 

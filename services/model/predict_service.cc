@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/status_macros.h"
 #include "services/model/explain_call.h"
 #include "services/model/inference_call.h"
+#include "services/model/retry_hint.h"
 #include "services/model/rollout.h"
 
 namespace millrace {
@@ -59,26 +63,67 @@ v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
   return v1::ModelVersionStatus::STATE_UNSPECIFIED;
 }
 
+void FillVersions(const ServingTable& table, google::protobuf::RepeatedPtrField<v1::ModelVersionStatus>* versions) {
+  for (const VersionReport& report : table.Report()) {
+    v1::ModelVersionStatus* status = versions->Add();
+    status->set_model(report.model);
+    status->set_version(report.version);
+    status->set_state(ToProto(report.state));
+    status->set_reason(report.reason);
+    status->set_accuracy(report.accuracy);
+    status->set_requests(report.requests);
+    status->set_pinned(report.pinned);
+    if (!report.canary_score) continue;
+    const bool accuracy = report.canary_score->measure == CanaryScore::Measure::kAccuracy;
+    accuracy ? status->set_canary_accuracy(report.canary_score->value)
+             : status->set_canary_error(report.canary_score->value);
+  }
+}
+
+// `request` lends its bytes to the question.
+absl::StatusOr<InferenceQuestion> ToQuestion(const ServingTable& table, const v1::PredictRequest& request,
+                                             absl::Time deadline) {
+  InferenceQuestion question;
+  MILLRACE_ASSIGN_OR_RETURN(question.version, FindVersion(table, request));
+  MILLRACE_ASSIGN_OR_RETURN(question.request, ToInferenceRequest(request, deadline));
+  question.request.deterministic = request.deterministic();
+  question.request.any_version = request.version() == 0 && request.label().empty();
+  question.request.key = request.key();
+  question.version = RouteRequest(std::move(question.version), question.request);
+  return question;
+}
+
 }  // namespace
+
+absl::StatusOr<InferenceQuestion> PredictStreaming::Ask(const Request& request, absl::Time, absl::Time deadline) const {
+  return ToQuestion(*table_, request.request(), deadline);
+}
+
+void PredictStreaming::Fill(const Request& request, const ModelInfo& info, const InferenceAnswer& answer,
+                            Response* response) const {
+  response->set_id(request.id());
+  FillResponse(info, answer, response->mutable_response());
+}
+
+void PredictStreaming::FillFault(const Request& request, const absl::Status& fault, Response* response) const {
+  response->set_id(request.id());
+  response->mutable_fault()->set_code(static_cast<uint32_t>(fault.code()));
+  response->mutable_fault()->set_message(std::string(fault.message()));
+  if (const std::optional<absl::Duration> after = RetryAfter(fault)) {
+    response->mutable_fault()->set_retry_after_milliseconds(static_cast<uint64_t>(absl::ToInt64Milliseconds(*after)));
+  }
+}
 
 grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* context,
                                                   const v1::PredictRequest* request, v1::PredictResponse* response) {
   auto* call = new InferenceCall(context);
-  absl::StatusOr<std::shared_ptr<const LoadedVersion>> version = FindVersion(table_, *request);
-  absl::StatusOr<InferenceRequest> inference = ToInferenceRequest(*request, DeadlineOf(*context, clock_));
-  if (inference.ok()) {
-    inference->deterministic = request->deterministic();
-    inference->any_version = request->version() == 0 && request->label().empty();
-    inference->key = request->key();
-  }
-  if (!version.ok()) {
-    call->End(version.status());
-  } else if (!inference.ok()) {
-    call->End(inference.status());
-  } else {
+  absl::StatusOr<InferenceQuestion> question = ToQuestion(table_, *request, DeadlineOf(*context, clock_));
+  if (question.ok()) {
     call->Start(
-        engine_, RouteRequest(*std::move(version), *inference), *inference,
+        engine_, std::move(question->version), question->request,
         [response](const ModelInfo& info, const InferenceAnswer& answer) { FillResponse(info, answer, response); });
+  } else {
+    call->End(question.status());
   }
   return call;
 }
@@ -90,24 +135,30 @@ grpc::ServerUnaryReactor* PredictService::Explain(grpc::CallbackServerContext* c
 
 grpc::ServerUnaryReactor* PredictService::ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
                                                      v1::ListModelsResponse* response) {
-  for (const VersionReport& report : table_.Report()) {
-    v1::ModelVersionStatus* status = response->add_versions();
-    status->set_model(report.model);
-    status->set_version(report.version);
-    status->set_state(ToProto(report.state));
-    status->set_reason(report.reason);
-    status->set_accuracy(report.accuracy);
-    status->set_requests(report.requests);
-    status->set_pinned(report.pinned);
-    if (report.canary_score) {
-      const bool accuracy = report.canary_score->measure == CanaryScore::Measure::kAccuracy;
-      accuracy ? status->set_canary_accuracy(report.canary_score->value)
-               : status->set_canary_error(report.canary_score->value);
-    }
-  }
+  FillVersions(table_, response->mutable_versions());
   grpc::ServerUnaryReactor* call = context->DefaultReactor();
   call->Finish(grpc::Status::OK);
   return call;
+}
+
+grpc::ServerWriteReactor<v1::WatchVersionsResponse>* PredictService::WatchVersions(grpc::CallbackServerContext*,
+                                                                                   const v1::WatchVersionsRequest*) {
+  return watchers_.Open(
+      [this](v1::WatchVersionsResponse* response) { FillVersions(table_, response->mutable_versions()); });
+}
+
+grpc::ServerBidiReactor<v1::PredictStreamRequest, v1::PredictStreamResponse>* PredictService::PredictStream(
+    grpc::CallbackServerContext* context) {
+  return streams_.Open(PredictStreaming(table_), engine_, clock_, context->peer(), DeadlineOf(*context, clock_));
+}
+
+void PredictService::VersionsChanged() {
+  watchers_.ForEach([](VersionWatcher& watcher) { watcher.Changed(); });
+}
+
+void PredictService::Drain() {
+  watchers_.Drain();
+  streams_.Drain();
 }
 
 }  // namespace millrace

@@ -102,13 +102,44 @@ absl::StatusOr<HttpResponse> RestApi::RouteRepository(const HttpRequest& request
   const bool load = parts.size() == 5 && parts[2] == "models" && (parts[4] == "load" || parts[4] == "unload");
   if (!load && request.path != "/v2/repository/index") return NothingAt(request);
   if (auto wrong = UnlessMethod(request, "POST")) return *wrong;
-  if (load) return OpenInferenceCatalog::LoadedByRepository();
+  if (load) return ControlModel(request, parts[3], parts[4] == "load");
   bool ready_only = false;
   if (!request.body.empty()) {
     MILLRACE_ASSIGN_OR_RETURN(const RestJson json, ParseRestJson(request.body));
     ready_only = json.is_object() && json.contains("ready") && json["ready"] == true;
   }
   return RestAnswer(ToRestJson(catalog_.Index(ready_only))["models"]);
+}
+
+absl::StatusOr<HttpResponse> RestApi::ControlModel(const HttpRequest& request, const std::string& model, bool load) {
+  // A browser lets any page it shows send this to any address that it can reach.
+  if (request.headers.contains("origin")) {
+    return absl::PermissionDeniedError("a web page may not load or unload models");
+  }
+  const auto authorization = request.headers.find("authorization");
+  MILLRACE_RETURN_IF_ERROR(
+      operators_.Check(authorization == request.headers.end() ? std::string_view() : authorization->second));
+  if (!load) {
+    inference::RepositoryModelUnloadRequest message;
+    message.set_model_name(model);
+    MILLRACE_RETURN_IF_ERROR(control_.Unload(message));
+    return HttpResponse{};
+  }
+  inference::RepositoryModelLoadRequest message;
+  message.set_model_name(model);
+  if (!request.body.empty()) {
+    MILLRACE_ASSIGN_OR_RETURN(const RestJson json, ParseRestJson(request.body));
+    const auto parameters = json.find("parameters");
+    if (parameters != json.end() && parameters->is_object()) {
+      for (const auto& [name, _] : parameters->items()) (*message.mutable_parameters())[name];
+    }
+  }
+  return WaitForAnswer<HttpResponse>([&](const std::function<void(absl::StatusOr<HttpResponse>)>& done) {
+    control_.Load(message, [done](const absl::Status& status) {
+      if (status.ok()) return done(HttpResponse{});
+      done(status);
+    });
+  });
 }
 
 absl::StatusOr<HttpResponse> RestApi::RouteTensorFlow(const HttpRequest& request) {
@@ -172,6 +203,7 @@ absl::StatusOr<inference::ModelInferResponse> RestApi::Compute(std::shared_ptr<c
   inference.raw = true;
   inference.request.any_version = target.version.empty() && target.label.empty();
   if (inference.request.key.empty()) inference.request.key = KeyOf(request);
+  inference.request.peer = [&request] { return request.peer; };
   version = RouteRequest(std::move(version), inference.request);
   const std::shared_ptr<const LoadedVersion> answering = version;
 

@@ -12,19 +12,21 @@
 #include "inference/grpc_service.pb.h"
 #include "services/model/inference_engine.h"
 #include "services/model/open_inference_catalog.h"
+#include "services/model/operator_check.h"
 #include "services/model/picture_api.h"
+#include "services/model/repository_control.h"
 #include "services/model/rest_admission.h"
 
 namespace millrace {
 
 //   GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/stats
 //   GET  /v2/models/M[/versions/V] and, below it, /ready, /config, /stats; POST .../infer
-//   POST /v2/repository/index, /v2/repository/models/M/load and .../unload (which are refused: the repository decides)
+//   POST /v2/repository/index and, for operators, /v2/repository/models/M/load and .../unload
 //   GET  /v1/models/M[/versions/V or /labels/L]; POST the same with :predict
 // The header Millrace-Key is the key by which a rollout chooses the version (PredictRequest.key), as is, under /v2, the
 // parameter `key`.
-// An error is {"error": "..."} with status 400 (also if it is a failed precondition), 404, 405, 415, 429, 500, 501,
-// 503 or 504; 429 and 503 may have Retry-After.
+// An error is {"error": "..."} with status 400 (also if it is a failed precondition), 401, 403, 404, 405, 415, 429,
+// 500, 501, 503 or 504; 429 and 503 may have Retry-After.
 //
 // Threads: any; a prediction blocks its thread until it is computed, or RestAdmission::kWaitMax, or the parameter
 // `timeout`, has passed. The references must outlive the API.
@@ -35,9 +37,15 @@ class RestApi {
   static constexpr size_t kBodiesBytesMax = size_t{32} << 20;  // of all at once: JSON takes some twenty times that
   static_assert(RestAdmission::kPredictionsMax < kThreads);
 
-  // `clock`: the engine's.
-  RestApi(const OpenInferenceCatalog& catalog, InferenceEngine& engine, Explainer& explainer, const Clock& clock)
-      : catalog_(catalog), engine_(engine), clock_(clock), pictures_(catalog, engine, explainer, admission_, clock) {}
+  // `clock`: the engine's. `operators`: who may load and unload models; never a web page, which a browser tells.
+  RestApi(const OpenInferenceCatalog& catalog, InferenceEngine& engine, Explainer& explainer, const Clock& clock,
+          RepositoryControl& control, OperatorCheck operators)
+      : catalog_(catalog),
+        engine_(engine),
+        clock_(clock),
+        control_(control),
+        operators_(std::move(operators)),
+        pictures_(catalog, engine, explainer, admission_, clock) {}
 
   // For the HTTP server.
   HttpApi Api();
@@ -54,6 +62,7 @@ class RestApi {
   absl::StatusOr<HttpResponse> RouteOpenInference(const HttpRequest& request);
   absl::StatusOr<HttpResponse> RouteModel(const HttpRequest& request, const Target& target, const std::string& verb);
   absl::StatusOr<HttpResponse> RouteRepository(const HttpRequest& request);
+  absl::StatusOr<HttpResponse> ControlModel(const HttpRequest& request, const std::string& model, bool load);
   absl::StatusOr<HttpResponse> RouteTensorFlow(const HttpRequest& request);
   absl::StatusOr<HttpResponse> Infer(const HttpRequest& request, const Target& target);
   absl::StatusOr<HttpResponse> Predict(const HttpRequest& request, const Target& target);
@@ -67,6 +76,8 @@ class RestApi {
   const OpenInferenceCatalog& catalog_;
   InferenceEngine& engine_;
   const Clock& clock_;
+  RepositoryControl& control_;
+  const OperatorCheck operators_;
   RestAdmission admission_;
   PictureApi pictures_;
 };

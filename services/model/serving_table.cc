@@ -12,6 +12,21 @@
 #include "services/model/rollout.h"
 
 namespace millrace {
+namespace {
+
+constexpr char kUnloaded[] = "unloaded by an operator";
+
+VersionReport ReportOf(const LoadedVersion& version, VersionReport::State state) {
+  return {.model = version.info().model,
+          .version = version.info().version,
+          .state = state,
+          .reason = {},
+          .accuracy = version.info().accuracy,
+          .canary_score = version.canary_score(),
+          .requests = version.requests()};
+}
+
+}  // namespace
 
 std::string_view StateName(VersionReport::State state) {
   switch (state) {
@@ -70,6 +85,9 @@ absl::StatusOr<std::shared_ptr<const LoadedVersion>> ServingTable::FindLabel(std
 }
 
 absl::Status ServingTable::NothingServes(std::string_view name, const Model* model) const {
+  if (model != nullptr && model->unloaded) {
+    return absl::UnavailableError(absl::StrCat("model ", ToAbsl(name), " was ", kUnloaded));
+  }
   if (model != nullptr) {
     const bool refused = !model->candidates.empty() && !model->candidates.rbegin()->second.reason.empty();
     return absl::UnavailableError(
@@ -91,28 +109,82 @@ std::string ServingTable::Serving() const {
   return names;
 }
 
-void ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
-  MutexLock lock(&mutex_);
-  Model& model = models_[version->info().model];
-  GiveUpCandidate(model);
-  if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
-  Open(model, *version);
-  if constexpr (kPlantedBug == PlantedBug::kLeakedVersion) new std::shared_ptr(version);
-  model.serving = std::move(version);
+void ServingTable::Changed() const {
+  if (changed_) changed_();
 }
 
-void ServingTable::StartRollout(const std::shared_ptr<Rollout>& rollout) {
-  const LoadedVersion& candidate = *rollout->candidate();
+bool ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
+  {
+    MutexLock lock(&mutex_);
+    Model& model = models_[version->info().model];
+    if (model.unloaded) return false;
+    model.last.reset();
+    GiveUpCandidate(model);
+    Retire(model);
+    Open(model, *version);
+    if constexpr (kPlantedBug == PlantedBug::kLeakedVersion) new std::shared_ptr(version);
+    model.serving.swap(version);  // what served goes after the lock
+  }
+  Changed();
+  return true;
+}
+
+void ServingTable::Retire(Model& model) {
+  if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
+}
+
+absl::Status ServingTable::Unload(const std::string& name) {
+  std::shared_ptr<const LoadedVersion> served;  // goes after the lock
+  {
+    MutexLock lock(&mutex_);
+    const auto found = models_.find(name);
+    if (found == models_.end()) return absl::NotFoundError(absl::StrCat("there is no model ", name));
+    Model& model = found->second;
+    model.unloaded = true;
+    if (model.serving != nullptr) {
+      model.last = ReportOf(*model.serving, VersionReport::State::kRetired);
+      model.last->reason = kUnloaded;
+    }
+    GiveUpCandidate(model);
+    Retire(model);
+    served = std::move(model.serving);
+    model.serving = nullptr;
+  }
+  Changed();
+  return absl::OkStatus();
+}
+
+void ServingTable::EndUnload(const std::string& name) {
   MutexLock lock(&mutex_);
-  Model& model = models_[candidate.info().model];
-  GiveUpCandidate(model);
-  Open(model, candidate);
-  model.serving->SetRollout(rollout);
+  if (const auto found = models_.find(name); found != models_.end()) found->second.unloaded = false;
+}
+
+bool ServingTable::unloaded(std::string_view name) const {
+  MutexLock lock(&mutex_);
+  const auto found = models_.find(name);
+  return found != models_.end() && found->second.unloaded;
+}
+
+bool ServingTable::StartRollout(const std::shared_ptr<Rollout>& rollout) {
+  const LoadedVersion& candidate = *rollout->candidate();
+  {
+    MutexLock lock(&mutex_);
+    Model& model = models_[candidate.info().model];
+    if (model.serving == nullptr) return false;
+    GiveUpCandidate(model);
+    Open(model, candidate);
+    model.serving->SetRollout(rollout);
+  }
+  Changed();
+  return true;
 }
 
 void ServingTable::EndRollout(const std::string& model) {
-  MutexLock lock(&mutex_);
-  GiveUpCandidate(models_[model]);
+  {
+    MutexLock lock(&mutex_);
+    GiveUpCandidate(models_[model]);
+  }
+  Changed();
 }
 
 void ServingTable::GiveUpCandidate(Model& model) {
@@ -152,12 +224,16 @@ absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::s
 }
 
 void ServingTable::SetPinned(const std::string& model, uint64_t version) {
-  MutexLock lock(&mutex_);
-  Model& pinned = models_[model];
-  pinned.pinned = version;
-  const auto refused = pinned.candidates.find(version);
-  if (refused == pinned.candidates.end() || !refused->second.by_comparison) return;
-  refused->second = {.model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
+  {
+    MutexLock lock(&mutex_);
+    Model& pinned = models_[model];
+    pinned.pinned = version;
+    const auto refused = pinned.candidates.find(version);
+    if (refused != pinned.candidates.end() && refused->second.by_comparison) {
+      refused->second = {.model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
+    }
+  }
+  Changed();
 }
 
 uint64_t ServingTable::pinned(std::string_view model) const {
@@ -167,32 +243,47 @@ uint64_t ServingTable::pinned(std::string_view model) const {
 }
 
 void ServingTable::SetLoading(const std::string& model, uint64_t version) {
-  MutexLock lock(&mutex_);
-  models_[model].candidates[version] = {
-      .model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
+  {
+    MutexLock lock(&mutex_);
+    models_[model].candidates[version] = {
+        .model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
+  }
+  Changed();
 }
 
 void ServingTable::SetRefused(const std::string& model, uint64_t version, const std::string& reason,
                               bool by_comparison) {
-  MutexLock lock(&mutex_);
-  models_[model].retired.erase(version);
-  auto& candidates = models_[model].candidates;
-  candidates[version] = {.model = model,
-                         .version = version,
-                         .state = VersionReport::State::kRefused,
-                         .reason = reason,
-                         .by_comparison = by_comparison};
-  if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
+  {
+    MutexLock lock(&mutex_);
+    models_[model].retired.erase(version);
+    auto& candidates = models_[model].candidates;
+    candidates[version] = {.model = model,
+                           .version = version,
+                           .state = VersionReport::State::kRefused,
+                           .reason = reason,
+                           .by_comparison = by_comparison};
+    if (candidates.size() > kReportsPerModelMax) candidates.erase(candidates.begin());
+  }
+  Changed();
 }
 
 void ServingTable::Forget(const std::string& model, uint64_t version) {
-  MutexLock lock(&mutex_);
-  if (const auto found = models_.find(model); found != models_.end()) found->second.candidates.erase(version);
+  {
+    MutexLock lock(&mutex_);
+    if (const auto found = models_.find(model); found != models_.end()) found->second.candidates.erase(version);
+  }
+  Changed();
 }
 
 bool ServingTable::serves_any() const {
   MutexLock lock(&mutex_);
   return std::any_of(models_.begin(), models_.end(), [](const auto& model) { return model.second.serving != nullptr; });
+}
+
+bool ServingTable::serves(std::string_view name) const {
+  MutexLock lock(&mutex_);
+  const auto found = models_.find(name);
+  return found != models_.end() && found->second.serving != nullptr;
 }
 
 std::vector<std::string> ServingTable::serving_models() const {
@@ -208,28 +299,21 @@ std::vector<VersionReport> ServingTable::Report() const {
   // Declared first, so that a reference that turns out to be the last one goes after the lock.
   std::vector<std::shared_ptr<const LoadedVersion>> alive;
   std::vector<VersionReport> reports;
-  const auto add = [&](const LoadedVersion& version, VersionReport::State state) {
-    reports.push_back({.model = version.info().model,
-                       .version = version.info().version,
-                       .state = state,
-                       .reason = {},
-                       .accuracy = version.info().accuracy,
-                       .canary_score = version.canary_score(),
-                       .requests = version.requests()});
-  };
   MutexLock lock(&mutex_);
   for (const auto& [name, model] : models_) {
     const auto first = static_cast<std::ptrdiff_t>(reports.size());
     if (model.serving != nullptr) {
-      add(*model.serving, VersionReport::State::kServing);
+      reports.push_back(ReportOf(*model.serving, VersionReport::State::kServing));
       if (const std::shared_ptr<Rollout> rollout = model.serving->rollout()) {
-        add(*rollout->candidate(), VersionReport::State::kCandidate);
+        reports.push_back(ReportOf(*rollout->candidate(), VersionReport::State::kCandidate));
         reports.back().reason = rollout->Progress();
       }
     }
+    if (model.last) reports.push_back(*model.last);
     for (const auto& [version, retired] : model.retired) {
+      if (model.last && model.last->version == version) continue;
       if (std::shared_ptr<const LoadedVersion> loaded = retired.lock()) {
-        add(*loaded, VersionReport::State::kRetired);
+        reports.push_back(ReportOf(*loaded, VersionReport::State::kRetired));
         alive.push_back(std::move(loaded));
       }
     }

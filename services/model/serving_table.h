@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,7 +24,7 @@ struct VersionReport {
   std::string model;
   uint64_t version = 0;
   State state = State::kLoading;
-  std::string reason;   // of a refusal; of a candidate, how far its rollout is
+  std::string reason;   // of a refusal, or why an operator's doing keeps it from serving; of a candidate, how far it is
   double accuracy = 0;  // [0, 1]; 0 if not known
   std::optional<CanaryScore> canary_score = {};
   uint64_t requests = 0;       // for which this version was chosen, whatever became of them
@@ -41,9 +42,13 @@ class ServingTable {
   static constexpr std::string_view kDefaultModel = "mnist";
   static constexpr size_t kReportsPerModelMax = 32;  // of refused versions; the newest stay
 
+  // `changed` is called after every change of a version's state or of a pin, by whoever made it, while no lock is held.
+  // Before the first change only; may be left out.
+  void OnChange(std::function<void()> changed) { changed_ = std::move(changed); }
+
   // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
   // that serves; else that one or the candidate beside it. UNAVAILABLE if nothing serves yet, or nothing of this model,
-  // which is known to the repository; NOT_FOUND for a model or version that is not there.
+  // which is known to the repository or was unloaded; NOT_FOUND for a model or version that is not there.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(std::string_view model, uint64_t version) const;
 
   // By label: "stable", the version that serves, or "canary", the candidate. Errors as above; NOT_FOUND names the
@@ -53,11 +58,18 @@ class ServingTable {
   static constexpr std::string_view kCanary = "canary";
 
   // From now on `version` answers for its model; the one before is retired, and unloaded with its last request.
-  void Publish(std::shared_ptr<const LoadedVersion> version);
+  // False if the model has been unloaded meanwhile: nothing changes.
+  bool Publish(std::shared_ptr<const LoadedVersion> version);
 
-  // The rollout's candidate is tried beside the version that serves its model, of which there must be one; a candidate
-  // before it is given up.
-  void StartRollout(const std::shared_ptr<Rollout>& rollout);
+  // From now on nothing answers for the model, and nothing is published for it, until EndUnload; what serves is
+  // retired. NOT_FOUND for a model of which nothing is known.
+  absl::Status Unload(const std::string& model);
+  void EndUnload(const std::string& model);
+  bool unloaded(std::string_view model) const;
+
+  // The rollout's candidate is tried beside the version that serves its model; a candidate before it is given up. False
+  // if none serves, because the model has been unloaded meanwhile: nothing changes.
+  bool StartRollout(const std::shared_ptr<Rollout>& rollout);
   // The candidate is given up, if there is one; it is unloaded with its last request.
   void EndRollout(const std::string& model);
 
@@ -73,6 +85,7 @@ class ServingTable {
   void Forget(const std::string& model, uint64_t version);
 
   bool serves_any() const;
+  bool serves(std::string_view model) const;
   std::vector<std::string> serving_models() const;
   // By model, newest version first. Retired versions are there until they are unloaded.
   std::vector<VersionReport> Report() const;
@@ -90,6 +103,8 @@ class ServingTable {
   struct Model {
     std::shared_ptr<const LoadedVersion> serving;
     uint64_t pinned = 0;
+    bool unloaded = false;
+    std::optional<VersionReport> last;  // of an unloaded model: what served
     std::map<uint64_t, std::weak_ptr<const LoadedVersion>> retired;
     std::map<uint64_t, VersionReport> candidates;  // loading or refused
     std::map<uint64_t, std::shared_ptr<const VersionStatistics>> accounts;
@@ -97,9 +112,14 @@ class ServingTable {
 
   static void GiveUpCandidate(Model& model);
   static void Open(Model& model, const LoadedVersion& version);
+  // What serves, if anything, is among the retired too.
+  static void Retire(Model& model);
   std::string Serving() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NothingServes(std::string_view name, const Model* model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  void Changed() const;
+
+  std::function<void()> changed_ = nullptr;
   mutable Mutex mutex_;
   std::map<std::string, Model, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
 };

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "common/status_macros.h"
 
 namespace millrace {
 namespace {
@@ -14,6 +15,8 @@ namespace {
 // Refusals, as metrics have them, that are not about the version alone.
 constexpr char kWorse[] = "worse";  // than what serves, on the canary set
 constexpr char kIncomparable[] = "incomparable";
+
+absl::Status Stopped() { return absl::UnavailableError("the model service is shutting down"); }
 
 bool SameSignature(const ModelInfo& a, const ModelInfo& b) { return a.input == b.input && a.classes == b.classes; }
 
@@ -47,6 +50,7 @@ void VersionLoader::Stop() {
   }
   if (thread_.joinable()) thread_.join();
   if (shadow_ != nullptr) shadow_->Stop();  // it calls LookNow
+  for (const PendingReload& reload : TakeReloads()) reload.done(Stopped());
 }
 
 absl::Status VersionLoader::repository_status() const {
@@ -65,6 +69,30 @@ void VersionLoader::LookNow() {
   changed_.SignalAll();
 }
 
+void VersionLoader::Reload(const std::string& model, std::function<void(const absl::Status&)> done) {
+  table_.EndUnload(model);
+  absl::Status fault;
+  {
+    MutexLock lock(&mutex_);
+    if (stop_) {
+      fault = Stopped();
+    } else if (reloads_.size() >= kReloadsMax) {
+      fault = absl::ResourceExhaustedError(absl::StrCat("the limit of ", kReloadsMax, " loads that wait is reached"));
+    } else {
+      reloads_.push_back({.model = model, .done = std::move(done)});
+      look_now_ = true;
+      changed_.SignalAll();
+      return;
+    }
+  }
+  done(fault);
+}
+
+std::vector<VersionLoader::PendingReload> VersionLoader::TakeReloads() {
+  MutexLock lock(&mutex_);
+  return std::exchange(reloads_, {});
+}
+
 void VersionLoader::Run() {
   for (;;) {
     const bool tried = PollOnce();
@@ -77,18 +105,43 @@ void VersionLoader::Run() {
 
 bool VersionLoader::PollOnce() {
   SettleRollouts();
-  absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
-  if (!listing.ok()) {
-    NoteRepository(listing.status());
-    return false;
+  const std::vector<PendingReload> reloads = TakeReloads();
+  const absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
+  const absl::Status status = listing.ok() && !listing->faults.empty() ? listing->faults.front() : listing.status();
+  NoteRepository(status);
+  std::vector<ModelState> states;
+  if (listing.ok()) states = Snapshot(*listing);
+  std::map<std::string, absl::Status> reloaded;  // once each, however many ask
+  for (const PendingReload& reload : reloads) {
+    const auto [result, first] = reloaded.try_emplace(reload.model);
+    if (first) result->second = ReloadNow(reload.model, status, states);
+    reload.done(result->second);
   }
-  NoteRepository(listing->faults.empty() ? absl::OkStatus() : listing->faults.front());
-  const std::vector<ModelState> states = Snapshot(*listing);
+  if (!reloads.empty()) return listing.ok();
   const std::optional<LoadAction> action = NextLoad(states, clock_.Now());
   if (!action) return false;
   models_[action->model].last_turn = ++turns_;
-  Load(*action);
+  (void)Load(*action);  // told in the table, the log and the metrics
   return true;
+}
+
+absl::Status VersionLoader::ReloadNow(const std::string& name, const absl::Status& repository,
+                                      std::vector<ModelState>& states) {
+  const auto state = std::find_if(states.begin(), states.end(), [&](const auto& it) { return it.model == name; });
+  if (state == states.end()) {
+    if (!repository.ok()) return repository;
+    return absl::NotFoundError(absl::StrCat("model ", name, " is not in the repository"));
+  }
+  models_[name].failed.clear();
+  state->failed.clear();
+  state->reload = true;
+  if (const std::optional<LoadAction> action = NextLoad({&*state, 1}, clock_.Now())) return Load(*action);
+  if (state->unloaded) return absl::FailedPreconditionError(absl::StrCat("model ", name, " is unloaded"));
+  if (state->pinned != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("version ", state->pinned, " of model ", name, ", which is pinned, is not in the repository"));
+  }
+  return absl::NotFoundError(absl::StrCat("the repository has no version of model ", name, " from ", state->serving));
 }
 
 // Logs changes only: an outage of an hour is two lines.
@@ -119,12 +172,17 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
       if (!there) table_.Forget(name, failed.first);
       return !there;
     });
+    if (model.serving != 0 && !table_.serves(name)) {
+      model.serving = 0;  // unloaded
+      metrics_->SetActive(name, 0, 0);
+    }
     states.push_back({.model = name,
                       .available = versions,
                       .serving = model.serving,
                       .candidate = model.rollout == nullptr ? 0 : model.candidate.version,
                       .pinned = table_.pinned(name),
                       .failed = model.failed,
+                      .unloaded = table_.unloaded(name),
                       .last_turn = model.last_turn});
   }
   return states;
@@ -133,14 +191,19 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
 void VersionLoader::SettleRollouts() {
   for (auto& [name, model] : models_) {
     if (model.rollout == nullptr) continue;
+    if (!table_.serves(name)) {  // unloaded
+      EndRollout(name, "ended", "");
+      continue;
+    }
     const std::shared_ptr<const LoadedVersion> candidate = model.rollout->candidate();
     const uint64_t version = candidate->info().version;
     const uint64_t pinned = table_.pinned(name);
     const std::optional<RolloutVerdict> verdict = model.rollout->verdict();
     if (pinned == version || (pinned == 0 && verdict && verdict->promoted())) {
       const std::string why = pinned == version ? "pinned" : verdict->text;
+      uint64_t before = 0;
+      if (!Serve(candidate, &before).ok()) continue;
       metrics_->CountRollout(name, "promoted", "");
-      const uint64_t before = Serve(candidate);
       LogInfo("promoted a candidate", {{"model", name}, {"version", version}, {"before", before}, {"why", why}});
     } else if (pinned != 0) {
       EndRollout(name, "ended", "");
@@ -150,7 +213,7 @@ void VersionLoader::SettleRollouts() {
   }
 }
 
-void VersionLoader::Load(const LoadAction& action) {
+absl::Status VersionLoader::Load(const LoadAction& action) {
   const uint64_t version = action.version.version;
   table_.SetLoading(action.model, version);
   const absl::Time start = clock_.Now();
@@ -165,12 +228,16 @@ void VersionLoader::Load(const LoadAction& action) {
   }
   std::optional<CanaryScore> score;
   if (result.status.ok()) CompareWithLive(result, score);
-  if (!result.status.ok()) return Refuse(action, result);
+  if (!result.status.ok()) {
+    Refuse(action, result);
+    return result.status;
+  }
   std::shared_ptr<VersionSeries> series = metrics_->AddVersion(action.model, version);
   if (score) series->SetCanaryScore(*score);
-  Accept(action,
-         janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series), score)),
-         start);
+  return Accept(
+      action,
+      janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series), score)),
+      start);
 }
 
 void VersionLoader::CompareWithLive(LoadResult& result, std::optional<CanaryScore>& score) {
@@ -199,7 +266,8 @@ void VersionLoader::CompareWithLive(LoadResult& result, std::optional<CanaryScor
   }
 }
 
-void VersionLoader::Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start) {
+absl::Status VersionLoader::Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded,
+                                   absl::Time start) {
   const uint64_t version = action.version.version;
   Model& model = models_[action.model];
   model.failed.erase(version);
@@ -207,10 +275,11 @@ void VersionLoader::Accept(const LoadAction& action, std::shared_ptr<const Loade
   const absl::Duration took = clock_.Now() - start;
   metrics_->CountLoad(action.model, "loaded", "");
   metrics_->ObserveLoadTime(action.model, took);
-  if (shadow_ != nullptr && model.serving != 0 && table_.pinned(action.model) != version) {
-    return StartRollout(action, loaded);
-  }
-  const uint64_t before = Serve(loaded);
+  const bool try_first = shadow_ != nullptr && model.serving != 0 && model.serving != version;
+  if (try_first && table_.pinned(action.model) != version) return StartRollout(action, loaded);
+
+  uint64_t before = 0;
+  MILLRACE_RETURN_IF_ERROR(Serve(loaded, &before));
   const ModelInfo& info = loaded->info();
   LogInfo("serving a new version", {{"model", action.model},
                                     {"version", version},
@@ -218,29 +287,40 @@ void VersionLoader::Accept(const LoadAction& action, std::shared_ptr<const Loade
                                     {"accuracy", info.accuracy},
                                     {"digest", info.digest},
                                     {"load_time", took}});
+  return absl::OkStatus();
 }
 
-uint64_t VersionLoader::Serve(const std::shared_ptr<const LoadedVersion>& version) {
+absl::Status VersionLoader::Serve(const std::shared_ptr<const LoadedVersion>& version, uint64_t* before) {
   const ModelInfo& info = version->info();
+  if (!table_.Publish(version)) return UnloadedMeanwhile(info.model, info.version);
   Model& model = models_[info.model];
   model.rollout = nullptr;
   metrics_->SetActive(info.model, info.version, info.step);
-  table_.Publish(version);
-  return std::exchange(model.serving, info.version);
+  *before = std::exchange(model.serving, info.version);
+  return absl::OkStatus();
 }
 
-void VersionLoader::StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded) {
+absl::Status VersionLoader::UnloadedMeanwhile(const std::string& model, uint64_t version) {
+  table_.Forget(model, version);
+  return absl::FailedPreconditionError(absl::StrCat("model ", model, " was unloaded meanwhile"));
+}
+
+absl::Status VersionLoader::StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded) {
   Model& model = models_[action.model];
   if (model.rollout != nullptr) EndRollout(action.model, "replaced", "");
   model.rollout = std::make_shared<Rollout>(loaded, options_.rollout, shadow_, metrics_, [this] { LookNow(); });
   model.candidate = action.version;
+  if (!table_.StartRollout(model.rollout)) {
+    model.rollout = nullptr;
+    return UnloadedMeanwhile(action.model, action.version.version);
+  }
   metrics_->SetCandidate(action.model, action.version.version);
-  table_.StartRollout(model.rollout);
   LogInfo("trying a candidate", {{"model", action.model},
                                  {"version", action.version.version},
                                  {"serving", model.serving},
                                  {"rows", options_.rollout.limits.rows},
                                  {"digest", loaded->info().digest}});
+  return absl::OkStatus();
 }
 
 void VersionLoader::EndRollout(const std::string& name, const std::string& result, const std::string& reason) {

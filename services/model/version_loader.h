@@ -8,7 +8,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -66,6 +68,18 @@ class VersionLoader {
   // refused. Any thread; done at the next look, which comes at once.
   void Pin(const std::string& model, uint64_t version);
 
+  // Ends an unload of the model, forgets what was refused of it, and loads and verifies its newest version (the pinned
+  // one, if one is) even if that is what serves; until then, and for good if it is refused, what serves goes on
+  // serving. Any thread; done at the next look, which comes at once. `done` is called once, on the loader's thread or
+  // before this returns, with OK when the version serves; else
+  //   FAILED_PRECONDITION  it is refused, or the pinned version is not there, or the model has been unloaded meanwhile
+  //   NOT_FOUND            the repository has no such model, or is not there
+  //   RESOURCE_EXHAUSTED   kReloadsMax wait already
+  //   UNAVAILABLE          the loader has stopped
+  //   another code         the storage's
+  void Reload(const std::string& model, std::function<void(const absl::Status&)> done);
+  static constexpr size_t kReloadsMax = 16;
+
   // How the last look at the repository went.
   absl::Status repository_status() const;
 
@@ -78,20 +92,28 @@ class VersionLoader {
     std::map<uint64_t, FailedLoad> failed;
   };
 
+  struct PendingReload {
+    std::string model;
+    std::function<void(const absl::Status&)> done;
+  };
+
   void Run();
   void LookNow();
+  std::vector<PendingReload> TakeReloads();
+  absl::Status ReloadNow(const std::string& model, const absl::Status& repository, std::vector<ModelState>& states);
   void SettleRollouts();
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
-  void Load(const LoadAction& action);
+  absl::Status Load(const LoadAction& action);
   // Measures the version on the canary set, if there is one, and compares it with the one that serves.
   void CompareWithLive(LoadResult& result, std::optional<CanaryScore>& score);
-  void Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start);
-  void StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded);
+  absl::Status Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start);
+  absl::Status StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded);
   void EndRollout(const std::string& name, const std::string& result, const std::string& reason);
   void RollBack(const std::string& name, const RolloutVerdict& verdict);
-  // Returns the version that served before.
-  uint64_t Serve(const std::shared_ptr<const LoadedVersion>& version);
+  // FAILED_PRECONDITION if the model has been unloaded meanwhile. `before`: the version that served.
+  absl::Status Serve(const std::shared_ptr<const LoadedVersion>& version, uint64_t* before);
+  absl::Status UnloadedMeanwhile(const std::string& model, uint64_t version);
   void Refuse(const LoadAction& action, const LoadResult& result);
 
   const Options options_;
@@ -108,6 +130,7 @@ class VersionLoader {
   CondVar changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   bool look_now_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<PendingReload> reloads_ ABSL_GUARDED_BY(mutex_);
   absl::Status repository_status_ ABSL_GUARDED_BY(mutex_) = absl::UnknownError("the repository has not been read yet");
 
   Janitor janitor_;

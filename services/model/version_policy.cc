@@ -15,10 +15,14 @@ bool MayTry(const ModelState& model, const AvailableVersion& version, absl::Time
 }
 
 const AvailableVersion* BestCandidate(const ModelState& model, absl::Time now) {
+  if (model.unloaded) return nullptr;
   for (auto version = model.available.rbegin(); version != model.available.rend(); ++version) {
+    const bool again = model.reload && version->version == model.serving;
     const bool wanted = model.pinned != 0 ? version->version == model.pinned && model.pinned != model.serving
                                           : version->version > std::max(model.serving, model.candidate);
-    if (wanted && MayTry(model, *version, now)) return &*version;
+    if ((wanted || (again && (model.pinned == 0 || model.pinned == model.serving))) && MayTry(model, *version, now)) {
+      return &*version;
+    }
   }
   return nullptr;
 }

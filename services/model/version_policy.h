@@ -4,8 +4,9 @@
 // that serves, and than a candidate that is tried beside it, and never an older one, so versions never go backwards by
 // themselves; a version that was refused is not tried again until its files change (or, if it was only worse than
 // another, it is pinned), and meanwhile the next newest has its turn; one that could not be read for reasons of the
-// storage is tried again when its time has come. What is missing from the repository (versions cleaned up, storage
-// lost) never makes anything happen: nothing is unloaded without a successor.
+// storage is tried again when its time has come. A model that an operator has unloaded gets nothing; when its version
+// is to be loaded again, the one that serves counts as new. What is missing from the repository (versions cleaned up,
+// storage lost) never makes anything happen: nothing is unloaded without a successor.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +36,8 @@ struct ModelState {
   uint64_t candidate = 0;                   // that is tried beside it; 0: none
   uint64_t pinned = 0;                      // what is to serve whatever is pushed; 0: the newest
   std::map<uint64_t, FailedLoad> failed;    // by version
+  bool unloaded = false;                    // by an operator
+  bool reload = false;                      // what serves is to be loaded again, unless there is a newer one
   uint64_t last_turn = 0;                   // when this model was last chosen, as a count of all choices; 0: never
 };
 

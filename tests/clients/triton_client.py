@@ -53,13 +53,24 @@ def check_tells(name, client, model, version, as_dict):
     index = client.get_model_repository_index(**as_dict)
     index = index if isinstance(index, list) else index["models"]
     check(any(entry["version"] == version and entry["state"] == "READY" for entry in index), f"{name}: index")
-    error = refusal(client.load_model, model)
-    check(error is not None and "repository" in str(error), f"{name}: loading is refused: {error}")
-    error = refusal(client.unload_model, model)
-    check(error is not None and "repository" in str(error), f"{name}: unloading is refused")
     statistics = client.get_inference_statistics(model, version, **as_dict)["model_stats"][0]
     check(int(statistics["inference_count"]) > 0 and int(statistics["inference_stats"]["success"]["count"]) > 0,
           f"{name}: statistics count {statistics['inference_count']} rows")
+
+
+def check_loads(name, client, model, tensors):
+    client.unload_model(model)
+    check(not client.is_model_ready(model), f"{name}: an unloaded model is not ready")
+    error = refusal(client.infer, model, tensors)
+    check(error is not None and "unloaded by an operator" in str(error), f"{name}: nor does it answer: {error}")
+    client.load_model(model)
+    check(client.is_model_ready(model), f"{name}: once loaded it is")
+    client.load_model(model)
+    check(refusal(client.infer, model, tensors) is None, f"{name}: it can be loaded again, and answers")
+    error = refusal(client.load_model, model, config="{}")
+    check(error is not None and "parameter config" in str(error), f"{name}: from the repository only: {error}")
+    error = refusal(client.load_model, "nothing")
+    check(error is not None and "nothing" in str(error), f"{name}: a model that is not there: {error}")
 
 
 def check_answer(name, result, expected, version, provenance):
@@ -111,6 +122,7 @@ def check_grpc(address, model, version):
                 check(error is None and result.get_response().id == str(i), f"grpc, stream: answer {i}")
         client.stop_stream()
         check_tells("grpc", client, model, version, {"as_json": True})
+        check_loads("grpc", client, model, inputs(module, PIXELS))
     return probabilities
 
 
@@ -139,6 +151,7 @@ def check_http(address, model, version, expected):
         error = refusal(client.infer, model, inputs(module, PIXELS), model_version="999999999")
         check(error is not None and error.status() == "404", f"http: a version that is not there: {error}")
         check_tells("http", client, model, version, {})
+        check_loads("http", client, model, inputs(module, PIXELS))
 
 
 def main():

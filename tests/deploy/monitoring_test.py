@@ -239,7 +239,7 @@ class Live(unittest.TestCase):
         "dataset": {"synthetic": {"train": 12000}},
         "parameterServer": {"shards": 2, "output": {"accessMode": "ReadWriteMany"}},
         "worker": {"count": 2},
-        "model": {"drainSeconds": 0},
+        "model": {"drainSeconds": 0, "requestLog": {"sample": 1}},
     }
 
     @classmethod

@@ -254,6 +254,7 @@ TEST_F(CommandsTest, ServesWhatItTrained) {
   EXPECT_EQ(bad.exit_code, 1);
   EXPECT_EQ(Lines(bad.errors), 1) << bad.errors;
   EXPECT_EQ(Run({"status", "--target", target}).exit_code, 0);
+  EXPECT_EQ(Run({"models", "--target", target}).exit_code, 0);
   const fs::path json_file = temporary_ / "load.json";
   EXPECT_EQ(
       Run({"load-test", "--target", target, "--concurrency", "2", "--seconds", "0.5", "--json", json_file.string()})

@@ -10,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "services/cli/explain_command.h"
 #include "services/cli/load_test_command.h"
+#include "services/cli/models_command.h"
 #include "services/cli/predict_command.h"
 #include "services/cli/serving_check.h"
 #include "services/cli/status_command.h"
@@ -66,6 +67,18 @@ class FakeModelService : public v1::ModelService::Service {
     version.set_state(refuse ? v1::ModelVersionStatus::STATE_REFUSED : v1::ModelVersionStatus::STATE_SERVING);
     version.set_reason(refuse ? "weights are not finite" : "");
     return grpc::Status::OK;
+  }
+  // First what ListModels tells, then that the version has had its first request.
+  grpc::Status WatchVersions(grpc::ServerContext* context, const v1::WatchVersionsRequest*,
+                             grpc::ServerWriter<v1::WatchVersionsResponse>* writer) override {
+    v1::ListModelsResponse models;
+    EXPECT_TRUE(ListModels(context, nullptr, &models).ok());
+    v1::WatchVersionsResponse response;
+    *response.mutable_versions() = models.versions();
+    writer->Write(response);
+    response.mutable_versions(0)->set_requests(1);
+    writer->Write(response);
+    return grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down");
   }
   // Set before the first call.
   bool refuse = false;
@@ -150,6 +163,71 @@ TEST_F(ModelClientsTest, StatusTellsAModelServiceFromACoordinator) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(RunStatus({.target = {server_->address()}}), kExitOk);
   EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("mnist version 844  serving"));
+}
+
+ModelVersions TwoVersions() {
+  ModelVersions versions;
+  v1::ModelVersionStatus& refused = *versions.Add();
+  refused.set_model("mnist");
+  refused.set_version(844);
+  refused.set_state(v1::ModelVersionStatus::STATE_REFUSED);
+  refused.set_reason("model.pt: SHA-256 \"differs\"");
+  v1::ModelVersionStatus& serving = *versions.Add();
+  serving.set_model("mnist");
+  serving.set_version(422);
+  serving.set_state(v1::ModelVersionStatus::STATE_SERVING);
+  serving.set_accuracy(0.98);
+  serving.set_requests(10'000);
+  serving.set_pinned(true);
+  return versions;
+}
+
+TEST(FormatModelTableTest, ListsVersionsUnderAHeading) {
+  EXPECT_EQ(FormatModelTable({}), "MODEL  VERSION  STATE  ACCURACY  REQUESTS  PINNED  REASON\n");
+  EXPECT_EQ(FormatModelTable(TwoVersions()),
+            "MODEL  VERSION  STATE    ACCURACY  REQUESTS  PINNED  REASON\n"
+            "mnist  844      refused  -         0                 model.pt: SHA-256 \"differs\"\n"
+            "mnist  422      serving  98.00 %   10,000    pinned\n");
+}
+
+TEST(FormatModelsJsonTest, HoldsWhatTheTableHolds) {
+  EXPECT_EQ(FormatModelsJson({}), "{\"versions\":[]}\n");
+  EXPECT_EQ(FormatModelsJson(TwoVersions()),
+            R"({"versions":[{"model":"mnist","version":844,"state":"refused","accuracy":null,"requests":0,)"
+            R"("pinned":false,"reason":"model.pt: SHA-256 \"differs\""},)"
+            R"({"model":"mnist","version":422,"state":"serving","accuracy":0.98,"requests":10000,)"
+            R"("pinned":true,"reason":""}]})"
+            "\n");
+}
+
+TEST_F(ModelClientsTest, ModelsListsTheVersions) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(RunModels({.target = {server_->address()}}), kExitOk);
+  EXPECT_EQ(RunModels({.target = {server_->address()}, .json = true}), kExitOk);
+  EXPECT_EQ(RunModels({.target = {"nonsense"}}), kExitUsage);
+  const std::string address = server_->address();
+  server_.reset();
+  EXPECT_EQ(RunModels({.target = {address}}), kExitFailure);
+  const std::string out = testing::internal::GetCapturedStdout();
+  EXPECT_THAT(out, HasSubstr("mnist  844      serving"));
+  EXPECT_THAT(out, HasSubstr(R"("version":844,"state":"serving")"));
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(address));
+}
+
+TEST_F(ModelClientsTest, ModelsWatchesUntilTheServiceEnds) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(RunModels({.target = {server_->address()}, .watch = true}), kExitFailure);
+  EXPECT_EQ(RunModels({.target = {server_->address()}, .json = true, .watch = true}), kExitFailure);
+  const std::string heading = "MODEL  VERSION  STATE    ACCURACY  REQUESTS  PINNED  REASON\n";
+  const std::string json = R"({"versions":[{"model":"mnist","version":844,"state":"serving","accuracy":null,)";
+  EXPECT_EQ(testing::internal::GetCapturedStdout(),
+            heading + "mnist  844      serving  -         0\n\n" +  //
+                heading + "mnist  844      serving  -         1\n" + json +
+                "\"requests\":0,\"pinned\":false,\"reason\":\"\"}]}\n" +  //
+                json + "\"requests\":1,\"pinned\":false,\"reason\":\"\"}]}\n");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(server_->address() + ": shutting down\n"));
 }
 
 TEST_F(ModelClientsTest, StatusOfNothingIsAFailure) {

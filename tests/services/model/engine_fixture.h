@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "services/model/inference_engine.h"
 #include "services/model/model_metrics.h"
+#include "services/model/repository_control.h"
 #include "services/model/rollout.h"
 #include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
@@ -57,6 +58,7 @@ class EngineFixture : public ::testing::Test {
                         table_,
                         model_metrics_,
                         RealClock()};
+  RepositoryControl control_{table_, loader_};
 };
 
 }  // namespace millrace

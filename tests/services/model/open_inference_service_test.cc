@@ -2,6 +2,7 @@
 #include "services/model/open_inference_service.h"
 
 #include <atomic>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -66,7 +67,7 @@ class OpenInferenceServiceTest : public EngineFixture {
   OpenInferenceCatalog catalog_{table_, {.executors = 2, .requests = 16}, [this] {
                                   return ready_ ? absl::OkStatus() : absl::UnavailableError("draining");
                                 }};
-  OpenInferenceService service_{catalog_, engine_, RealClock()};
+  OpenInferenceService service_{catalog_, engine_, RealClock(), control_, {"", /*open=*/true}};
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<inference::GRPCInferenceService::Stub> stub_;
 };
@@ -252,7 +253,7 @@ TEST_F(OpenInferenceServiceTest, StatisticsCountAndOutliveTheVersion) {
   EXPECT_EQ(Call(&Stub::ModelStatistics, request, &statistics).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
-TEST_F(OpenInferenceServiceTest, TheIndexSaysWhyAVersionWasRefusedAndLoadingIsTheRepositorys) {
+TEST_F(OpenInferenceServiceTest, TheIndexSaysWhyAVersionWasRefused) {
   PublishAndLoad(7);
   PublishAndLoad(8, "bad");
   inference::RepositoryIndexRequest request;
@@ -267,13 +268,78 @@ TEST_F(OpenInferenceServiceTest, TheIndexSaysWhyAVersionWasRefusedAndLoadingIsTh
   ASSERT_TRUE(Call(&Stub::RepositoryIndex, request, &index).ok());
   ASSERT_EQ(index.models_size(), 1);
   EXPECT_EQ(index.models(0).version(), "7");
+}
 
-  inference::RepositoryModelLoadResponse loaded;
-  const grpc::Status load = Call(&Stub::RepositoryModelLoad, {}, &loaded);
-  EXPECT_EQ(load.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  EXPECT_THAT(load.error_message(), HasSubstr("repository"));
-  inference::RepositoryModelUnloadResponse unloaded;
-  EXPECT_EQ(Call(&Stub::RepositoryModelUnload, {}, &unloaded).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+TEST_F(OpenInferenceServiceTest, OperatorsLoadAndUnload) {
+  PublishAndLoad(7);
+  PublishAndLoad(8, "bad");
+  const auto load = [&](const std::string& model, const std::string& parameter = "") {
+    inference::RepositoryModelLoadRequest request;
+    request.set_model_name(model);
+    if (!parameter.empty()) (*request.mutable_parameters())[parameter];
+    inference::RepositoryModelLoadResponse response;
+    return Call(&Stub::RepositoryModelLoad, request, &response);
+  };
+  const auto unload = [&](const std::string& model) {
+    inference::RepositoryModelUnloadRequest request;
+    request.set_model_name(model);
+    inference::RepositoryModelUnloadResponse response;
+    return Call(&Stub::RepositoryModelUnload, request, &response);
+  };
+  loader_.Start();
+  EXPECT_TRUE(unload("mnist").ok());
+  EXPECT_THAT(catalog_.ModelReady("mnist", ""), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("unloaded")));
+  EXPECT_TRUE(table_.serving_models().empty());
+  const inference::RepositoryIndexResponse index = catalog_.Index(false);
+  ASSERT_EQ(index.models_size(), 2);
+  EXPECT_EQ(index.models(1).version(), "7");
+  EXPECT_EQ(index.models(1).state(), "UNAVAILABLE");
+  EXPECT_EQ(index.models(1).reason(), "unloaded by an operator");
+
+  const grpc::Status refused = load("mnist");
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(refused.error_message(), HasSubstr("model.pt differs"));
+  EXPECT_TRUE(Eventually([&] { return catalog_.ModelReady("mnist", "7").ok(); })) << "the next newest";
+  Publish(8, "good");
+  EXPECT_TRUE(load("mnist").ok());
+  EXPECT_THAT(catalog_.ModelReady("mnist", "8"), IsOk());
+
+  EXPECT_EQ(load("other").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(unload("other").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(load("").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(unload("").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(load("mnist", "file:1/model.pt").error_message(), HasSubstr("file:1/model.pt"));
+  EXPECT_EQ(load("mnist", "config").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_TRUE(load("mnist", "unknown").ok());
+  EXPECT_THAT(catalog_.ModelReady("mnist", "8"), IsOk());
+}
+
+TEST_F(OpenInferenceServiceTest, OthersThanOperatorsLoadAndUnloadNothing) {
+  PublishAndLoad(7);
+  std::ofstream(root_ / "token") << "a-token-of-some-length";
+  OpenInferenceService service(catalog_, engine_, RealClock(), control_, {root_ / "token", /*open=*/true});
+  const auto server = GrpcServer::Start({.address = "unix:" + (root_ / "guarded").string()}, {&service}).value();
+  const auto stub = inference::GRPCInferenceService::NewStub(MakeChannel(server->address()));
+  const auto unload = [&](const std::string& authorization) {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(20));
+    if (!authorization.empty()) context.AddMetadata("authorization", authorization);
+    inference::RepositoryModelUnloadRequest request;
+    request.set_model_name("mnist");
+    inference::RepositoryModelUnloadResponse response;
+    return stub->RepositoryModelUnload(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(unload(""), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(unload("Bearer another-token-of-it"), grpc::StatusCode::PERMISSION_DENIED);
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(20));
+  inference::RepositoryModelLoadRequest request;
+  request.set_model_name("mnist");
+  inference::RepositoryModelLoadResponse response;
+  EXPECT_EQ(stub->RepositoryModelLoad(&context, request, &response).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_THAT(catalog_.ModelReady("mnist", ""), IsOk());
+  EXPECT_EQ(unload("Bearer a-token-of-some-length"), grpc::StatusCode::OK);
+  EXPECT_FALSE(catalog_.ModelReady("mnist", "").ok());
 }
 
 class InferenceStreamTest : public OpenInferenceServiceTest {

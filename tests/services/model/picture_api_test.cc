@@ -54,7 +54,7 @@ class PictureApiTest : public EngineFixture {
 
   OpenInferenceCatalog catalog_{table_, {.executors = 2, .requests = 16}, [] { return absl::OkStatus(); }};
   Explainer explainer_{metrics_, RealClock()};
-  RestApi api_{catalog_, engine_, explainer_, RealClock()};
+  RestApi api_{catalog_, engine_, explainer_, RealClock(), control_, {"", /*open=*/true}};
 };
 
 TEST_F(PictureApiTest, WhatServes) {

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_server.h"
 #include "gmock/gmock.h"
@@ -195,6 +196,127 @@ TEST_F(PredictServiceTest, ListModelsTellsStateAndReason) {
   EXPECT_EQ(response.versions(1).state(), v1::ModelVersionStatus::STATE_SERVING);
   EXPECT_EQ(response.versions(1).requests(), 1u);
   EXPECT_EQ(response.versions(1).accuracy(), 0.5);
+}
+
+class WatchVersionsTest : public PredictServiceTest {
+ protected:
+  WatchVersionsTest() {
+    table_.OnChange([this] { service_.VersionsChanged(); });
+    SetDeadline(context_, absl::Seconds(20));
+    stream_ = stub_->WatchVersions(&context_, {});
+  }
+  ~WatchVersionsTest() override { table_.OnChange(nullptr); }
+  // The next list, as "7 SERVING, 6 RETIRED".
+  std::string Next() {
+    v1::WatchVersionsResponse response;
+    if (!stream_->Read(&response)) return "the end";
+    std::string text;
+    for (const v1::ModelVersionStatus& version : response.versions()) {
+      absl::StrAppend(&text, text.empty() ? "" : ", ", version.version(), " ",
+                      v1::ModelVersionStatus::State_Name(version.state()));
+    }
+    return text;
+  }
+
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::WatchVersionsResponse>> stream_;
+};
+
+TEST_F(WatchVersionsTest, SendsTheListAtOnceAndAfterEveryChangeUntilTheDrain) {
+  EXPECT_EQ(Next(), "");
+  PublishAndLoad(7);
+  // What came between may be missed, never the last.
+  EXPECT_TRUE(Eventually([&] { return Next() == "7 STATE_SERVING"; }));
+  PublishAndLoad(8, "bad");
+  EXPECT_TRUE(Eventually([&] { return Next() == "8 STATE_REFUSED, 7 STATE_SERVING"; }));
+  service_.Drain();
+  EXPECT_EQ(Next(), "the end");
+  EXPECT_EQ(stream_->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(20));
+  EXPECT_EQ(stub_->WatchVersions(&context, {})->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+// A hundred thousand lists would fill any buffer; the one that stands is the newest.
+TEST_F(WatchVersionsTest, AClientThatDoesNotReadMissesWhatIsBetween) {
+  PublishAndLoad(7);
+  constexpr int kChanges = 100'000;
+  for (int i = 0; i < kChanges; ++i) table_.SetRefused("mnist", 8, std::string(200, 'x'));
+  table_.Forget("mnist", 8);
+  table_.SetLoading("mnist", 9);
+  int lists = 1;
+  for (std::string text = Next(); text != "9 STATE_LOADING, 7 STATE_SERVING"; text = Next()) {
+    ASSERT_NE(text, "the end");
+    ++lists;
+  }
+  EXPECT_LT(lists, kChanges / 10);
+}
+
+TEST_F(WatchVersionsTest, AClientThatIsGoneIsForgotten) {
+  EXPECT_EQ(Next(), "");
+  context_.TryCancel();
+  EXPECT_EQ(stream_->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  for (int i = 0; i < 100; ++i) PublishAndLoad(7 + static_cast<uint64_t>(i));
+  // More than may watch at once, one after another.
+  for (size_t i = 0; i < StreamSet<VersionWatcher>::kStreamsMax + 10; ++i) {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(20));
+    const auto stream = stub_->WatchVersions(&context, {});
+    v1::WatchVersionsResponse response;
+    ASSERT_TRUE(stream->Read(&response)) << i;
+    context.TryCancel();
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+}
+
+TEST_F(PredictServiceTest, AStreamAnswersInOrderAndAFaultIsAnAnswer) {
+  PublishAndLoad(7);
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(20));
+  const auto stream = stub_->PredictStream(&context);
+  for (int i = 0; i < 30; ++i) {
+    v1::PredictStreamRequest request;
+    request.set_id(std::to_string(i));
+    *request.mutable_request() = Raw(static_cast<uint32_t>(1 + i % 2));
+    if (i % 3 == 1) request.mutable_request()->set_version(6);
+    stream->Write(request);
+  }
+  stream->WritesDone();
+  v1::PredictStreamResponse response;
+  for (int i = 0; i < 30; ++i) {
+    ASSERT_TRUE(stream->Read(&response)) << i;
+    EXPECT_EQ(response.id(), std::to_string(i));
+    if (i % 3 == 1) {
+      EXPECT_EQ(response.fault().code(), grpc::StatusCode::NOT_FOUND);
+      EXPECT_THAT(response.fault().message(), HasSubstr("version 6 of model mnist is not loaded"));
+    } else {
+      EXPECT_EQ(response.response().predictions_size(), 1 + i % 2);
+      EXPECT_EQ(response.response().digest(), "digest-7");
+    }
+  }
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(PredictServiceTest, AStreamHasOneRequestInTheEngineAndEndsWithTheDrain) {
+  PublishAndLoad(7);
+  blocked_ = true;
+  grpc::ClientContext context;
+  SetDeadline(context, absl::Seconds(20));
+  const auto stream = stub_->PredictStream(&context);
+  v1::PredictStreamRequest request;
+  *request.mutable_request() = Raw();
+  for (int i = 0; i < 10; ++i) stream->Write(request);
+  EXPECT_TRUE(Eventually([&] { return forward_passes_ == 1; }));
+  EXPECT_EQ(engine_.in_flight(), 1);
+  service_.Drain();
+  blocked_ = false;
+  v1::PredictStreamResponse response;
+  EXPECT_TRUE(stream->Read(&response));
+  EXPECT_TRUE(response.has_response());
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(forward_passes_, 1);
 }
 
 TEST_F(PredictServiceTest, ExplainsAndSaysOfWhichVersion) {

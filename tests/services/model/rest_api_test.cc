@@ -67,7 +67,7 @@ class RestApiTest : public EngineFixture {
                                   return ready_ ? absl::OkStatus() : absl::UnavailableError("draining");
                                 }};
   Explainer explainer_{metrics_, RealClock()};
-  RestApi api_{catalog_, engine_, explainer_, RealClock()};
+  RestApi api_{catalog_, engine_, explainer_, RealClock(), control_, {"", /*open=*/true}};
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -177,11 +177,28 @@ TEST_F(RestApiTest, StatisticsAndIndex) {
   index = json::parse(Post("/v2/repository/index", R"({"ready": true})").body);
   ASSERT_EQ(index.size(), 1u);
   EXPECT_EQ(index[0]["version"], "7");
-  for (const char* verb : {"load", "unload"}) {
-    const HttpReply reply = Post(std::string("/v2/repository/models/mnist/") + verb, "{}");
-    EXPECT_EQ(reply.status, 400);
-    EXPECT_THAT(reply.body, HasSubstr("repository"));
-  }
+}
+
+TEST_F(RestApiTest, OperatorsLoadAndUnloadAndWebPagesDoNot) {
+  PublishAndLoad(7);
+  loader_.Start();
+  const auto ask = [&](const std::string& path, const std::string& body = "", const std::string& headers = "") {
+    return Post("/v2/repository/models/" + path, body, headers).status;
+  };
+  EXPECT_EQ(ask("mnist/unload", "", "Origin: http://elsewhere\r\n"), 403);
+  EXPECT_EQ(Get("/v2/models/mnist/ready").status, 200);
+  EXPECT_EQ(ask("mnist/unload"), 200);
+  EXPECT_EQ(Get("/v2/models/mnist/ready").status, 503);
+  EXPECT_EQ(ask("mnist/load", R"({"parameters": {"config": "{}"}})"), 400);
+  EXPECT_EQ(Get("/v2/models/mnist/ready").status, 503);
+  EXPECT_EQ(ask("mnist/load", "{}"), 200);
+  EXPECT_EQ(Get("/v2/models/mnist/ready").status, 200);
+  EXPECT_EQ(ask("other/load"), 404);
+  EXPECT_EQ(ask("other/unload"), 404);
+  EXPECT_EQ(RestApi(catalog_, engine_, explainer_, RealClock(), control_, {"", /*open=*/false})
+                .Answer({.method = "POST", .path = "/v2/repository/models/mnist/unload", .headers = {}, .body = ""})
+                .status,
+            403);
 }
 
 TEST_F(RestApiTest, TensorFlowsPredictAndStatus) {
@@ -232,7 +249,7 @@ class RestApiLimitsTest : public EngineFixture {
   InferenceEngine wide_{{.executors = 1, .requests = 64}, RealClock()};
   OpenInferenceCatalog catalog_{table_, {}, [] { return absl::OkStatus(); }};
   Explainer explainer_{metrics_, RealClock()};
-  RestApi api_{catalog_, wide_, explainer_, RealClock()};
+  RestApi api_{catalog_, wide_, explainer_, RealClock(), control_, {"", /*open=*/true}};
 };
 
 TEST_F(RestApiLimitsTest, PredictionsAtOnce) {

@@ -16,6 +16,7 @@
 namespace millrace {
 namespace {
 
+namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -35,6 +36,12 @@ class VersionLoaderTest : public ServingFixture {
     PublishFake(root_ / "models", "mnist", version, word);
   }
   void PollAll() { ServingFixture::PollAll(*loader_); }
+  absl::Status Reload(const std::string& model = "mnist") {
+    absl::Status status = absl::UnknownError("not answered");
+    loader_->Reload(model, [&](const absl::Status& result) { status = result; });
+    PollAll();
+    return status;
+  }
 
   int loads_ = 0;
   std::unique_ptr<VersionLoader> loader_;
@@ -354,6 +361,74 @@ TEST_F(VersionLoaderTest, APinIsFollowedAtOnce) {
   ASSERT_TRUE(Eventually([&] { return Serving() == 2; }));
   loader_->Pin("mnist", 1);
   EXPECT_TRUE(Eventually([&] { return Serving() == 1; }));
+}
+
+TEST_F(VersionLoaderTest, AReloadTriesWhatWasRefusedAndTellsHowItWent) {
+  Publish(1);
+  PollAll();
+  Publish(2, "bad");
+  PollAll();
+  EXPECT_EQ(loads_, 2);
+  EXPECT_THAT(Reload(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("model.pt differs")));
+  EXPECT_EQ(loads_, 3) << "once, and not what serves instead";
+  EXPECT_EQ(Serving(), 1u);
+  Publish(2, "good");
+  EXPECT_THAT(Reload(), IsOk());
+  EXPECT_EQ(Serving(), 2u);
+  EXPECT_THAT(Reload("other"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("model other")));
+  EXPECT_EQ(Serving(), 2u);
+}
+
+TEST_F(VersionLoaderTest, AReloadLoadsWhatServesAgainAndLeavesItIfThatFails) {
+  Publish(1);
+  PollAll();
+  const LoadedVersion* const first = table_.Find("mnist", 0)->get();
+  std::shared_ptr<const LoadedVersion> held = *table_.Find("mnist", 0);
+  EXPECT_THAT(Reload(), IsOk());
+  EXPECT_NE(table_.Find("mnist", 0)->get(), first);
+  EXPECT_EQ(table_.Report().size(), 1u) << "one version, whatever its lives";
+  Publish(1, "bad");
+  EXPECT_THAT(Reload(), StatusIs(absl::StatusCode::kFailedPrecondition));
+  EXPECT_EQ(Serving(), 1u);
+  fs::remove_all(root_ / "models");
+  EXPECT_THAT(Reload(), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_EQ(Serving(), 1u);
+}
+
+TEST_F(VersionLoaderTest, AnUnloadedModelStaysSoUntilItIsLoadedAgain) {
+  Publish(1);
+  Publish(2);
+  PollAll();
+  EXPECT_THAT(table_.Unload("mnist"), IsOk());
+  EXPECT_THAT(table_.Find("mnist", 0), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("unloaded by an operator")));
+  Publish(3);
+  PollAll();
+  EXPECT_EQ(Serving(), 0u);
+  EXPECT_THAT(Reload(), IsOk());
+  EXPECT_EQ(Serving(), 3u);
+  // Unloaded between the wish to load it and its fulfilment.
+  absl::Status status;
+  loader_->Reload("mnist", [&](const absl::Status& result) { status = result; });
+  EXPECT_THAT(table_.Unload("mnist"), IsOk());
+  PollAll();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("unloaded")));
+  EXPECT_EQ(Serving(), 0u);
+}
+
+TEST_F(VersionLoaderTest, ReloadsThatWaitAreBoundedAndEndWithTheLoader) {
+  Publish(1);
+  int stopped = 0, refused = 0;
+  for (size_t i = 0; i < VersionLoader::kReloadsMax + 2; ++i) {
+    loader_->Reload("mnist", [&](const absl::Status& status) {
+      stopped += absl::IsUnavailable(status) ? 1 : 0;
+      refused += absl::IsResourceExhausted(status) ? 1 : 0;
+    });
+  }
+  EXPECT_EQ(refused, 2);
+  loader_->Stop();
+  EXPECT_EQ(stopped, static_cast<int>(VersionLoader::kReloadsMax));
+  loader_->Reload("mnist", [&](const absl::Status& status) { stopped += absl::IsUnavailable(status) ? 1 : 0; });
+  EXPECT_EQ(stopped, static_cast<int>(VersionLoader::kReloadsMax) + 1);
 }
 
 }  // namespace

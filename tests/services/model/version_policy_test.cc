@@ -67,6 +67,32 @@ TEST(NextLoad, TakesOnlyWhatIsNewerThanTheCandidateToo) {
   EXPECT_EQ(Next(state), std::nullopt);
 }
 
+TEST(NextLoad, WhatServesIsLoadedAgainIfAskedAndNothingElseOlder) {
+  ModelState state = State("m", {10, 20}, 20);
+  state.reload = true;
+  EXPECT_EQ(Next(state), 20u);
+  state.available.push_back({.version = 30, .identity = 300});
+  EXPECT_EQ(Next(state), 30u) << "the newer one first";
+  state = State("m", {10}, 20);
+  state.reload = true;
+  EXPECT_EQ(Next(state), std::nullopt) << "never back";
+  state = State("m", {10, 20, 30}, 20);
+  state.reload = true;
+  state.pinned = 10;
+  EXPECT_EQ(Next(state), 10u);
+  state.serving = 10;
+  EXPECT_EQ(Next(state), 10u) << "pinned, and again";
+}
+
+TEST(NextLoad, AnUnloadedModelGetsNothing) {
+  ModelState state = State("m", {10, 20});
+  state.unloaded = true;
+  EXPECT_EQ(Next(state), std::nullopt);
+  state.pinned = 10;
+  state.reload = true;
+  EXPECT_EQ(Next(state), std::nullopt);
+}
+
 TEST(NextLoad, DoesNothingWhenTheRepositoryIsEmpty) {
   EXPECT_EQ(Next(State("m", {}, 30)), std::nullopt);
   EXPECT_EQ(NextLoad({}, kNow), std::nullopt);
