@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <exception>
+#include <span>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -42,15 +43,15 @@ Json OutputsToJson(const ServableManifest& manifest) {
                       Tensor(kErrorName, fp32, {-1, 1})});
 }
 
-// Strict access by field name; every error names the field. nlohmann's own exceptions are not used: a missing field must
-// say which one.
+// Strict access by field name; every error names the field. nlohmann's own exceptions are not used: a missing field
+// must say which one.
 template <typename T>
 absl::Status Read(const Json& object, const char* field, T& out) {
   const auto found = object.find(field);
   if (found == object.end()) return absl::InvalidArgumentError(absl::StrCat("manifest field ", field, " is missing"));
-  const bool fits = std::is_same_v<T, std::string>      ? found->is_string()
-                    : std::is_floating_point_v<T>       ? found->is_number()
-                                                        : found->is_number_unsigned();
+  const bool fits = std::is_same_v<T, std::string> ? found->is_string()
+                    : std::is_floating_point_v<T>  ? found->is_number()
+                                                   : found->is_number_unsigned();
   if (!fits) return absl::InvalidArgumentError(absl::StrCat("manifest field ", field, " has the wrong type"));
   out = found->get<T>();
   return absl::OkStatus();
@@ -153,6 +154,36 @@ absl::Status ReadStatistics(const Json& root, ServableManifest& manifest) {
   return absl::OkStatus();
 }
 
+// As many bins as `bins` has, which together hold `rows`.
+absl::Status ReadBins(const Json& reference, const char* field, uint64_t rows, std::span<uint64_t> bins) {
+  MILLRACE_ASSIGN_OR_RETURN(const Json* counts, Child(reference, field, Json::value_t::array));
+  uint64_t total = 0;
+  for (size_t i = 0; i < counts->size() && i < bins.size(); ++i) {
+    const Json& count = (*counts)[i];
+    if (count.is_number_unsigned()) bins[i] = count.get<uint64_t>();
+    if (!count.is_number_unsigned() || bins[i] > rows) break;
+    total += bins[i];
+  }
+  if (counts->size() == bins.size() && total == rows) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("manifest field reference.", field, " must hold ", bins.size(),
+                                                 " counts that add up to reference.rows, ", rows));
+}
+
+absl::Status ReadReference(const Json& root, ServableManifest& manifest) {
+  if (!root.contains("reference")) return absl::OkStatus();  // none could be had, or the version is from before them
+  MILLRACE_ASSIGN_OR_RETURN(const Json* reference, Child(root, "reference", Json::value_t::object));
+  Distribution& read = manifest.reference.emplace();
+  MILLRACE_RETURN_IF_ERROR(Read(*reference, "rows", read.rows));
+  if (read.rows < 1 || read.rows > UINT32_MAX) {
+    return absl::InvalidArgumentError("manifest field reference.rows must be in [1, 2^32)");
+  }
+  MILLRACE_RETURN_IF_ERROR(ReadBins(*reference, "ink", read.rows, read.ink));
+  if (manifest.output_kind != OutputKind::kProbabilities) return absl::OkStatus();
+  read.classes.resize(manifest.classes);
+  MILLRACE_RETURN_IF_ERROR(ReadBins(*reference, "classes", read.rows, read.classes));
+  return ReadBins(*reference, "confidence", read.rows, read.confidence);
+}
+
 absl::Status ReadGolden(const Json& root, ServableManifest& manifest) {
   const char* const field = NameOf(manifest.output_kind);
   MILLRACE_ASSIGN_OR_RETURN(const Json* golden, Child(root, "golden", Json::value_t::object));
@@ -216,6 +247,7 @@ absl::StatusOr<ServableManifest> Parse(const Json& root) {
   MILLRACE_RETURN_IF_ERROR(Read(*fingerprint, "dataset", manifest.dataset_fingerprint));
   MILLRACE_RETURN_IF_ERROR(Read(*fingerprint, "torch", manifest.torch_version));
   MILLRACE_RETURN_IF_ERROR(Read(*fingerprint, "cpu_capability", manifest.cpu_capability));
+  MILLRACE_RETURN_IF_ERROR(ReadReference(root, manifest));
   MILLRACE_RETURN_IF_ERROR(ReadGolden(root, manifest));
   MILLRACE_RETURN_IF_ERROR(ReadFiles(root, manifest));
   return manifest;
@@ -259,6 +291,13 @@ std::string ManifestToJson(const ServableManifest& manifest) {
       {"golden", {{"images", manifest.golden.images}, {NameOf(manifest.output_kind), manifest.golden.values}}},
       {"files", std::move(files)},
   };
+  if (manifest.reference) {
+    root["reference"] = {{"rows", manifest.reference->rows}, {"ink", manifest.reference->ink}};
+    if (manifest.output_kind == OutputKind::kProbabilities) {
+      root["reference"]["classes"] = manifest.reference->classes;
+      root["reference"]["confidence"] = manifest.reference->confidence;
+    }
+  }
   if (!manifest.statistics.empty()) root["statistics"] = manifest.statistics;
   return root.dump(2) + "\n";
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/model/drift.h"
 #include "millrace/v1/job.pb.h"
 
 namespace millrace {
@@ -60,6 +61,8 @@ struct ServableManifest {
   std::string weights_sha256;           // of the flat vector
   std::optional<v1::Evaluation> validation;
   std::optional<v1::Evaluation> test;
+  // Of validation images and the exporter's answers to them: what later ones are compared with.
+  std::optional<Distribution> reference = std::nullopt;
   // The fingerprint: what the bits of the weights depend on.
   uint64_t seed = 0;
   std::string dataset_fingerprint;

@@ -36,6 +36,9 @@ struct ExportOptions {
   std::span<const float> parameters;  // the flat vector at `version`, statistics included
   std::optional<v1::Evaluation> validation;
   std::optional<v1::Evaluation> test;
+  // uint8 [rows, channels, height, width], of the validation split: what the manifest's reference is made of. May be
+  // empty.
+  std::span<const uint8_t> reference_images = {};
   uint64_t seed = 0;
   std::string dataset_fingerprint;
   std::shared_ptr<const SigningKey> signing_key = nullptr;  // null: the version is not signed

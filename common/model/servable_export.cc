@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -18,6 +20,8 @@
 
 namespace millrace {
 namespace {
+
+constexpr size_t kReferencePiece = 64;  // rows computed at once
 
 absl::Status CheckOptions(const ExportOptions& options) {
   MILLRACE_RETURN_IF_ERROR(CheckModelName("model_name", options.model_name));
@@ -85,6 +89,26 @@ GoldenPredictions PredictGolden(const ExportOptions& options, torch::jit::Module
   return {kGoldenImageCount, std::vector<float>(values, values + output.numel())};
 }
 
+std::optional<Distribution> ReferenceOf(const ExportOptions& options, torch::jit::Module& module) {
+  const v1::NetworkSpec& spec = options.network;
+  const size_t image_size = size_t{spec.channels()} * spec.height() * spec.width();
+  const size_t rows = options.reference_images.size() / image_size;
+  if (rows == 0) return std::nullopt;
+  Distribution reference{.classes = std::vector<uint64_t>(Classifies(spec) ? spec.classes() : 0)};
+  torch::InferenceMode inference;
+  for (size_t begin = 0; begin < rows; begin += kReferencePiece) {
+    const size_t piece = std::min(kReferencePiece, rows - begin);
+    const std::span<const uint8_t> images = options.reference_images.subspan(begin * image_size, piece * image_size);
+    const at::Tensor input = torch::from_blob(
+        const_cast<uint8_t*>(images.data()),  // only read
+        {static_cast<int64_t>(piece), int64_t{spec.channels()}, int64_t{spec.height()}, int64_t{spec.width()}},
+        torch::kUInt8);
+    const at::Tensor output = AnswerRows(module.forward({input}));
+    reference.Add(std::span<const float>(output.data_ptr<float>(), static_cast<size_t>(output.numel())), images, piece);
+  }
+  return reference;
+}
+
 absl::Status WriteListed(const std::string& directory, const char* name, const std::string& contents,
                          ServableManifest& manifest) {
   MILLRACE_RETURN_IF_ERROR(WriteFileAtomically(absl::StrCat(directory, "/", name), contents));
@@ -100,6 +124,7 @@ absl::Status WriteVersion(const ExportOptions& options, const std::string& direc
   }
   MILLRACE_RETURN_IF_ERROR(CatchTorch("exporting the model", [&]() -> absl::Status {
     manifest.golden = PredictGolden(options, network.module);
+    manifest.reference = ReferenceOf(options, network.module);
     network.module.save(model);
     return absl::OkStatus();
   }));

@@ -308,11 +308,18 @@ void InferenceEngine::Compute(Job& job) {
   for (const Part* part : wanted) {
     if (part->call->request.deadline <= job.computing) version.series().CountExpiredExecuted(part->rows);
   }
-  RowAnswers answers = first.kind == InferenceRequest::Kind::kFloats
-                           ? RunRows(version.predictor(), FloatsOf(pixels), job.rows, first.deterministic)
-                           : RunRows(version.predictor(), pixels, job.rows, first.deterministic);
+  const bool floats = first.kind == InferenceRequest::Kind::kFloats;
+  RowAnswers answers = floats ? RunRows(version.predictor(), FloatsOf(pixels), job.rows, first.deterministic)
+                              : RunRows(version.predictor(), pixels, job.rows, first.deterministic);
   job.compute = clock_.Now() - job.computing;
   version.series().ObserveBatch(job.rows, job.batch.release);
+  if (DriftWatch* const drift = version.series().drift(); drift != nullptr && answers.faults.empty()) {
+    if (floats) {
+      drift->Observe(answers.values, FloatsOf(pixels), job.rows);
+    } else {
+      drift->Observe(answers.values, pixels, job.rows);
+    }
+  }
   version.statistics()->CountBatch(job.rows, job.compute);
 
   Distribute(job, wanted, std::move(answers));

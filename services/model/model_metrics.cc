@@ -66,7 +66,8 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry)
                              "dropped for lack of time.")),
       repository_readable_(&Register(prometheus::BuildGauge(), registry, "millrace_model_repository_readable",
                                      "1 if the repository could be read at the last poll.")
-                                .Add({})) {}
+                                .Add({})),
+      drift_(DriftFamilies::Register(registry)) {}
 
 std::shared_ptr<VersionSeries> ModelMetrics::AddVersion(const std::string& model, uint64_t version) {
   const VersionKey key(model, version);
@@ -180,6 +181,10 @@ void VersionSeries::ObserveBatch(uint32_t rows, Batcher::Release release) {
 void VersionSeries::SetCanaryScore(const CanaryScore& score) {
   canary_score_ = &owner_.canary_score_.Add(With("measure", Name(score.measure)));
   canary_score_->Set(score.value);
+}
+
+void VersionSeries::WatchDrift(uint32_t classes, const std::optional<Distribution>& reference) {
+  if (drift_ == nullptr) drift_ = std::make_unique<DriftWatch>(owner_.drift_, labels_, classes, reference);
 }
 
 void VersionSeries::CountRejected(Batcher::Refusal::Reason reason) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "prometheus/family.h"
 #include "services/model/batcher.h"
 #include "services/model/canary_set.h"
+#include "services/model/drift_watch.h"
 
 namespace millrace {
 
@@ -44,6 +46,7 @@ class VersionSeries;
 //                                                            reason: of a verdict against it, else ""
 //   millrace_model_rollout_rows_total{model,result}          compared: agree, differ, failed; dropped: not compared
 //   millrace_model_canary_score{model,version,measure}       on the canary set, if there is one: accuracy, error
+// and those of DriftFamilies (drift_watch.h).
 // Threads: any. Held by shared ownership because versions, and so their series, can outlive the rest of the service.
 class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
  public:
@@ -100,6 +103,7 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   prometheus::Family<prometheus::Counter>& rollouts_;
   prometheus::Family<prometheus::Counter>& rollout_rows_;
   prometheus::Gauge* repository_readable_;
+  const DriftFamilies drift_;
 
   Mutex mutex_;
   std::map<VersionKey, UsedSeries> used_ ABSL_GUARDED_BY(mutex_);
@@ -121,6 +125,10 @@ class VersionSeries {
   void CountExpiredExecuted(uint32_t rows) { expired_rows_->Increment(rows); }
   // Before other threads have the series.
   void SetCanaryScore(const CanaryScore& score);
+  // Before the version serves; for a second life of it, which shares the series, this does nothing.
+  void WatchDrift(uint32_t classes, const std::optional<Distribution>& reference);
+  // Null if it is not watched.
+  DriftWatch* drift() const { return drift_.get(); }
 
  private:
   friend class ModelMetrics;
@@ -144,6 +152,7 @@ class VersionSeries {
   prometheus::Gauge* canary_score_ = nullptr;
   std::array<prometheus::Counter*, kReleases> batches_;
   std::array<prometheus::Counter*, kReasons> rejected_;
+  std::unique_ptr<DriftWatch> drift_;
 };
 
 }  // namespace millrace

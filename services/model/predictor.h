@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/image_shape.h"
+#include "common/model/drift.h"
 #include "common/model/explanation.h"
 #include "common/signing.h"
 
@@ -27,6 +29,7 @@ struct ModelInfo {
   double accuracy = 0;   // [0, 1]: test, else validation; 0 if neither is known
   ImageShape input;      // of one row
   uint32_t classes = 0;  // 0: the answer is a reconstruction of the image, with pixels in [0, 1], and its error
+  std::optional<Distribution> reference = std::nullopt;  // what images and answers looked like when it was made
 
   // Numbers in the answer for one row.
   uint64_t values_per_row() const { return classes > 0 ? classes : input.bytes() + 1; }

@@ -23,7 +23,8 @@ class ServablePredictor : public Predictor {
              .digest = std::string(manifest.model_sha256()),
              .accuracy = AccuracyOf(manifest),
              .input = {.channels = manifest.channels, .height = manifest.height, .width = manifest.width},
-             .classes = manifest.classes};
+             .classes = manifest.classes,
+             .reference = manifest.reference};
   }
 
   const ModelInfo& info() const override { return info_; }

@@ -234,6 +234,7 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
   }
   std::shared_ptr<VersionSeries> series = metrics_->AddVersion(action.model, version);
   if (score) series->SetCanaryScore(*score);
+  series->WatchDrift(result.predictor->info().classes, result.predictor->info().reference);
   return Accept(
       action,
       janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series), score)),

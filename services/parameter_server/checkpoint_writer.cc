@@ -198,6 +198,8 @@ void CheckpointWriter::WriteBest(const v1::Evaluation& best) {
 absl::StatusOr<std::string> CheckpointWriter::ExportOnce(const CheckpointTask& task) {
   MILLRACE_ASSIGN_OR_RETURN(const std::vector<float> weights, WeightsOf(task.version));
   const v1::JobPlan& plan = options_.plan;
+  std::vector<uint8_t> reference_images;
+  if (options_.reference_images) reference_images = options_.reference_images();
   MILLRACE_ASSIGN_OR_RETURN(const ExportedServable exported,
                             options_.export_servable({.repository = absl::StrCat(plan.output_dir(), "/models"),
                                                       .model_name = plan.spec().model_name(),
@@ -207,6 +209,7 @@ absl::StatusOr<std::string> CheckpointWriter::ExportOnce(const CheckpointTask& t
                                                       .parameters = weights,
                                                       .validation = task.validation,
                                                       .test = task.test,
+                                                      .reference_images = reference_images,
                                                       .seed = plan.spec().seed(),
                                                       .dataset_fingerprint = plan.dataset().fingerprint(),
                                                       .signing_key = options_.signing_key}));

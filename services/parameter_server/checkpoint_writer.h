@@ -73,6 +73,8 @@ class CheckpointWriter {
     size_t keep = 3;                                          // committed checkpoints that stay
     Metrics* metrics = nullptr;                               // required
     std::shared_ptr<const SigningKey> signing_key = nullptr;  // of exported versions; null: they are not signed
+    // For the manifest's reference: ExportOptions::reference_images, empty if they cannot be had. May take seconds.
+    std::function<std::vector<uint8_t>()> reference_images = nullptr;
     // Waits between two attempts at the last version, or until Stop. Required.
     std::function<void(absl::Duration)> pause;
     std::function<absl::StatusOr<ExportedServable>(const ExportOptions&)> export_servable = ExportServable;

@@ -12,6 +12,7 @@ Checkpointer::Checkpointer(Options options, CheckpointStore* store, std::unique_
                .keep = options.keep,
                .metrics = options.metrics,
                .signing_key = std::move(options.signing_key),
+               .reference_images = std::move(options.reference_images),
                .pause = [this](absl::Duration time) { Pause(time); }},
               store, std::move(fleet), listener),
       thread_([this] { Run(); }) {}

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -49,6 +50,7 @@ class Checkpointer : public CheckpointQueue {
     size_t keep = 3;                                          // committed checkpoints that stay
     Metrics* metrics = nullptr;                               // required
     std::shared_ptr<const SigningKey> signing_key = nullptr;  // of exported versions; null: they are not signed
+    std::function<std::vector<uint8_t>()> reference_images = nullptr;  // as CheckpointWriter::Options has it
   };
 
   // Store and listener must outlive the checkpointer; nobody else uses the store meanwhile.

@@ -1,4 +1,5 @@
 // Shard 0's process: from a job file to a job that runs.
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,7 @@
 #include "common/status_macros.h"
 #include "services/parameter_server/job_plan.h"
 #include "services/parameter_server/parameter_server.h"
+#include "services/parameter_server/reference_images.h"
 #include "services/parameter_server/schedule.h"
 
 namespace millrace {
@@ -60,12 +62,16 @@ absl::Status CoordinatingServer::Start() {
       [this](std::vector<v1::DataReplicaStatus> replicas) { coordinator_.DataReplicasSeen(std::move(replicas)); });
   if (options_.resume && !resumed_.has_value()) LogInfo("nothing to resume, the job starts afresh");
   MILLRACE_ASSIGN_OR_RETURN(RunStart start, StartFrom(resumed_, plan));
-  const auto make_queue = [this](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
+  const auto images = std::make_shared<ReferenceImages>(
+      ReferenceImages::Options{.addresses = DataAddresses(options_), .credentials = context_.channel_credentials()},
+      plan);
+  const auto make_queue = [this, images](const v1::JobPlan& full_plan, const std::vector<v1::ShardInfo>& shards) {
     return std::make_unique<Checkpointer>(
         Checkpointer::Options{.plan = full_plan,
                               .keep = options_.keep_checkpoints,
                               .metrics = &context_.metrics(),
-                              .signing_key = signing_key_},
+                              .signing_key = signing_key_,
+                              .reference_images = [images] { return images->Get(); }},
         &store_, MakeGrpcShardFleet(full_plan, shards, context_.channel_credentials()), &coordinator_);
   };
   const auto find_start = [this, plan]() -> absl::StatusOr<RunStart> {

@@ -172,6 +172,8 @@ TEST_F(TrainTest, TheBestVersionIsTestedAndServed) {
   EXPECT_EQ(result["served"]["version"], best);
   EXPECT_NEAR(result["served"]["accuracy"], result["best"]["test_accuracy"], 1e-9);
   EXPECT_TRUE(std::filesystem::exists(temporary_ / "best/checkpoints" / std::to_string(best) / "manifest.json"));
+  std::ifstream manifest(temporary_ / "best/models/mnist" / std::to_string(best) / "manifest.json");
+  EXPECT_GT(nlohmann::json::parse(manifest)["reference"]["rows"], 0) << "of validation images, for drift";
   std::ifstream file(temporary_ / "best/best.json");
   EXPECT_EQ(nlohmann::json::parse(file)["version"], best);
 }

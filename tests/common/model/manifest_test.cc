@@ -106,6 +106,34 @@ TEST(ManifestTest, NamesTheFieldThatIsMissing) {
   }
 }
 
+TEST(ManifestTest, AReferenceSurvivesTheRoundTripAndMustAddUp) {
+  ServableManifest manifest = Example();
+  manifest.reference.emplace();
+  manifest.reference->rows = 10;
+  manifest.reference->classes = {4, 6};
+  manifest.reference->confidence[19] = 10;
+  manifest.reference->ink[3] = 10;
+  const absl::StatusOr<ServableManifest> read = ManifestFromJson(ManifestToJson(manifest));
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(read->reference, manifest.reference);
+  EXPECT_EQ(ManifestFromJson(ManifestToJson(Example()))->reference, std::nullopt);
+  const auto whole = nlohmann::json::parse(ManifestToJson(manifest));
+  for (const auto& [path, value] :
+       std::vector<std::pair<std::string, nlohmann::json>>{{"/reference/rows", 0},
+                                                           {"/reference/rows", uint64_t{1} << 40},
+                                                           {"/reference/classes", {4, 5}},
+                                                           {"/reference/classes", {4, 6, 0}},
+                                                           {"/reference/classes", {10, "x"}},
+                                                           {"/reference/confidence/0", 1},
+                                                           {"/reference/ink/3", -10},
+                                                           {"/reference/ink/3", UINT64_MAX}}) {
+    nlohmann::json changed = whole;
+    changed[nlohmann::json::json_pointer(path)] = value;
+    EXPECT_THAT(ManifestFromJson(changed.dump()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("reference.")))
+        << path << " " << value;
+  }
+}
+
 TEST(ManifestTest, RefusesWhatItDoesNotUnderstand) {
   const auto whole = nlohmann::json::parse(ManifestToJson(Example()));
   const auto refused = [&](const char* path, nlohmann::json value, const std::string& why) {

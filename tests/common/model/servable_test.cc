@@ -285,6 +285,24 @@ TEST_F(ServableTest, ManifestSaysWhatItIs) {
   EXPECT_TRUE(fs::exists(version().parent_path() / "config.pbtxt"));
 }
 
+TEST_F(ServableTest, TheReferenceIsOfTheAnswersThatTheVersionGives) {
+  constexpr size_t kRows = 100;  // more than are computed at once
+  std::vector<uint8_t> images(kRows * 784);
+  for (size_t i = 0; i < images.size(); ++i) images[i] = static_cast<uint8_t>(i * i / 784 % 256);
+  options_.reference_images = images;
+  Export();
+  const auto model = ServableModel::Load(version());
+  ASSERT_THAT(model, IsOk());
+  Distribution expected{.classes = std::vector<uint64_t>(10)};
+  expected.Add(*(*model)->Predict(images, kRows), std::span<const uint8_t>(images), kRows);
+  const std::optional<Distribution>& reference = (*model)->manifest().reference;
+  ASSERT_TRUE(reference.has_value());
+  EXPECT_EQ(reference->rows, kRows);
+  EXPECT_EQ(reference->ink, expected.ink);
+  EXPECT_LT(PopulationStability(reference->classes, expected.classes), 0.01) << "but for ties";
+  EXPECT_LT(PopulationStability(reference->confidence, expected.confidence), 0.01);
+}
+
 TEST_F(ServableTest, ExportIsIdempotentAndNeverReplaces) {
   Export();
   const auto again = ExportServable(options_);
