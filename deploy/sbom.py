@@ -11,9 +11,9 @@ import argparse
 import email.parser
 import hashlib
 import json
-import pathlib
 import sys
 import tarfile
+import urllib.parse
 import uuid
 
 PACKAGES = "var/lib/dpkg/status.d/"
@@ -25,8 +25,7 @@ def package(stanza):
     fields = email.parser.Parser().parsestr(stanza)
     name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
     source = fields.get("Source", name).split()[0]
-    quoted = version.replace("+", "%2B").replace(":", "%3A").replace("~", "~")
-    purl = f"pkg:deb/debian/{name}@{quoted}?arch={architecture}&distro=debian-12"
+    purl = f"pkg:deb/debian/{name}@{urllib.parse.quote(version)}?arch={architecture}&distro=debian-12"
     return {
         "type": "library",
         "bom-ref": purl,

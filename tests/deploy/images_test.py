@@ -63,7 +63,9 @@ class Images(unittest.TestCase):
                     if member.isfile() and member.mode & 0o111 and ".so" not in path
                 }
                 self.assertEqual(executable, programs)
-                self.assertEqual([path for path, member in found.items() if member.isfile() and member.mode & 0o6000], [])
+                self.assertEqual(
+                    [path for path, member in found.items() if member.isfile() and member.mode & 0o6000], []
+                )
                 self.assertIn("etc/ssl/certs/ca-certificates.crt", found)
 
     def test_share_the_layer_of_libtorch(self):
