@@ -176,7 +176,7 @@ absl::Status BatchClient::Watch(Session& session) {
 bool BatchClient::FirstIsBack(std::unique_ptr<IdentifyCall>& look) {
   if (look == nullptr) {
     if (absl::Now() >= choice_.look_at())
-      look = std::make_unique<IdentifyCall>(options_.addresses[0], kLookTimeout, options_.credentials);
+      look = std::make_unique<IdentifyCall>(MakeChannel(options_.addresses[0], options_.credentials), kLookTimeout);
     return false;
   }
   if (!look->done()) return false;

@@ -153,17 +153,15 @@ absl::StatusOr<v1::DatasetInfo> AgreedDataset(std::span<const std::string> addre
   return **first;
 }
 
-IdentifyCall::IdentifyCall(const std::string& address, absl::Duration timeout, const Credentials& credentials)
+IdentifyCall::IdentifyCall(const std::shared_ptr<grpc::Channel>& channel, absl::Duration timeout)
     : context_(std::make_unique<grpc::ClientContext>()) {
   SetDeadline(*context_, timeout);
-  result_ =
-      std::async(std::launch::async, [this, address, timeout, credentials]() -> absl::StatusOr<v1::DatasetIdentity> {
-        v1::DatasetIdentity identity;
-        const grpc::Status status =
-            v1::DataService::NewStub(MakeChannel(address, credentials))->IdentifyDataset(context_.get(), {}, &identity);
-        if (!status.ok()) return Explain(status, timeout);
-        return identity;
-      });
+  result_ = std::async(std::launch::async, [this, channel, timeout]() -> absl::StatusOr<v1::DatasetIdentity> {
+    v1::DatasetIdentity identity;
+    const grpc::Status status = v1::DataService::NewStub(channel)->IdentifyDataset(context_.get(), {}, &identity);
+    if (!status.ok()) return Explain(status, timeout);
+    return identity;
+  });
 }
 
 IdentifyCall::~IdentifyCall() {

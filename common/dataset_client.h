@@ -54,9 +54,7 @@ absl::StatusOr<v1::DatasetInfo> AgreedDataset(std::span<const std::string> addre
 // Asks one replica, in the background, which dataset it has.
 class IdentifyCall {
  public:
-  // `credentials` as MakeChannel takes them.
-  IdentifyCall(const std::string& address, absl::Duration timeout,
-               const std::shared_ptr<grpc::ChannelCredentials>& credentials = nullptr);
+  IdentifyCall(const std::shared_ptr<grpc::Channel>& channel, absl::Duration timeout);
   ~IdentifyCall();  // gives it up
 
   bool done() const;

@@ -17,6 +17,7 @@ constexpr int kKeepaliveTimeoutMs = 5'000;
 constexpr int kReconnectMinMs = 100;
 constexpr int kReconnectMaxMs = 2'000;
 constexpr int kConnectTimeoutMs = 2'000;
+constexpr int kResolveAgainMs = 2'000;  // 30 s by default, in which all the addresses of a name may have moved
 
 std::shared_ptr<grpc::Channel> Make(const std::string& address,
                                     const std::shared_ptr<grpc::ChannelCredentials>& credentials, bool retries) {
@@ -31,6 +32,7 @@ std::shared_ptr<grpc::Channel> Make(const std::string& address,
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMinMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMaxMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTimeoutMs);  // despite its name, a time-out
+  arguments.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, kResolveAgainMs);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, retries ? 1 : 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   const bool plain = credentials == nullptr || address.starts_with("unix:");

@@ -7,13 +7,15 @@
 namespace millrace {
 namespace {
 
+// What is no number counts as nothing.
 size_t Bin(double value, double width) {
-  return std::min(static_cast<size_t>(std::max(value, 0.0) / width), Distribution::kBins - 1);
+  if (!(value > 0)) return 0;
+  return static_cast<size_t>(std::min(value / width, static_cast<double>(Distribution::kBins - 1)));
 }
 
 // Whole numbers are added as such, so that the compiler may add many at once.
 double Sum(std::span<const uint8_t> pixels) { return std::accumulate(pixels.begin(), pixels.end(), uint32_t{0}); }
-double Sum(std::span<const float> pixels) { return std::accumulate(pixels.begin(), pixels.end(), 0.0f); }
+double Sum(std::span<const float> pixels) { return std::accumulate(pixels.begin(), pixels.end(), 0.0); }
 
 template <typename Pixel>
 void AddRows(std::span<const float> answers, std::span<const Pixel> pixels, size_t rows, Distribution& to) {

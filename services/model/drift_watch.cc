@@ -46,6 +46,7 @@ DriftFamilies DriftFamilies::Register(prometheus::Registry& registry) {
 DriftWatch::DriftWatch(const DriftFamilies& families, const prometheus::Labels& labels, uint32_t classes,
                        std::optional<Distribution> reference)
     : families_(families), labels_(labels), classes_(classes), reference_(std::move(reference)) {
+  if (reference_ && reference_->classes.size() != classes_) reference_.reset();
   window_.classes.resize(classes);
   before_.classes.resize(classes);
   for (uint32_t i = 0; i < classes && classes <= kClassesMax; ++i) {
@@ -64,14 +65,21 @@ DriftWatch::~DriftWatch() {
   families_.ink.Remove(ink_);
 }
 
+void DriftWatch::SetReference(std::optional<Distribution> reference) {
+  if (reference && reference->classes.size() != classes_) reference.reset();
+  MutexLock lock(&mutex_);
+  reference_ = std::move(reference);
+  window_ = before_ = Distribution{.classes = std::vector<uint64_t>(classes_)};
+}
+
 void DriftWatch::Count(const Distribution& batch) {
   for (size_t i = 0; i < predicted_.size(); ++i) {
     if (batch.classes[i] > 0) predicted_[i]->Increment(static_cast<double>(batch.classes[i]));
   }
   if (confidence_ != nullptr) millrace::Observe(batch.confidence, Distribution::kConfidenceWidth, *confidence_);
   millrace::Observe(batch.ink, Distribution::kInkWidth, *ink_);
-  if (!reference_) return;
   MutexLock lock(&mutex_);
+  if (!reference_) return;
   window_.Add(batch);
   if (window_.rows < kWindowRows) return;
   before_.Add(window_);

@@ -52,6 +52,10 @@ class DriftWatch {
   DriftWatch(const DriftWatch&) = delete;
   DriftWatch& operator=(const DriftWatch&) = delete;
 
+  // For another life of the version, whose files may be others: rows are compared with this reference from now on.
+  void SetReference(std::optional<Distribution> reference);
+  uint32_t classes() const { return classes_; }
+
   // As Distribution::Add.
   template <typename Pixel>
   void Observe(std::span<const float> answers, std::span<const Pixel> pixels, size_t rows) {
@@ -67,12 +71,12 @@ class DriftWatch {
   DriftFamilies families_;
   const prometheus::Labels labels_;
   const uint32_t classes_;
-  const std::optional<Distribution> reference_;
   std::vector<prometheus::Counter*> predicted_;
   prometheus::Histogram* confidence_ = nullptr;  // null for what does not classify
   prometheus::Histogram* ink_ = nullptr;
 
   Mutex mutex_;
+  std::optional<Distribution> reference_ ABSL_GUARDED_BY(mutex_);
   Distribution window_ ABSL_GUARDED_BY(mutex_);
   Distribution before_ ABSL_GUARDED_BY(mutex_);
   std::vector<prometheus::Gauge*> psi_ ABSL_GUARDED_BY(mutex_);

@@ -313,7 +313,8 @@ void InferenceEngine::Compute(Job& job) {
                               : RunRows(version.predictor(), pixels, job.rows, first.deterministic);
   job.compute = clock_.Now() - job.computing;
   version.series().ObserveBatch(job.rows, job.batch.release);
-  if (DriftWatch* const drift = version.series().drift(); drift != nullptr && answers.faults.empty()) {
+  DriftWatch* const drift = version.series().drift();
+  if (drift != nullptr && drift->classes() == version.info().classes && answers.faults.empty()) {
     if (floats) {
       drift->Observe(answers.values, FloatsOf(pixels), job.rows);
     } else {

@@ -184,7 +184,11 @@ void VersionSeries::SetCanaryScore(const CanaryScore& score) {
 }
 
 void VersionSeries::WatchDrift(uint32_t classes, const std::optional<Distribution>& reference) {
-  if (drift_ == nullptr) drift_ = std::make_unique<DriftWatch>(owner_.drift_, labels_, classes, reference);
+  if (drift_ == nullptr) {
+    drift_ = std::make_unique<DriftWatch>(owner_.drift_, labels_, classes, reference);
+  } else {
+    drift_->SetReference(reference);
+  }
 }
 
 void VersionSeries::CountRejected(Batcher::Refusal::Reason reason) {

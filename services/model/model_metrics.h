@@ -125,7 +125,7 @@ class VersionSeries {
   void CountExpiredExecuted(uint32_t rows) { expired_rows_->Increment(rows); }
   // Before other threads have the series.
   void SetCanaryScore(const CanaryScore& score);
-  // Before the version serves; for a second life of it, which shares the series, this does nothing.
+  // Before the version serves. For another life of it, which shares the series, the reference is replaced.
   void WatchDrift(uint32_t classes, const std::optional<Distribution>& reference);
   // Null if it is not watched.
   DriftWatch* drift() const { return drift_.get(); }

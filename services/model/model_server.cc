@@ -100,7 +100,7 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
       service_(table_, engine_, explainer_, clock),
       mirror_(MakeMirror(options_, metrics, clock)),
       catalog_(table_, options_.limits, [this] { return Ready(); }),
-      control_(table_, loader_),
+      control_(loader_),
       open_inference_(catalog_, engine_, clock, control_, {options_.admin_token_file, options_.admin_open}),
       rest_(catalog_, engine_, explainer_, clock, control_, {options_.admin_token_file, options_.admin_open_http}),
       loader_({.repository = options_.repository,

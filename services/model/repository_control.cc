@@ -38,7 +38,7 @@ void RepositoryControl::Load(const inference::RepositoryModelLoadRequest& reques
 
 absl::Status RepositoryControl::Unload(const inference::RepositoryModelUnloadRequest& request) {
   MILLRACE_RETURN_IF_ERROR(CheckName(request.model_name()));
-  MILLRACE_RETURN_IF_ERROR(table_.Unload(request.model_name()));
+  MILLRACE_RETURN_IF_ERROR(loader_.Unload(request.model_name()));
   LogInfo("unloaded, as an operator asked", {{"model", request.model_name()}});
   return absl::OkStatus();
 }

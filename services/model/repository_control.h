@@ -6,23 +6,21 @@
 
 #include "absl/status/status.h"
 #include "inference/grpc_service.pb.h"
-#include "services/model/serving_table.h"
 #include "services/model/version_loader.h"
 
 namespace millrace {
 
-// Any thread. The references must outlive the control.
+// Any thread. The loader must outlive the control.
 class RepositoryControl {
  public:
-  RepositoryControl(ServingTable& table, VersionLoader& loader) : table_(table), loader_(loader) {}
+  explicit RepositoryControl(VersionLoader& loader) : loader_(loader) {}
 
   // As VersionLoader::Reload, and INVALID_ARGUMENT for a request that names no model or brings what is to be loaded.
   void Load(const inference::RepositoryModelLoadRequest& request, std::function<void(const absl::Status&)> done);
-  // As ServingTable::Unload, and INVALID_ARGUMENT for a request that names no model.
+  // As VersionLoader::Unload, and INVALID_ARGUMENT for a request that names no model.
   absl::Status Unload(const inference::RepositoryModelUnloadRequest& request);
 
  private:
-  ServingTable& table_;
   VersionLoader& loader_;
 };
 

@@ -228,9 +228,9 @@ void ServingTable::SetPinned(const std::string& model, uint64_t version) {
     MutexLock lock(&mutex_);
     Model& pinned = models_[model];
     pinned.pinned = version;
-    const auto refused = pinned.candidates.find(version);
-    if (refused != pinned.candidates.end() && refused->second.by_comparison) {
-      refused->second = {.model = model, .version = version, .state = VersionReport::State::kLoading, .reason = {}};
+    for (auto& [number, report] : pinned.candidates) {
+      if (!report.by_comparison) continue;
+      report.state = number == version ? VersionReport::State::kLoading : VersionReport::State::kRefused;
     }
   }
   Changed();
@@ -317,7 +317,14 @@ std::vector<VersionReport> ServingTable::Report() const {
         alive.push_back(std::move(loaded));
       }
     }
-    for (const auto& [version, report] : model.candidates) reports.push_back(report);
+    for (const auto& [version, report] : model.candidates) {
+      const bool again = model.serving != nullptr && model.serving->info().version == version;
+      if (again) {
+        reports[static_cast<size_t>(first)].reason = report.reason;  // of a load of it that was refused
+      } else {
+        reports.push_back(report);
+      }
+    }
     for (auto report = reports.begin() + first; report != reports.end(); ++report) {
       report->pinned = report->version == model.pinned;
     }

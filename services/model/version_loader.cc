@@ -69,8 +69,13 @@ void VersionLoader::LookNow() {
   changed_.SignalAll();
 }
 
+absl::Status VersionLoader::Unload(const std::string& model) {
+  MILLRACE_RETURN_IF_ERROR(table_.Unload(model));
+  LookNow();
+  return absl::OkStatus();
+}
+
 void VersionLoader::Reload(const std::string& model, std::function<void(const absl::Status&)> done) {
-  table_.EndUnload(model);
   absl::Status fault;
   {
     MutexLock lock(&mutex_);
@@ -79,6 +84,7 @@ void VersionLoader::Reload(const std::string& model, std::function<void(const ab
     } else if (reloads_.size() >= kReloadsMax) {
       fault = absl::ResourceExhaustedError(absl::StrCat("the limit of ", kReloadsMax, " loads that wait is reached"));
     } else {
+      table_.EndUnload(model);
       reloads_.push_back({.model = model, .done = std::move(done)});
       look_now_ = true;
       changed_.SignalAll();
@@ -104,8 +110,11 @@ void VersionLoader::Run() {
 }
 
 bool VersionLoader::PollOnce() {
-  SettleRollouts();
   const std::vector<PendingReload> reloads = TakeReloads();
+  for (auto& [name, model] : models_) {
+    NoteUnload(name, model);
+    SettleRollout(name, model);
+  }
   const absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
   const absl::Status status = listing.ok() && !listing->faults.empty() ? listing->faults.front() : listing.status();
   NoteRepository(status);
@@ -132,6 +141,7 @@ absl::Status VersionLoader::ReloadNow(const std::string& name, const absl::Statu
     if (!repository.ok()) return repository;
     return absl::NotFoundError(absl::StrCat("model ", name, " is not in the repository"));
   }
+  for (const auto& [version, _] : models_[name].failed) table_.Forget(name, version);
   models_[name].failed.clear();
   state->failed.clear();
   state->reload = true;
@@ -172,10 +182,6 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
       if (!there) table_.Forget(name, failed.first);
       return !there;
     });
-    if (model.serving != 0 && !table_.serves(name)) {
-      model.serving = 0;  // unloaded
-      metrics_->SetActive(name, 0, 0);
-    }
     states.push_back({.model = name,
                       .available = versions,
                       .serving = model.serving,
@@ -188,33 +194,35 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
   return states;
 }
 
-void VersionLoader::SettleRollouts() {
-  for (auto& [name, model] : models_) {
-    if (model.rollout == nullptr) continue;
-    if (!table_.serves(name)) {  // unloaded
-      EndRollout(name, "ended", "");
-      continue;
-    }
-    const std::shared_ptr<const LoadedVersion> candidate = model.rollout->candidate();
-    const uint64_t version = candidate->info().version;
-    const uint64_t pinned = table_.pinned(name);
-    const std::optional<RolloutVerdict> verdict = model.rollout->verdict();
-    if (pinned == version || (pinned == 0 && verdict && verdict->promoted())) {
-      const std::string why = pinned == version ? "pinned" : verdict->text;
-      uint64_t before = 0;
-      if (!Serve(candidate, &before).ok()) continue;
-      metrics_->CountRollout(name, "promoted", "");
-      LogInfo("promoted a candidate", {{"model", name}, {"version", version}, {"before", before}, {"why", why}});
-    } else if (pinned != 0) {
-      EndRollout(name, "ended", "");
-    } else if (verdict) {
-      RollBack(name, *verdict);
-    }
+void VersionLoader::NoteUnload(const std::string& name, Model& model) {
+  if (model.serving == 0 || table_.serves(name)) return;
+  if (model.rollout != nullptr) EndRollout(name, "ended", "");
+  model.serving = 0;
+  metrics_->SetActive(name, 0, 0);
+}
+
+void VersionLoader::SettleRollout(const std::string& name, Model& model) {
+  if (model.rollout == nullptr) return;
+  const std::shared_ptr<const LoadedVersion> candidate = model.rollout->candidate();
+  const uint64_t version = candidate->info().version;
+  const uint64_t pinned = table_.pinned(name);
+  const std::optional<RolloutVerdict> verdict = model.rollout->verdict();
+  if (pinned == version || (pinned == 0 && verdict && verdict->promoted())) {
+    const std::string why = pinned == version ? "pinned" : verdict->text;
+    uint64_t before = 0;
+    if (!Serve(candidate, &before).ok()) return;  // unloaded: noted at the next look
+    metrics_->CountRollout(name, "promoted", "");
+    LogInfo("promoted a candidate", {{"model", name}, {"version", version}, {"before", before}, {"why", why}});
+  } else if (pinned != 0) {
+    EndRollout(name, "ended", "");
+  } else if (verdict) {
+    RollBack(name, *verdict);
   }
 }
 
 absl::Status VersionLoader::Load(const LoadAction& action) {
   const uint64_t version = action.version.version;
+  const bool by_pin = table_.pinned(action.model) == version;
   table_.SetLoading(action.model, version);
   const absl::Time start = clock_.Now();
   LoadResult result = load_(VersionDirectory(options_.repository, action.model, version).string());
@@ -227,7 +235,7 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
     }
   }
   std::optional<CanaryScore> score;
-  if (result.status.ok()) CompareWithLive(result, score);
+  if (result.status.ok()) CompareWithLive(by_pin, result, score);
   if (!result.status.ok()) {
     Refuse(action, result);
     return result.status;
@@ -236,12 +244,12 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
   if (score) series->SetCanaryScore(*score);
   series->WatchDrift(result.predictor->info().classes, result.predictor->info().reference);
   return Accept(
-      action,
+      action, by_pin,
       janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series), score)),
       start);
 }
 
-void VersionLoader::CompareWithLive(LoadResult& result, std::optional<CanaryScore>& score) {
+void VersionLoader::CompareWithLive(bool by_pin, LoadResult& result, std::optional<CanaryScore>& score) {
   const ModelInfo& info = result.predictor->info();
   if (options_.canary_set) {
     const absl::StatusOr<std::optional<CanaryScore>> measured = options_.canary_set->Measure(*result.predictor);
@@ -254,7 +262,7 @@ void VersionLoader::CompareWithLive(LoadResult& result, std::optional<CanaryScor
     if (!score) LogWarning("the canary set does not fit the model, and says nothing of it", {{"model", info.model}});
   }
   const auto live = table_.Find(info.model, 0);
-  if (!live.ok() || table_.pinned(info.model) == info.version) return;
+  if (!live.ok() || by_pin) return;
   const ModelInfo& live_info = (*live)->info();
   if (shadow_ != nullptr && !SameSignature(info, live_info)) {
     result.status = absl::FailedPreconditionError(absl::StrCat("incomparable: it maps ", SignatureText(info),
@@ -267,7 +275,7 @@ void VersionLoader::CompareWithLive(LoadResult& result, std::optional<CanaryScor
   }
 }
 
-absl::Status VersionLoader::Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded,
+absl::Status VersionLoader::Accept(const LoadAction& action, bool by_pin, std::shared_ptr<const LoadedVersion> loaded,
                                    absl::Time start) {
   const uint64_t version = action.version.version;
   Model& model = models_[action.model];
@@ -276,8 +284,11 @@ absl::Status VersionLoader::Accept(const LoadAction& action, std::shared_ptr<con
   const absl::Duration took = clock_.Now() - start;
   metrics_->CountLoad(action.model, "loaded", "");
   metrics_->ObserveLoadTime(action.model, took);
+  if (by_pin && table_.pinned(action.model) != version) {
+    return GiveUp(action.model, version, absl::StrCat("version ", version, " was unpinned meanwhile"));
+  }
   const bool try_first = shadow_ != nullptr && model.serving != 0 && model.serving != version;
-  if (try_first && table_.pinned(action.model) != version) return StartRollout(action, loaded);
+  if (try_first && !by_pin) return StartRollout(action, loaded);
 
   uint64_t before = 0;
   MILLRACE_RETURN_IF_ERROR(Serve(loaded, &before));
@@ -293,27 +304,29 @@ absl::Status VersionLoader::Accept(const LoadAction& action, std::shared_ptr<con
 
 absl::Status VersionLoader::Serve(const std::shared_ptr<const LoadedVersion>& version, uint64_t* before) {
   const ModelInfo& info = version->info();
-  if (!table_.Publish(version)) return UnloadedMeanwhile(info.model, info.version);
   Model& model = models_[info.model];
+  if (model.rollout != nullptr && model.rollout->candidate() != version) EndRollout(info.model, "replaced", "");
+  if (!table_.Publish(version)) return GiveUp(info.model, info.version, "it was unloaded meanwhile");
   model.rollout = nullptr;
   metrics_->SetActive(info.model, info.version, info.step);
   *before = std::exchange(model.serving, info.version);
   return absl::OkStatus();
 }
 
-absl::Status VersionLoader::UnloadedMeanwhile(const std::string& model, uint64_t version) {
+absl::Status VersionLoader::GiveUp(const std::string& model, uint64_t version, const std::string& why) {
   table_.Forget(model, version);
-  return absl::FailedPreconditionError(absl::StrCat("model ", model, " was unloaded meanwhile"));
+  return absl::FailedPreconditionError(absl::StrCat("model ", model, ": ", why));
 }
 
 absl::Status VersionLoader::StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded) {
   Model& model = models_[action.model];
+  SettleRollout(action.model, model);  // a verdict may have come while the newer version was loading
   if (model.rollout != nullptr) EndRollout(action.model, "replaced", "");
   model.rollout = std::make_shared<Rollout>(loaded, options_.rollout, shadow_, metrics_, [this] { LookNow(); });
   model.candidate = action.version;
   if (!table_.StartRollout(model.rollout)) {
     model.rollout = nullptr;
-    return UnloadedMeanwhile(action.model, action.version.version);
+    return GiveUp(action.model, action.version.version, "it was unloaded meanwhile");
   }
   metrics_->SetCandidate(action.model, action.version.version);
   LogInfo("trying a candidate", {{"model", action.model},

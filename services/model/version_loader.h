@@ -71,12 +71,14 @@ class VersionLoader {
   // Ends an unload of the model, forgets what was refused of it, and loads and verifies its newest version (the pinned
   // one, if one is) even if that is what serves; until then, and for good if it is refused, what serves goes on
   // serving. Any thread; done at the next look, which comes at once. `done` is called once, on the loader's thread or
-  // before this returns, with OK when the version serves; else
+  // before this returns, with OK when the version serves, or is tried as a candidate; else
   //   FAILED_PRECONDITION  it is refused, or the pinned version is not there, or the model has been unloaded meanwhile
   //   NOT_FOUND            the repository has no such model, or is not there
   //   RESOURCE_EXHAUSTED   kReloadsMax wait already
   //   UNAVAILABLE          the loader has stopped
   //   another code         the storage's
+  // As ServingTable::Unload, and the loader looks at once.
+  absl::Status Unload(const std::string& model);
   void Reload(const std::string& model, std::function<void(const absl::Status&)> done);
   static constexpr size_t kReloadsMax = 16;
 
@@ -101,19 +103,24 @@ class VersionLoader {
   void LookNow();
   std::vector<PendingReload> TakeReloads();
   absl::Status ReloadNow(const std::string& model, const absl::Status& repository, std::vector<ModelState>& states);
-  void SettleRollouts();
+  // What an operator's unload leaves behind here.
+  void NoteUnload(const std::string& name, Model& model);
+  // Acts on a pin or a verdict, if there is one.
+  void SettleRollout(const std::string& name, Model& model);
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   absl::Status Load(const LoadAction& action);
   // Measures the version on the canary set, if there is one, and compares it with the one that serves.
-  void CompareWithLive(LoadResult& result, std::optional<CanaryScore>& score);
-  absl::Status Accept(const LoadAction& action, std::shared_ptr<const LoadedVersion> loaded, absl::Time start);
+  void CompareWithLive(bool by_pin, LoadResult& result, std::optional<CanaryScore>& score);
+  absl::Status Accept(const LoadAction& action, bool by_pin, std::shared_ptr<const LoadedVersion> loaded,
+                      absl::Time start);
   absl::Status StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded);
   void EndRollout(const std::string& name, const std::string& result, const std::string& reason);
   void RollBack(const std::string& name, const RolloutVerdict& verdict);
   // FAILED_PRECONDITION if the model has been unloaded meanwhile. `before`: the version that served.
   absl::Status Serve(const std::shared_ptr<const LoadedVersion>& version, uint64_t* before);
-  absl::Status UnloadedMeanwhile(const std::string& model, uint64_t version);
+  // Of a version that was loaded for nothing: FAILED_PRECONDITION.
+  absl::Status GiveUp(const std::string& model, uint64_t version, const std::string& why);
   void Refuse(const LoadAction& action, const LoadResult& result);
 
   const Options options_;

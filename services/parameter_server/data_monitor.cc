@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/dataset_client.h"
+#include "common/grpc_channel.h"
 #include "common/log.h"
 
 namespace millrace {
@@ -45,6 +46,7 @@ std::vector<v1::DataReplicaStatus> DataReplicaStates::Report(absl::Time now) con
 DataMonitor::DataMonitor(Options options, Tell tell)
     : options_(std::move(options)), tell_(std::move(tell)), states_(options_.addresses, options_.fingerprint) {
   for (const std::string& address : options_.addresses) {
+    channels_.push_back(MakeChannel(address, options_.credentials));
     up_.push_back(&options_.metrics->Gauge("millrace_coordinator_data_replica_up",
                                            "1 if this replica of the data service answers, with the job's dataset.",
                                            {{"replica", address}}));
@@ -73,8 +75,8 @@ void DataMonitor::Run() {
 
 void DataMonitor::AskAll() {
   std::vector<std::unique_ptr<IdentifyCall>> calls;
-  for (const std::string& address : options_.addresses) {
-    calls.push_back(std::make_unique<IdentifyCall>(address, options_.timeout, options_.credentials));
+  for (const std::shared_ptr<grpc::Channel>& channel : channels_) {
+    calls.push_back(std::make_unique<IdentifyCall>(channel, options_.timeout));
   }
   for (size_t replica = 0; replica < calls.size(); ++replica) {
     const bool changed = states_.Update(replica, calls[replica]->Wait(), options_.clock->Now());

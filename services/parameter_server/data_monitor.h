@@ -63,6 +63,7 @@ class DataMonitor {
 
   const Options options_;
   const Tell tell_;
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;  // kept, so that a name is not resolved for every question
   std::vector<prometheus::Gauge*> up_;
   DataReplicaStates states_;  // the thread's own
 

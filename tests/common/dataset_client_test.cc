@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "common/grpc_channel.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "millrace/v1/coordinator.pb.h"
@@ -86,14 +87,14 @@ TEST_F(DatasetClientTest, ReplicasWithDifferentDatasetsAreRefused) {
 }
 
 TEST_F(DatasetClientTest, IdentifiesOneInTheBackground) {
-  IdentifyCall away(address_, kPatience);
+  IdentifyCall away(MakeChannel(address_), kPatience);
   EXPECT_THAT(away.Wait(), StatusIs(absl::StatusCode::kUnavailable));
   DataLife life(address_, nullptr);
   {
-    IdentifyCall given_up(address_, absl::Hours(1));
+    IdentifyCall given_up(MakeChannel(address_), absl::Hours(1));
     EXPECT_FALSE(given_up.done());
   }
-  IdentifyCall call(address_, kPatience);
+  IdentifyCall call(MakeChannel(address_), kPatience);
   life.service.SetDataset(dataset_);
   const absl::StatusOr<v1::DatasetIdentity> identity = call.Wait();
   ASSERT_THAT(identity, IsOk());

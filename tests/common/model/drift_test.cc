@@ -1,6 +1,7 @@
 #include "common/model/drift.h"
 
 #include <cmath>
+#include <limits>
 
 #include "gtest/gtest.h"
 
@@ -43,6 +44,15 @@ TEST(DistributionTest, OfAReconstructionOnlyTheInkIsCounted) {
   EXPECT_EQ(counted.rows, 2u);
   EXPECT_EQ(Total(counted.confidence), 0u);
   EXPECT_EQ(Total(counted.ink), 2u);
+}
+
+TEST(DistributionTest, AnyNumberHasABin) {
+  Distribution counted;
+  const std::vector<float> pixels = {1e38f, -1e38f, std::numeric_limits<float>::quiet_NaN(),
+                                     std::numeric_limits<float>::infinity()};
+  counted.Add(std::vector<float>(4), std::span(pixels), 4);
+  EXPECT_EQ(counted.ink[0], 2u);
+  EXPECT_EQ(counted.ink[Distribution::kBins - 1], 2u);
 }
 
 TEST(PopulationStabilityTest, IsZeroForTheSameSharesAndGrowsWithTheDifference) {

@@ -78,6 +78,18 @@ TEST_F(DriftWatchTest, TellsRowsThatLookLikeTheReferenceFromRowsThatDoNot) {
   EXPECT_GT(Psi("class"), 0.25);
 }
 
+TEST_F(DriftWatchTest, AnotherLifeIsComparedWithItsOwnReference) {
+  DriftWatch watch(families_, labels_, kClasses, Rows(500, 30));
+  Show(watch, DriftWatch::kWindowRows, 90);
+  EXPECT_GT(Psi("ink"), 1);
+  watch.SetReference(Rows(500, 90));
+  Show(watch, DriftWatch::kWindowRows, 90);
+  EXPECT_LT(Psi("ink"), 0.01);
+  watch.SetReference(Distribution{.rows = 1, .classes = {1, 0}});  // of other classes: none
+  Show(watch, DriftWatch::kWindowRows, 30);
+  EXPECT_LT(Psi("ink"), 0.01);
+}
+
 TEST_F(DriftWatchTest, CountsClassesConfidenceAndInk) {
   DriftWatch watch(families_, labels_, kClasses, std::nullopt);
   Show(watch, 2 * DriftWatch::kWindowRows, 51, /*classes_used=*/2);

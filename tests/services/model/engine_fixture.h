@@ -58,7 +58,7 @@ class EngineFixture : public ::testing::Test {
                         table_,
                         model_metrics_,
                         RealClock()};
-  RepositoryControl control_{table_, loader_};
+  RepositoryControl control_{loader_};
 };
 
 }  // namespace millrace

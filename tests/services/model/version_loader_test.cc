@@ -232,12 +232,16 @@ class VersionLoaderRolloutTest : public VersionLoaderTest {
             .repository = root_ / "models",
             .poll_interval = absl::Milliseconds(1),
             .rollout = {.mode = RolloutOptions::Mode::kShadow, .limits = {.rows = 3, .latency_ratio_max = 1e9}}},
-        FakeLoader(), table_, model_metrics_, clock_);
+        [this](const std::string& directory) {
+          if (during_load_) during_load_();
+          return FakeLoader()(directory);
+        },
+        table_, model_metrics_, clock_);
     Publish(1);
     PollAll();
   }
-  // Requests until the rollout has a verdict, and what the loader makes of it.
-  void Decide() {
+  // Requests until the rollout has a verdict.
+  void Ask() {
     const std::vector<uint8_t> pixels(kFakeShape.bytes());
     const InferenceRequest request{.input = pixels, .any_version = true};
     const auto stable = *table_.Find("mnist", 0);
@@ -245,12 +249,18 @@ class VersionLoaderRolloutTest : public VersionLoaderTest {
       RouteRequest(stable, request);
       return stable->rollout()->verdict().has_value();
     }));
+  }
+  // The same, and what the loader makes of it.
+  void Decide() {
+    Ask();
     PollAll();
   }
   uint64_t Candidate() const {
     const auto found = table_.FindLabel("mnist", "canary");
     return found.ok() ? (*found)->info().version : 0;
   }
+
+  std::function<void()> during_load_;
 };
 
 TEST_F(VersionLoaderRolloutTest, TheFirstVersionServesAtOnceAndTheNextAfterItsVerdict) {
@@ -285,8 +295,51 @@ TEST_F(VersionLoaderRolloutTest, AVerdictAgainstACandidateRefusesItUntilItIsPinn
   EXPECT_EQ(Candidate(), 0u);  // not tried again
   loader_->Pin("mnist", 2);
   EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kLoading);  // no longer refused
+  loader_->Pin("mnist", 0);
+  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kRefused);
+  EXPECT_THAT(table_.Report()[0].reason, HasSubstr("rolled back"));
+  loader_->Pin("mnist", 2);
   PollAll();
   EXPECT_EQ(Serving(), 2u);
+}
+
+TEST_F(VersionLoaderRolloutTest, AVerdictThatFallsWhileANewerVersionLoadsIsFollowed) {
+  Publish(2);
+  PollAll();
+  during_load_ = [this] {
+    during_load_ = nullptr;
+    Ask();
+  };
+  Publish(5);
+  PollAll();
+  EXPECT_EQ(Candidate(), 5u);
+  EXPECT_EQ(table_.Report().back().version, 1u);
+  EXPECT_EQ(table_.Report()[1].version, 2u);
+  EXPECT_EQ(table_.Report()[1].state, VersionReport::State::kRefused);
+  EXPECT_THAT(metrics_.Render(), HasSubstr("reason=\"agreement\",result=\"rolled_back\"} 1"));
+}
+
+TEST_F(VersionLoaderRolloutTest, AnUnloadEndsTheRollout) {
+  Publish(5);
+  PollAll();
+  EXPECT_THAT(loader_->Unload("mnist"), IsOk());
+  PollAll();
+  const std::string text = metrics_.Render();
+  EXPECT_THAT(text, HasSubstr("millrace_model_active_version{model=\"mnist\"} 0"));
+  EXPECT_THAT(text, HasSubstr("millrace_model_candidate_version{model=\"mnist\"} 0"));
+  EXPECT_THAT(text, HasSubstr("reason=\"\",result=\"ended\"} 1"));
+  EXPECT_THAT(Reload(), IsOk());
+  EXPECT_EQ(Serving(), 5u);
+  EXPECT_EQ(Candidate(), 0u);
+}
+
+TEST_F(VersionLoaderRolloutTest, AReloadOfWhatServesCountsTheRolloutThatItEnds) {
+  Publish(5);
+  PollAll();
+  EXPECT_THAT(Reload(), IsOk());
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(Candidate(), 5u) << "tried again";
+  EXPECT_THAT(metrics_.Render(), HasSubstr("reason=\"\",result=\"replaced\"} 1"));
 }
 
 TEST_F(VersionLoaderRolloutTest, ANewerVersionReplacesTheCandidateWhichIsTriedAgainIfThatOneFails) {
@@ -326,6 +379,14 @@ TEST_F(VersionLoaderRolloutTest, AVersionOfAnotherKindCannotBeComparedAndIsRefus
   EXPECT_EQ(table_.Report()[0].reason,
             "incomparable: it maps [1, 2, 3] to a reconstruction, version 1 which serves [1, 2, 3] to 4 classes; a pin "
             "makes it serve");
+  during_load_ = [this] {
+    during_load_ = nullptr;
+    loader_->Pin("mnist", 0);
+  };
+  loader_->Pin("mnist", 5);
+  PollAll();
+  EXPECT_EQ(Candidate(), 0u) << "unpinned while it was loading";
+  EXPECT_EQ(Serving(), 1u);
   loader_->Pin("mnist", 5);
   PollAll();
   EXPECT_EQ(Serving(), 5u);
@@ -390,6 +451,9 @@ TEST_F(VersionLoaderTest, AReloadLoadsWhatServesAgainAndLeavesItIfThatFails) {
   Publish(1, "bad");
   EXPECT_THAT(Reload(), StatusIs(absl::StatusCode::kFailedPrecondition));
   EXPECT_EQ(Serving(), 1u);
+  ASSERT_EQ(table_.Report().size(), 1u);
+  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kServing);
+  EXPECT_THAT(table_.Report()[0].reason, HasSubstr("model.pt differs"));
   fs::remove_all(root_ / "models");
   EXPECT_THAT(Reload(), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_EQ(Serving(), 1u);
@@ -417,6 +481,7 @@ TEST_F(VersionLoaderTest, AnUnloadedModelStaysSoUntilItIsLoadedAgain) {
 
 TEST_F(VersionLoaderTest, ReloadsThatWaitAreBoundedAndEndWithTheLoader) {
   Publish(1);
+  PollAll();
   int stopped = 0, refused = 0;
   for (size_t i = 0; i < VersionLoader::kReloadsMax + 2; ++i) {
     loader_->Reload("mnist", [&](const absl::Status& status) {
@@ -425,6 +490,10 @@ TEST_F(VersionLoaderTest, ReloadsThatWaitAreBoundedAndEndWithTheLoader) {
     });
   }
   EXPECT_EQ(refused, 2);
+  EXPECT_THAT(loader_->Unload("mnist"), IsOk());
+  loader_->Reload("mnist", [&](const absl::Status& status) { refused += absl::IsResourceExhausted(status) ? 1 : 0; });
+  EXPECT_EQ(refused, 3);
+  EXPECT_TRUE(table_.unloaded("mnist")) << "what was refused has no effect";
   loader_->Stop();
   EXPECT_EQ(stopped, static_cast<int>(VersionLoader::kReloadsMax));
   loader_->Reload("mnist", [&](const absl::Status& status) { stopped += absl::IsUnavailable(status) ? 1 : 0; });
