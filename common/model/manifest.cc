@@ -157,14 +157,14 @@ absl::Status ReadStatistics(const Json& root, ServableManifest& manifest) {
 // As many bins as `bins` has, which together hold `rows`.
 absl::Status ReadBins(const Json& reference, const char* field, uint64_t rows, std::span<uint64_t> bins) {
   MILLRACE_ASSIGN_OR_RETURN(const Json* counts, Child(reference, field, Json::value_t::array));
+  bool good = counts->size() == bins.size();
   uint64_t total = 0;
-  for (size_t i = 0; i < counts->size() && i < bins.size(); ++i) {
+  for (size_t i = 0; good && i < bins.size(); ++i) {
     const Json& count = (*counts)[i];
-    if (count.is_number_unsigned()) bins[i] = count.get<uint64_t>();
-    if (!count.is_number_unsigned() || bins[i] > rows) break;
-    total += bins[i];
+    good = count.is_number_unsigned() && count.get<uint64_t>() <= rows;
+    if (good) total += bins[i] = count.get<uint64_t>();
   }
-  if (counts->size() == bins.size() && total == rows) return absl::OkStatus();
+  if (good && total == rows) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("manifest field reference.", field, " must hold ", bins.size(),
                                                  " counts that add up to reference.rows, ", rows));
 }

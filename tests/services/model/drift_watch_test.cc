@@ -74,7 +74,7 @@ TEST_F(DriftWatchTest, TellsRowsThatLookLikeTheReferenceFromRowsThatDoNot) {
   EXPECT_GT(Psi("ink"), 1);
   EXPECT_LT(Psi("class"), 0.01);
   Show(watch, 2 * DriftWatch::kWindowRows, 30, /*classes_used=*/2);
-  EXPECT_LT(Psi("ink"), 0.01);
+  EXPECT_LT(Psi("ink"), 0.05) << "the half rows of twenty empty bins weigh more in the smaller reference";
   EXPECT_GT(Psi("class"), 0.25);
 }
 
