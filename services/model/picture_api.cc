@@ -67,7 +67,7 @@ absl::StatusOr<HttpResponse> PictureApi::Route(const HttpRequest& request) {
   const size_t last = versioned ? 5 : 3;
   const std::string verb = parts.size() == last + 1 ? parts[last] : "";
   const bool explain = verb == "explain";
-  if (request.path != "/api/models" && (parts[1] != "models" || (verb != "predict" && !explain))) {
+  if (request.path != "/api/models" && ((verb != "predict" && !explain) || parts[1] != "models")) {
     return NothingAt(request);
   }
   if (auto wrong = UnlessMethod(request, verb.empty() ? "GET" : "POST")) return *wrong;

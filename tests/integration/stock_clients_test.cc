@@ -93,7 +93,7 @@ TEST_F(StockClientsTest, TheReadmesPythonExample) {
 }
 
 TEST_F(StockClientsTest, TheReadmesCurlLine) {
-  const std::string prompt = "$ curl -s ";
+  const std::string prompt = "$ curl -s 127.0.0.1:8501/v1/models/mnist:predict ";
   const std::string line = FromReadme(prompt, "\n").substr(2);
   ChildProcess curl({"/bin/bash", "-c", line});
   EXPECT_EQ(curl.Wait(), 0) << line << ": " << curl.all_of_stderr();
