@@ -8,6 +8,10 @@ namespace {
 
 constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(1);
 
+// Of the time until its deadline, what a request must be predicted to have left: for its way back to the client, and
+// for estimates that are too low. Without it, under overload, all that is admitted ends just at its deadline.
+constexpr double kMarginShare = 0.125;
+
 Batcher::Refusal Refuse(Batcher::Refusal::Reason reason, absl::Duration retry_after) {
   return {.reason = reason, .retry_after = std::max(retry_after, kRetryAfterMin)};
 }
@@ -20,7 +24,8 @@ std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Tim
   const bool met_free_executor = lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors);
   if (!met_free_executor) {
     const absl::Time finish = PredictFinish(request, now);
-    if (finish > request.deadline) return Refuse(Refusal::Reason::kLate, finish - request.deadline);
+    const absl::Time promised = finish + (request.deadline - now) * kMarginShare;
+    if (promised > request.deadline) return Refuse(Refusal::Reason::kLate, promised - request.deadline);
   }
   const Key key(request.deadline, arrivals_++);
   Waiting waiting{.request = request, .next_row = 0, .met_free_executor = met_free_executor};

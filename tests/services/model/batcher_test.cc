@@ -116,13 +116,15 @@ TEST_F(BatcherTest, WhatCannotBeDoneInTimeIsRefusedAtOnce) {
   // Runs at once, so it may try: an estimate that is too high would never be put right.
   EXPECT_FALSE(batcher.Admit(Ask(1, 1, absl::Milliseconds(5)), kStart));
   const auto running = batcher.Next(kStart).batch;
-  EXPECT_FALSE(batcher.Admit(Ask(2, 3, absl::Milliseconds(45)), kStart));  // 10 + 30
-  const auto late = batcher.Admit(Ask(3, 2, absl::Milliseconds(50)), kStart);
+  EXPECT_EQ(batcher.Admit(Ask(2, 3, absl::Milliseconds(44)), kStart)->reason, Batcher::Refusal::Reason::kLate)
+      << "10 + 30 leave less than an eighth of the time";
+  EXPECT_FALSE(batcher.Admit(Ask(2, 3, absl::Milliseconds(48)), kStart));
+  const auto late = batcher.Admit(Ask(3, 2, absl::Milliseconds(56)), kStart);
   ASSERT_TRUE(late);  // its second row is in the second batch: 10 + 40 + 10
   EXPECT_EQ(late->reason, Batcher::Refusal::Reason::kLate);
-  EXPECT_EQ(late->retry_after, absl::Milliseconds(10));
-  EXPECT_FALSE(batcher.Admit(Ask(4, 1, absl::Milliseconds(50)), kStart));
-  EXPECT_FALSE(batcher.Admit(Ask(5, 1, absl::Milliseconds(20)), kStart));  // overtakes
+  EXPECT_EQ(late->retry_after, absl::Milliseconds(11));  // 60 + 7 - 56
+  EXPECT_FALSE(batcher.Admit(Ask(4, 1, absl::Milliseconds(60)), kStart));
+  EXPECT_FALSE(batcher.Admit(Ask(5, 1, absl::Milliseconds(24)), kStart));  // overtakes
   EXPECT_EQ(batcher.Admit(Ask(6, 1, absl::ZeroDuration()), kStart)->reason, Batcher::Refusal::Reason::kLate);
 }
 
