@@ -26,7 +26,8 @@ inline constexpr int kExitBadConfiguration = 78;  // EX_CONFIG: missing data, un
 std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv);
 
 // kExitOk for OK; kExitBadConfiguration where what the user gave us cannot be right (INVALID_ARGUMENT, NOT_FOUND,
-// PERMISSION_DENIED, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, DATA_LOSS); kExitFailure for all else.
+// PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, DATA_LOSS); kExitFailure for
+// all else.
 int ExitCodeFor(const absl::Status& status);
 
 }  // namespace millrace

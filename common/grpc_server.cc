@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/address.h"
 #include "common/grpc_library.h"
+#include "common/grpc_token.h"
 #include "common/limits.h"
 #include "common/mutex.h"
 #include "common/rpc_monitor.h"
@@ -75,6 +76,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   grpc::ServerBuilder builder;
   int port = 0;
   const bool plain = options.credentials == nullptr || address.is_unix();
+  if (!plain && !options.token_file.empty()) {
+    options.credentials->SetAuthMetadataProcessor(AskForToken(options.token_file, monitor));
+  }
   builder.AddListeningPort(address.ToString(), plain ? grpc::InsecureServerCredentials() : options.credentials, &port);
   SetChannelArguments(builder, options.connection_age_max);
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);

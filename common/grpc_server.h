@@ -29,6 +29,8 @@ class GrpcServer {
     Metrics* metrics = nullptr;  // must outlive the server; null: none
     // Null: plain text, and so is a Unix socket, which only this machine sees.
     std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;
+    // File of the bearer token that every call must show (AskForToken); empty: none. Not where it would be plain text.
+    std::string token_file = {};
     // A connection that is older takes no more calls: the peer is asked to make a new one, and calls in flight end on
     // the old one. Up to a tenth more or less. Unlike Drain this fails no call that is on its way.
     absl::Duration connection_age_max = absl::InfiniteDuration();

@@ -7,13 +7,14 @@
 namespace millrace {
 namespace {
 
-constexpr std::string_view kBuiltInPrefix = "/grpc.";
 // A peer may call methods that do not exist; beyond this many names they share one series.
 constexpr size_t kMethodsMax = 200;
 
 using grpc::experimental::InterceptionHookPoints;
 
 }  // namespace
+
+bool IsBuiltInMethod(std::string_view method) { return method.starts_with("/grpc."); }
 
 // One call; made when it begins, destroyed with its server context.
 class MonitoredCall : public grpc::experimental::Interceptor {
@@ -77,7 +78,7 @@ RpcMonitor::Method* RpcMonitor::CallStarted(const char* name) {
       const std::string label = methods_.size() < kMethodsMax ? name : "other";
       found = methods_.try_emplace(label).first;
       found->second.label = label;
-      found->second.built_in = label.starts_with(kBuiltInPrefix);
+      found->second.built_in = IsBuiltInMethod(label);
     }
     method = &found->second;
     if (!method->built_in) ++in_flight_;
@@ -112,6 +113,12 @@ void RpcMonitor::CallEnded(Method* method, grpc::StatusCode code, std::chrono::s
 void RpcMonitor::CallDestroyed(Method* method) {
   MutexLock lock(&mutex_);
   if (!method->built_in) --in_flight_;
+}
+
+void RpcMonitor::CallRefused(const std::string& method, grpc::StatusCode code) {
+  Method* const call = CallStarted(method.c_str());
+  CallEnded(call, code, {});
+  CallDestroyed(call);
 }
 
 bool RpcMonitor::idle() const {

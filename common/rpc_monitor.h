@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 
 #include "absl/base/thread_annotations.h"
@@ -13,6 +14,9 @@
 #include "grpcpp/support/status.h"
 
 namespace millrace {
+
+// Is it a method of a service that gRPC brings along: health, reflection?
+bool IsBuiltInMethod(std::string_view method);
 
 // Sees every call of a gRPC server begin and end. Counts them:
 //   grpc_server_started_total{grpc_method}            calls begun
@@ -27,6 +31,9 @@ class RpcMonitor {
   // For grpc::ServerBuilder. The factory and its calls share the ownership of the monitor.
   static std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeFactory(
       std::shared_ptr<RpcMonitor> monitor);
+
+  // Counts a call that ended before its handler was reached.
+  void CallRefused(const std::string& method, grpc::StatusCode code);
 
   // Is no call in flight? Those of gRPC's own services (health, reflection) do not count: a watch lasts as long as its
   // client likes.

@@ -20,6 +20,7 @@
 #include "common/clock.h"
 #include "common/command_line.h"
 #include "common/grpc_server.h"
+#include "common/grpc_token.h"
 #include "common/health_check.h"
 #include "common/http_server.h"
 #include "common/log.h"
@@ -74,8 +75,16 @@ absl::Status EndWithParent(int parent_pid) {
   return absl::AbortedError(absl::StrCat("process ", parent_pid, ", named by --parent-pid, is not the parent"));
 }
 
+absl::Status CheckRunToken(const ServiceFlags& flags) {
+  if (flags.run_token_file.empty()) return absl::OkStatus();
+  // A service that asked for a token in plain text would have its callers show it.
+  const bool asks = flags.asks_for_run_token && !flags.listen.empty();
+  return CheckRunTokenFile(flags.run_token_file, asks ? flags.tls.shows_itself() : !flags.tls.empty());
+}
+
 absl::Status CheckSecurity(const ServiceFlags& flags) {
   MILLRACE_RETURN_IF_ERROR(CheckTlsFiles(flags.tls));
+  MILLRACE_RETURN_IF_ERROR(CheckRunToken(flags));
   if (flags.tls.shows_itself() || flags.insecure) return absl::OkStatus();
   for (const auto& [flag, address] : {std::pair("--listen", &flags.listen), {"--http-listen", &flags.http_listen}}) {
     if (address->empty() || ParseAddress(*address).value().is_local()) continue;
@@ -95,11 +104,17 @@ std::string StatusPage(std::string_view name, absl::Time start, Service& service
                       service.StatusPage());
 }
 
+// How other services are spoken to.
+std::shared_ptr<grpc::ChannelCredentials> ChannelCredentialsOf(const ServiceFlags& flags) {
+  std::shared_ptr<grpc::ChannelCredentials> credentials = MakeChannelCredentials(flags.tls);
+  return flags.run_token_file.empty() ? credentials : ShowToken(credentials, flags.run_token_file);
+}
+
 // One run of a service; members are destroyed in reverse order: the listeners, then what they call.
 class Runtime {
  public:
   Runtime(std::string_view name, const ServiceFlags& flags)
-      : name_(name), flags_(flags), metrics_(name), context_(metrics_, signals_, MakeChannelCredentials(flags.tls)) {}
+      : name_(name), flags_(flags), metrics_(name), context_(metrics_, signals_, ChannelCredentialsOf(flags)) {}
 
   absl::Status Run(const ServiceFactory& make_service) {
     MILLRACE_ASSIGN_OR_RETURN(service_, make_service(context_));
@@ -122,6 +137,7 @@ class Runtime {
     if (!flags_.listen.empty()) {
       GrpcServer::Options options{.address = flags_.listen, .metrics = &metrics_};
       if (flags_.tls.shows_itself()) options.credentials = MakeServerCredentials(flags_.tls);
+      if (flags_.asks_for_run_token) options.token_file = flags_.run_token_file;
       if (flags_.connection_age_max_ms > 0) {
         options.connection_age_max = absl::Milliseconds(flags_.connection_age_max_ms);
       }
@@ -224,6 +240,10 @@ void AddServiceFlags(CLI::App& app, ServiceFlags& flags) {
       ->capture_default_str()
       ->check(CLI::Range(0, 600'000));
   AddTlsFlags(app, flags.tls);
+  app.add_option("--run-token-file", flags.run_token_file,
+                 flags.asks_for_run_token
+                     ? "File with the token that the parts of one training run show each other at every call; needs TLS"
+                     : "File with the training run's token, to show it to --source; needs TLS");
   app.add_flag("--insecure", flags.insecure, "Listen in plain text also where others than this machine can listen in");
   app.add_option("--parent-pid", flags.parent_pid, "Be killed when this process, which must be the parent, ends")
       ->check(CLI::Range(1, 1 << 22));

@@ -36,13 +36,15 @@ struct ServiceFlags {
   int drain_grace_ms = 5000;
   int connection_age_max_ms = 0;  // of gRPC, for services that have a flag for it; 0: any
   TlsFiles tls = {};
-  bool insecure = false;  // plain text even where others than this machine can listen in
-  int parent_pid = 0;     // not 0: the process that started this one and without which it must not go on
+  std::string run_token_file = {};  // what the parts of one training run show each other; empty: nothing
+  bool asks_for_run_token = true;   // of its callers; false for a service that others than these parts call
+  bool insecure = false;            // plain text even where others than this machine can listen in
+  int parent_pid = 0;               // not 0: the process that started this one and without which it must not go on
 };
 
 // Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms, --tls-cert, --tls-key, --tls-ca,
-// --insecure, --parent-pid, and --healthcheck, which ends the program with kExitOk if the service that was given the
-// same
+// --run-token-file, --insecure, --parent-pid, and --healthcheck, which ends the program with kExitOk if the service
+// that was given the same
 // --http-listen is alive; it needs none of the flags that are otherwise required. `flags` must outlive the parsing.
 void AddServiceFlags(CLI::App& app, ServiceFlags& flags);
 

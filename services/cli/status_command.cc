@@ -13,6 +13,7 @@
 #include "common/command_line.h"
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
+#include "common/grpc_token.h"
 #include "common/job_text.h"
 #include "common/status_macros.h"
 #include "millrace/v1/coordinator.grpc.pb.h"
@@ -53,6 +54,15 @@ absl::StatusOr<std::string> DescribeAddress(const std::string& address, const Cr
   return absl::Status(text.status().code(), absl::StrCat(address, ": ", text.status().message()));
 }
 
+absl::StatusOr<std::string> DescribeTarget(const StatusOptions& options) {
+  Credentials credentials = options.target.credentials();
+  if (!options.run_token_file.empty()) {
+    MILLRACE_RETURN_IF_ERROR(CheckRunTokenFile(options.run_token_file, !options.target.tls.empty()));
+    credentials = ShowToken(credentials, options.run_token_file);
+  }
+  return DescribeAddress(options.target.address, credentials);
+}
+
 absl::StatusOr<std::string> DescribeRun(const std::string& out) {
   MILLRACE_ASSIGN_OR_RETURN(const ClusterRecord record, ReadClusterRecord(out));
   std::string text;
@@ -70,6 +80,8 @@ absl::StatusOr<std::string> DescribeRun(const std::string& out) {
 void AddStatusFlags(CLI::App& app, StatusOptions& options) {
   AddTargetFlags(app, options.target,
                  "HOST:PORT or unix:PATH of a coordinator or model service, or the --out directory of a running train");
+  app.add_option("--run-token-file", options.run_token_file,
+                 "file with the token of the training run that the target belongs to; needs TLS");
 }
 
 int RunStatus(const StatusOptions& options) {
@@ -79,8 +91,7 @@ int RunStatus(const StatusOptions& options) {
   if (!directory) {
     if (const std::optional<int> exit_code = RefuseTarget(options.target)) return *exit_code;
   }
-  const absl::StatusOr<std::string> text =
-      directory ? DescribeRun(target) : DescribeAddress(target, options.target.credentials());
+  const absl::StatusOr<std::string> text = directory ? DescribeRun(target) : DescribeTarget(options);
   if (!text.ok()) {
     std::fprintf(stderr, "millrace: %s\n", std::string(text.status().message()).c_str());
     return ExitCodeFor(text.status());

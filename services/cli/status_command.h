@@ -8,6 +8,7 @@ namespace millrace {
 
 struct StatusOptions {
   Target target = {};
+  std::string run_token_file = {};  // of the run that the target belongs to; empty: none is shown
 };
 
 void AddStatusFlags(CLI::App& app, StatusOptions& options);

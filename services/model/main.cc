@@ -22,7 +22,8 @@
 #include "services/model/model_server.h"
 
 int main(int argc, char** argv) {
-  millrace::ServiceFlags flags{.listen = "127.0.0.1:8500", .http_listen = "127.0.0.1:8501"};
+  millrace::ServiceFlags flags{
+      .listen = "127.0.0.1:8500", .http_listen = "127.0.0.1:8501", .asks_for_run_token = false};
   std::string repository;
   std::string source;
   std::string trusted_keys_file;

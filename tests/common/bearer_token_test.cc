@@ -41,9 +41,18 @@ TEST_F(BearerTokenTest, ANewTokenCountsAtOnce) {
   EXPECT_THAT(check_.Check("Bearer another-token-of-it"), IsOk());
 }
 
+TEST_F(BearerTokenTest, WhileATokenIsChangedBothAreLetInAndTheFirstIsShown) {
+  Write("the-new-token-of-it\n\n the-old-token-of-it \r\n");
+  EXPECT_EQ(*ReadToken(file_), "the-new-token-of-it");
+  EXPECT_THAT(check_.Check("Bearer the-new-token-of-it"), IsOk());
+  EXPECT_THAT(check_.Check("Bearer the-old-token-of-it"), IsOk());
+  EXPECT_THAT(check_.Check("Bearer the-new-token-of-it\n\n the-old-token-of-it"),
+              StatusIs(absl::StatusCode::kPermissionDenied));
+}
+
 TEST_F(BearerTokenTest, AFileWithoutATokenLetsNobodyInAndNoMessageTellsIt) {
   EXPECT_THAT(check_.Check("Bearer x"), StatusIs(absl::StatusCode::kUnavailable, HasSubstr(file_)));
-  for (const char* bad : {"", "\n", "tooshort", "two tokens of some length"}) {
+  for (const char* bad : {"", "\n", "tooshort", "two tokens of some length", "a-token-of-some-length\ntooshort"}) {
     Write(bad);
     EXPECT_THAT(
         check_.Check(std::string("Bearer ") + bad),

@@ -131,15 +131,11 @@ TEST(RunServiceTest, FaultsAreOneLineAndTheDocumentedExitCode) {
   const ListeningSocket taken = ListeningSocket::Bind(*ParseAddress("127.0.0.1:0")).value();
   const std::string in_use = taken.address().ToString();
   const std::vector<std::tuple<std::vector<std::string>, int, std::string>> cases = {
-      {{"--no-such-flag"}, 64, "--no-such-flag"},
-      {{"--listen", "nonsense"}, 64, "nonsense"},
-      {{"--listen", "0.0.0.0:0"}, 78, "--insecure"},
-      {{"--http-listen", "[::]:0"}, 78, "--insecure"},
-      {{"--tls-cert", "/none"}, 78, "--tls-key"},
-      {{"--log-level", "loud"}, 64, "--log-level"},
-      {{"--tiny-data-dir", "/none"}, 78, "no data in /none"},
-      {{"--listen", in_use}, 1, "address already in use"},
-      {{"--http-listen", in_use}, 1, "address already in use"},
+      {{"--no-such-flag"}, 64, "--no-such-flag"},          {{"--listen", "nonsense"}, 64, "nonsense"},
+      {{"--listen", "0.0.0.0:0"}, 78, "--insecure"},       {{"--http-listen", "[::]:0"}, 78, "--insecure"},
+      {{"--tls-cert", "/none"}, 78, "--tls-key"},          {{"--run-token-file", "/run/token"}, 78, "plain text"},
+      {{"--log-level", "loud"}, 64, "--log-level"},        {{"--tiny-data-dir", "/none"}, 78, "no data in /none"},
+      {{"--listen", in_use}, 1, "address already in use"}, {{"--http-listen", in_use}, 1, "address already in use"},
   };
   for (const auto& [flags, code, message] : cases) {
     ChildProcess child(Tiny(flags));

@@ -1,5 +1,5 @@
-// The whole system where nobody trusts the network: every part shows a certificate and asks for one, versions are
-// signed, and what is trained is the same.
+// The whole system where nobody trusts the network: every part shows a certificate and the run's token and asks for
+// them, versions are signed, and what is trained is the same.
 #include <filesystem>
 
 #include "common/files.h"
@@ -21,6 +21,7 @@ namespace millrace {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::HasSubstr;
 using Flags = std::vector<std::string>;
 
 class SecureClusterTest : public ::testing::Test {
@@ -35,7 +36,17 @@ class SecureClusterTest : public ::testing::Test {
     return Program(program, Joined(flags, TlsFlags(authority_.Issue({.name = name}))), directory_ / (name + ".stderr"));
   }
   Program Serve(const std::string& program, const std::string& name, const Flags& flags) {
-    return Run(program, name, Joined(flags, {"--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"}));
+    return Run(program, name,
+               Joined(flags, {"--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--run-token-file", token_}));
+  }
+  // With `token` in a file of its own.
+  Program Work(const std::string& name, const std::string& coordinator, const Flags& flags) {
+    return Run("millrace-worker", name,
+               Joined(flags, {"--coordinator", coordinator, "--name", name, "--http-listen", "127.0.0.1:0"}));
+  }
+  std::string WriteToken(const std::string& name, const std::string& token) {
+    EXPECT_THAT(WriteFileAtomically(directory_ / name, token), IsOk());
+    return directory_ / name;
   }
   std::string QuietDigest() {
     ClusterProcess quiet(directory_ / "quiet", directory_ / "data",
@@ -54,6 +65,7 @@ class SecureClusterTest : public ::testing::Test {
   const TemporaryDirectory directory_;
   const std::string out_ = directory_ / "out";
   CertificateAuthority authority_{directory_ / "tls"};
+  const std::string token_ = WriteToken("run-token", "the-token-of-this-run");
 };
 
 TEST_F(SecureClusterTest, TrainsTheSameBitsAndServesThem) {
@@ -67,8 +79,13 @@ TEST_F(SecureClusterTest, TrainsTheSameBitsAndServesThem) {
   Program model = Serve("millrace-model", "model",
                         {"--repository", directory_ / "models", "--source", coordinator, "--trusted-keys",
                          keys.public_key, "--drain-seconds", "0"});
-  Program worker = Run("millrace-worker", "worker-0",
-                       {"--coordinator", coordinator, "--name", "worker-0", "--http-listen", "127.0.0.1:0"});
+  Program tokenless = Work("tokenless", coordinator, {});
+  EXPECT_EQ(tokenless.Wait(), 78);
+  EXPECT_THAT(tokenless.Errors(), HasSubstr("authorization: Bearer TOKEN"));
+  Program operators = Work("operators", coordinator, {"--run-token-file", WriteToken("admin", "the-operators-token")});
+  EXPECT_EQ(operators.Wait(), 78);
+  EXPECT_THAT(operators.Errors(), HasSubstr("not the token of this service"));
+  Program worker = Work("worker-0", coordinator, {"--run-token-file", token_});
   EXPECT_EQ(worker.Wait(), 0) << worker.Errors();
 
   const std::string target = model.WaitForAddresses().grpc;
@@ -79,7 +96,9 @@ TEST_F(SecureClusterTest, TrainsTheSameBitsAndServesThem) {
   EXPECT_NE(Program("millrace", predict, directory_ / "plain.stderr").Wait(), 0) << "a client in plain text";
   EXPECT_NE(HttpFetch(model.WaitForAddresses().http, "/metrics").status, 200) << "metrics in plain text";
 
-  EXPECT_EQ(Run("millrace", "client", {"status", "--target", coordinator}).Wait(), 0);
+  const Flags status = {"status", "--target", coordinator};
+  EXPECT_EQ(Run("millrace", "client", Joined(status, {"--run-token-file", token_})).Wait(), 0);
+  EXPECT_NE(Run("millrace", "client", status).Wait(), 0) << "a client without the run's token";
   EXPECT_NE(Program("millrace", {"status", "--target", coordinator}, directory_ / "plain.stderr").Wait(), 0);
   const std::string expected = QuietDigest();
   EXPECT_TRUE(Eventually([&] { return NewestDigest(directory_ / "models") == expected; }));
@@ -97,7 +116,7 @@ TEST_F(SecureClusterTest, AWholeRunSignsWhatItExports) {
 
   ClusterProcess refused(directory_ / "refused", directory_ / "data", {"--sign-key", keys.public_key});
   EXPECT_EQ(refused.Wait(), 78);
-  EXPECT_THAT(refused.program().Errors(), testing::HasSubstr(keys.public_key));
+  EXPECT_THAT(refused.program().Errors(), HasSubstr(keys.public_key));
 }
 
 }  // namespace
