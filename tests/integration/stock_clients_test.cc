@@ -1,6 +1,7 @@
-// Clients that others wrote, against the real program: Triton's (tests/clients/triton_client.py), gRPC's own by
-// reflection (grpc_client.py), curl, and what the README says to type.
+// Clients that others wrote, against the real program: Triton's (tests/clients/triton_client.py), grpcurl (by
+// reflection), curl, and what the README says to type.
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -24,6 +25,7 @@
 namespace millrace {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
@@ -67,6 +69,30 @@ class StockClientsTest : public ::testing::Test {
     return false;
   }
 
+  // Installed by tests/install_tools.sh.
+  static std::filesystem::path Tool(const std::string& name) {
+    ChildProcess where({kSource / "tests/install_tools.sh", "--dir"});
+    return std::filesystem::path(where.ReadLine()) / "bin" / name;
+  }
+  static bool GrpcurlIsThere() {
+    if (std::filesystem::exists(Tool("grpcurl"))) return true;
+    EXPECT_EQ(std::getenv("CI"), nullptr) << "grpcurl is not installed";
+    std::cerr << "SKIPPED: grpcurl is not installed; tests/install_tools.sh does it\n";
+    return false;
+  }
+
+  // What the command prints; it must succeed.
+  static std::string Run(const std::vector<std::string>& command) {
+    ChildProcess child(command);
+    EXPECT_EQ(child.Wait(), 0) << child.all_of_stderr();
+    return child.rest_of_stdout();
+  }
+  static std::vector<std::string> GrpcurlCommand(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {Tool("grpcurl"), "-plaintext"});
+    return arguments;
+  }
+  static std::string Grpcurl(const std::vector<std::string>& arguments) { return Run(GrpcurlCommand(arguments)); }
+
   const TemporaryDirectory root_;
   std::unique_ptr<ChildProcess> server_;
   std::string grpc_, http_;
@@ -78,10 +104,32 @@ TEST_F(StockClientsTest, TritonsClientOverGrpcAndHttp) {
   EXPECT_EQ(client.Wait(), 0) << client.rest_of_stdout() << client.all_of_stderr();
 }
 
-TEST_F(StockClientsTest, ReflectionAndHealth) {
-  if (!ClientsAreThere()) GTEST_SKIP();
-  ChildProcess client({kPython, kSource / "tests/clients/grpc_client.py", grpc_, "mnist", "469"});
-  EXPECT_EQ(client.Wait(), 0) << client.rest_of_stdout() << client.all_of_stderr();
+// Knows of every service what reflection tells, gRPC's own included.
+TEST_F(StockClientsTest, Grpcurl) {
+  if (!GrpcurlIsThere()) GTEST_SKIP();
+  EXPECT_THAT(Grpcurl({grpc_, "describe"}), AllOf(HasSubstr("inference.GRPCInferenceService is a service"),
+                                                  HasSubstr("millrace.v1.ModelService is a service"),
+                                                  HasSubstr("grpc.health.v1.Health is a service")));
+  const std::vector<std::string> check = {"-d", R"({"service": "mnist"})", grpc_, "grpc.health.v1.Health/Check"};
+  // Health follows readiness by some tenths of a second, and knows no model's name before.
+  EXPECT_TRUE(Eventually([&] { return ChildProcess(GrpcurlCommand(check)).Wait() == 0; }));
+  EXPECT_THAT(Grpcurl(check), HasSubstr(R"("status": "SERVING")"));
+  const nlohmann::json request = {{"model_name", "mnist"},
+                                  {"inputs",
+                                   {{{"name", "INPUT__0"},
+                                     {"datatype", "UINT8"},
+                                     {"shape", {1, 1, 28, 28}},
+                                     {"contents", {{"uint_contents", std::vector<int>(784, 0)}}}}}}};
+  const nlohmann::json answer =
+      nlohmann::json::parse(Grpcurl({"-d", request.dump(), grpc_, "inference.GRPCInferenceService/ModelInfer"}));
+  EXPECT_EQ(answer["model_version"], "469") << answer;
+  EXPECT_EQ(answer["outputs"][0]["contents"]["fp32_contents"].size(), 10u) << "typed, as the request was: " << answer;
+}
+
+TEST_F(StockClientsTest, TheReadmesGrpcurlLine) {
+  if (!GrpcurlIsThere()) GTEST_SKIP();
+  const std::string line = FromReadme("$ grpcurl ", "\n").substr(std::string("$ grpcurl").size());
+  EXPECT_THAT(Run({"/bin/bash", "-c", Tool("grpcurl").string() + line}), HasSubstr(R"("ready": true)"));
 }
 
 TEST_F(StockClientsTest, TheReadmesPythonExample) {
