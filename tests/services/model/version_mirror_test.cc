@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/grpc_server.h"
 #include "common/hashing.h"
+#include "common/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/testing/eventually.h"
@@ -41,40 +42,12 @@ std::string ManifestOf(uint64_t version, const std::map<std::string, std::string
   return ManifestToJson(manifest);
 }
 
-// Versions in memory, and what may go wrong on their way. Configured while no call is under way.
-class FakeSource : public v1::VersionSource::Service {
- public:
+// Versions in memory, and what may go wrong on their way.
+struct SourceState {
   void Publish(uint64_t version, const std::string& model_pt) {
     std::map<std::string, std::string> files = {{"model.pt", model_pt}, {"config.pbtxt", "name: \"mnist\""}};
     files["manifest.json"] = ManifestOf(version, files);
     versions[version] = std::move(files);
-  }
-
-  grpc::Status ListExportedVersions(grpc::ServerContext*, const v1::ListExportedVersionsRequest* request,
-                                    v1::ListExportedVersionsResponse* response) override {
-    response->set_model(model);
-    for (auto it = versions.rbegin(); it != versions.rend(); ++it) {
-      if (static_cast<uint32_t>(response->versions_size()) == request->newest()) break;
-      v1::ExportedVersion& version = *response->add_versions();
-      version.set_version(it->first);
-      version.set_manifest_sha256(Sha256Hex(it->second.at("manifest.json")));
-      version.set_signature(signature);
-    }
-    return grpc::Status::OK;
-  }
-  grpc::Status ReadExportedFile(grpc::ServerContext*, const v1::ReadExportedFileRequest* request,
-                                v1::ReadExportedFileResponse* response) override {
-    reads.push_back(absl::StrCat(request->version(), "/", request->file(), "@", request->offset()));
-    if (request->offset() == unavailable_at && unavailable_times-- > 0) {
-      return {grpc::StatusCode::UNAVAILABLE, "the network is away"};
-    }
-    std::string data = versions.at(request->version()).at(request->file()).substr(request->offset(), kPieceBytes);
-    if (request->file() == "model.pt" && !data.empty()) {
-      if (flip == request->version()) data[0] ^= 1;
-      if (truncate == request->version()) data.clear();
-    }
-    response->set_data(data);
-    return grpc::Status::OK;
   }
 
   std::string model = "mnist";
@@ -85,6 +58,55 @@ class FakeSource : public v1::VersionSource::Service {
   std::string signature;  // of every version
   uint64_t flip = 0;      // of this version a bit on the wire
   uint64_t truncate = 0;  // this version's model
+};
+
+class FakeSource : public v1::VersionSource::Service {
+ public:
+  // Locked to the end of the expression.
+  class Access {
+   public:
+    explicit Access(FakeSource& source) : lock_(&source.mutex_), state_(source.state_) {}
+    SourceState* operator->() { return &state_; }
+
+   private:
+    MutexLock lock_;
+    SourceState& state_;
+  };
+  Access operator->() { return Access(*this); }
+
+  grpc::Status ListExportedVersions(grpc::ServerContext*, const v1::ListExportedVersionsRequest* request,
+                                    v1::ListExportedVersionsResponse* response) override {
+    MutexLock lock(&mutex_);
+    response->set_model(state_.model);
+    for (auto it = state_.versions.rbegin(); it != state_.versions.rend(); ++it) {
+      if (static_cast<uint32_t>(response->versions_size()) == request->newest()) break;
+      v1::ExportedVersion& version = *response->add_versions();
+      version.set_version(it->first);
+      version.set_manifest_sha256(Sha256Hex(it->second.at("manifest.json")));
+      version.set_signature(state_.signature);
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status ReadExportedFile(grpc::ServerContext*, const v1::ReadExportedFileRequest* request,
+                                v1::ReadExportedFileResponse* response) override {
+    MutexLock lock(&mutex_);
+    state_.reads.push_back(absl::StrCat(request->version(), "/", request->file(), "@", request->offset()));
+    if (request->offset() == state_.unavailable_at && state_.unavailable_times-- > 0) {
+      return {grpc::StatusCode::UNAVAILABLE, "the network is away"};
+    }
+    std::string data =
+        state_.versions.at(request->version()).at(request->file()).substr(request->offset(), kPieceBytes);
+    if (request->file() == "model.pt" && !data.empty()) {
+      if (state_.flip == request->version()) data[0] ^= 1;
+      if (state_.truncate == request->version()) data.clear();
+    }
+    response->set_data(data);
+    return grpc::Status::OK;
+  }
+
+ private:
+  Mutex mutex_;
+  SourceState state_;
 };
 
 class VersionMirrorTest : public ::testing::Test {
@@ -119,66 +141,66 @@ class VersionMirrorTest : public ::testing::Test {
 };
 
 TEST_F(VersionMirrorTest, TheNewestVersionsComeWholeAndOlderOnesGo) {
-  for (uint64_t version : {10, 20, 30, 40}) source_.Publish(version, std::string(2500, static_cast<char>(version)));
+  for (uint64_t version : {10, 20, 30, 40}) source_->Publish(version, std::string(2500, static_cast<char>(version)));
   Serve();
   ASSERT_TRUE(mirror_.PollOnce());
   EXPECT_THAT(Versions(), ElementsAre("40")) << "the newest first";
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("20", "30", "40"));
   EXPECT_EQ(Contents(40, "model.pt"), std::string(2500, 40));
-  EXPECT_EQ(Contents(40, "manifest.json"), source_.versions[40]["manifest.json"]);
+  EXPECT_EQ(Contents(40, "manifest.json"), source_->versions[40]["manifest.json"]);
   EXPECT_THAT(mirror_.status(), IsOk());
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_source_fetches_total{result=\"fetched\"} 3"));
 
-  source_.Publish(50, "five");
-  source_.reads.clear();
+  source_->Publish(50, "five");
+  source_->reads.clear();
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("30", "40", "50"));
-  EXPECT_THAT(source_.reads, Each(StartsWith("50/")));
+  EXPECT_THAT(source_->reads, Each(StartsWith("50/")));
 }
 
 TEST_F(VersionMirrorTest, SignaturesComeToo) {
-  source_.Publish(10, "ten");
+  source_->Publish(10, "ten");
   Serve();
   PollAll();
   EXPECT_EQ(Contents(10, "manifest.sig"), "");
-  source_.signature = "who made it\n";  // signed after it was fetched
+  source_->signature = "who made it\n";  // signed after it was fetched
   PollAll();
   EXPECT_EQ(Contents(10, "manifest.sig"), "who made it\n");
-  source_.reads.clear();
+  source_->reads.clear();
   PollAll();
-  EXPECT_THAT(source_.reads, IsEmpty());
+  EXPECT_THAT(source_->reads, IsEmpty());
 }
 
 TEST_F(VersionMirrorTest, ALostPieceIsAskedForAgainWhereTheFileStopped) {
-  source_.Publish(10, std::string(2500, 'm'));
-  source_.unavailable_at = 2000;
-  source_.unavailable_times = 2;
+  source_->Publish(10, std::string(2500, 'm'));
+  source_->unavailable_at = 2000;
+  source_->unavailable_times = 2;
   Serve();
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("10"));
-  EXPECT_EQ(std::ranges::count(source_.reads, "10/model.pt@0"), 1);
-  EXPECT_EQ(std::ranges::count(source_.reads, "10/model.pt@2000"), 3);
+  EXPECT_EQ(std::ranges::count(source_->reads, "10/model.pt@0"), 1);
+  EXPECT_EQ(std::ranges::count(source_->reads, "10/model.pt@2000"), 3);
 }
 
 TEST_F(VersionMirrorTest, WhatIsDamagedOnTheWayGetsNoNameAndComesLater) {
-  source_.Publish(10, std::string(2500, 'm'));
-  source_.Publish(20, std::string(2500, 'n'));
-  source_.flip = 20;
+  source_->Publish(10, std::string(2500, 'm'));
+  source_->Publish(20, std::string(2500, 'n'));
+  source_->flip = 20;
   Serve();
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("10"));
   EXPECT_THAT(mirror_.status(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("model.pt of version 20")));
   EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_source_fetches_total{result=\"failed\"} 1"));
 
-  source_.flip = 0;
-  source_.truncate = 20;
+  source_->flip = 0;
+  source_->truncate = 20;
   clock_.Advance(absl::Minutes(1));
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("10"));
   EXPECT_THAT(mirror_.status(), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("0 of 2500 bytes")));
 
-  source_.truncate = 0;
+  source_->truncate = 0;
   EXPECT_FALSE(mirror_.PollOnce()) << "not before its time";
   clock_.Advance(absl::Minutes(1));
   PollAll();
@@ -187,8 +209,9 @@ TEST_F(VersionMirrorTest, WhatIsDamagedOnTheWayGetsNoNameAndComesLater) {
 }
 
 TEST_F(VersionMirrorTest, AManifestOfAnotherVersionIsRefused) {
-  source_.Publish(10, "ten");
-  source_.versions[20] = source_.versions[10];
+  source_->Publish(10, "ten");
+  const std::map<std::string, std::string> ten = source_->versions[10];
+  source_->versions[20] = ten;
   Serve();
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("10"));
@@ -196,16 +219,16 @@ TEST_F(VersionMirrorTest, AManifestOfAnotherVersionIsRefused) {
 }
 
 TEST_F(VersionMirrorTest, AModelNameThatLeavesTheRepositoryIsRefused) {
-  source_.model = "../elsewhere";
-  source_.Publish(10, "ten");
+  source_->model = "../elsewhere";
+  source_->Publish(10, "ten");
   Serve();
   EXPECT_FALSE(mirror_.PollOnce());
   EXPECT_THAT(mirror_.status(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("../elsewhere")));
-  EXPECT_THAT(source_.reads, IsEmpty());
+  EXPECT_THAT(source_->reads, IsEmpty());
 }
 
 TEST_F(VersionMirrorTest, ASourceThatIsAwayTakesNothingAway) {
-  source_.Publish(10, "ten");
+  source_->Publish(10, "ten");
   Serve();
   PollAll();
   server_.reset();
