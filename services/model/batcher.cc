@@ -22,13 +22,13 @@ std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Tim
   if (request.deadline <= now) return Refuse(Refusal::Reason::kLate, absl::ZeroDuration());
   if (const std::optional<Refusal> over = OverLimit(request, now)) return over;
   const bool met_free_executor = lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors);
+  const absl::Time due = request.deadline - (request.deadline - now) * kMarginShare;
   if (!met_free_executor) {
     const absl::Time finish = PredictFinish(request, now);
-    const absl::Time promised = finish + (request.deadline - now) * kMarginShare;
-    if (promised > request.deadline) return Refuse(Refusal::Reason::kLate, promised - request.deadline);
+    if (finish > due) return Refuse(Refusal::Reason::kLate, finish - due);
   }
   const Key key(request.deadline, arrivals_++);
-  Waiting waiting{.request = request, .next_row = 0, .met_free_executor = met_free_executor};
+  Waiting waiting{.request = request, .due = due, .next_row = 0, .met_free_executor = met_free_executor};
   waiting_rows_ += waiting.rows();
   waiting_bytes_ += waiting.bytes();
   lanes_[request.lane].emplace(key, waiting);
@@ -65,8 +65,8 @@ absl::Duration Batcher::TimeForWaiting() const {
 }
 
 absl::Time Batcher::PredictFinish(const Request& request, absl::Time now) const {
-  // Batches are taken to be full: the estimate is rather too low than too high, and what it lets in too much expires in
-  // the queue, uncomputed.
+  // The batches before its last one are taken to be full. If they are not, it was too low, and what it let in too much
+  // expires in the queue, uncomputed.
   uint64_t rows = request.rows;  // of its own lane up to and with its last row
   absl::Duration others;
   for (const auto& [lane, queue] : lanes_) {
@@ -131,6 +131,8 @@ Batcher::Queue* Batcher::EarliestQueue(Lane** lane) {
 Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
   Batch batch{.number = batches_++, .lane = lane, .slices = {}, .rows = 0, .release = Release::kFreedExecutor};
   const bool met_free_executor = queue.begin()->second.met_free_executor;
+  const absl::Time due = queue.begin()->second.due;
+  const auto late = [&](uint32_t rows) { return now + lane->time.Estimate(rows) > due; };
   uint64_t bytes = 0;
   while (!queue.empty()) {
     Waiting& waiting = queue.begin()->second;
@@ -139,6 +141,10 @@ Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
     if (batch.rows == 0) fit = std::max<uint64_t>(fit, 1);
     const uint32_t room = limits_.batch_rows - batch.rows;
     const auto rows = static_cast<uint32_t>(std::min<uint64_t>({waiting.rows(), fit, room}));
+    if (batch.rows > 0 && late(batch.rows + rows) && !late(batch.rows)) {
+      batch.release = Release::kDeadline;
+      break;
+    }
     if (rows > 0) {
       batch.slices.push_back({.id = waiting.request.id, .first_row = waiting.next_row, .rows = rows});
       batch.rows += rows;
@@ -161,10 +167,7 @@ Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
   return batch;
 }
 
-void Batcher::Finish(const Batch& batch, absl::Duration took) {
-  running_.erase(batch.number);
-  if (took > absl::ZeroDuration()) batch.lane->time.Observe(batch.rows, took);
-}
+void Batcher::Finish(const Batch& batch) { running_.erase(batch.number); }
 
 void Batcher::Close(Id id) {
   const auto open = open_.find(id);
@@ -208,6 +211,8 @@ std::string_view Name(Batcher::Release release) {
       return "rows_limit";
     case Batcher::Release::kBytesLimit:
       return "bytes_limit";
+    case Batcher::Release::kDeadline:
+      return "deadline";
   }
   return "unknown";
 }

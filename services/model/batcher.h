@@ -3,7 +3,8 @@
 // Work-conserving: while an executor is free, what waits is given to it at once, however little that is; requests
 // gather only while all executors are busy. So there is no timer to tune and nobody waits for company. The earliest
 // deadline goes first (as in Clipper), rows are counted rather than requests, and a request of many rows is spread over
-// several batches. What by the running estimate of service times cannot be done in time is refused when it comes.
+// several batches. What by the running estimate of service times cannot be done in time is refused when it comes, and a
+// batch takes no more rows than let its first request be done when it was to be.
 //
 // Invariants: executors busy, rows and bytes of a batch, and requests, rows and bytes waiting are within the limits;
 // every row admitted is given out once, or its request is closed.
@@ -69,6 +70,7 @@ class Batcher {
     kFreedExecutor,  // all that waited, when one became free
     kRowsLimit,
     kBytesLimit,
+    kDeadline,  // more rows would have made the first request late
   };
 
   struct Batch {
@@ -89,10 +91,11 @@ class Batcher {
   // Opens the request, unless it is refused. A request that would run at once is never refused for its estimate, which
   // could not be put right otherwise.
   std::optional<Refusal> Admit(const Request& request, absl::Time now);
-  // The next batch, if an executor is free and something waits. The caller runs it and says Finish.
+  // The next batch, if an executor is free and something waits. The caller runs it, says Finish, and has the lane's
+  // time observe what it took.
   Decision Next(absl::Time now);
-  // The batch no longer holds its executor. `took`: the computation, for the estimate; zero if there was none.
-  void Finish(const Batch& batch, absl::Duration took);
+  // The batch no longer holds its executor.
+  void Finish(const Batch& batch);
   // The request is answered, or nobody wants it any more: rows that wait are dropped. No effect if it is not open.
   void Close(Id id);
 
@@ -105,6 +108,7 @@ class Batcher {
   using Key = std::pair<absl::Time, uint64_t>;  // deadline, arrival
   struct Waiting {
     Request request;
+    absl::Time due;  // when it should be done: its deadline, less the margin
     uint32_t next_row = 0;
     bool met_free_executor = false;
 
@@ -138,7 +142,7 @@ class Batcher {
 
 // "queue_requests", "queue_rows", "queue_bytes", "late".
 std::string_view Name(Batcher::Refusal::Reason reason);
-// "idle_executor", "freed_executor", "rows_limit", "bytes_limit".
+// "idle_executor", "freed_executor", "rows_limit", "bytes_limit", "deadline".
 std::string_view Name(Batcher::Release release);
 
 }  // namespace millrace

@@ -262,6 +262,8 @@ void InferenceEngine::Run(Job& job) {
   MutexLock lock(&mutex_);
   --busy_;
   quiet_since_ = clock_.Now();
+  // With what it takes to answer: until then this thread computes nothing else.
+  if (job.rows == job.batch.rows) job.batch.lane->time.Observe(job.rows, quiet_since_ - job.taken);
 }
 
 void InferenceEngine::Compute(Job& job) {
@@ -350,8 +352,7 @@ void InferenceEngine::Distribute(Job& job, const std::vector<Part*>& wanted, Row
 }
 
 void InferenceEngine::Complete(Job& job, Finished& finished) {
-  const bool whole = job.rows == job.batch.rows;
-  batcher_.Finish(job.batch, whole ? clock_.Now() - job.taken : absl::ZeroDuration());
+  batcher_.Finish(job.batch);
   for (const Part& part : job.parts) {
     Call& call = *part.call;
     --call.running_slices;

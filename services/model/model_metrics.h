@@ -38,7 +38,7 @@ class VersionSeries;
 //   millrace_model_compute_seconds{model,version}            in the forward pass
 //   millrace_model_batch_rows{model,version}                 of batches that were computed
 //   millrace_model_batches_total{model,version,release}      why each was begun: idle_executor, freed_executor,
-//                                                            rows_limit, bytes_limit (batcher.h)
+//                                                            rows_limit, bytes_limit, deadline (batcher.h)
 //   millrace_model_rejected_total{model,version,reason}      not admitted: queue_requests, queue_rows, queue_bytes,
 //   late millrace_model_expired_rows_executed_total{model,version}  computed after their deadline; stays 0
 //   millrace_model_candidate_version{model}                  that a rollout tries; 0: none

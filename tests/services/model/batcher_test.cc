@@ -41,12 +41,12 @@ TEST_F(BatcherTest, RunsAtOnceWhenIdleAndGathersWhileBusy) {
   for (Batcher::Id id = 2; id <= 7; ++id) EXPECT_FALSE(batcher.Admit(Ask(id), kStart));
   EXPECT_FALSE(batcher.HasWork());
   EXPECT_FALSE(batcher.Next(kStart).batch);
-  batcher.Finish(*first, absl::Milliseconds(1));
+  batcher.Finish(*first);
   const auto second = batcher.Next(kStart).batch;
   ASSERT_TRUE(second);
   EXPECT_THAT(Ids(*second), ElementsAre(2, 3, 4, 5));
   EXPECT_EQ(second->release, Batcher::Release::kRowsLimit);
-  batcher.Finish(*second, absl::Milliseconds(1));
+  batcher.Finish(*second);
   const auto third = batcher.Next(kStart).batch;
   ASSERT_TRUE(third);
   EXPECT_THAT(Ids(*third), ElementsAre(6, 7));
@@ -85,11 +85,11 @@ TEST_F(BatcherTest, BytesBoundABatchAndALargerRowGoesAlone) {
   const auto first = batcher.Next(kStart).batch;
   EXPECT_EQ(first->rows, 2u);
   EXPECT_EQ(first->release, Batcher::Release::kBytesLimit);
-  batcher.Finish(*first, {});
+  batcher.Finish(*first);
   const auto second = batcher.Next(kStart).batch;
   EXPECT_THAT(Ids(*second), ElementsAre(1));
   EXPECT_EQ(second->slices[0].first_row, 2u);
-  batcher.Finish(*second, {});
+  batcher.Finish(*second);
   EXPECT_THAT(Ids(*batcher.Next(kStart).batch), ElementsAre(2));
 }
 
@@ -128,13 +128,29 @@ TEST_F(BatcherTest, WhatCannotBeDoneInTimeIsRefusedAtOnce) {
   EXPECT_EQ(batcher.Admit(Ask(6, 1, absl::ZeroDuration()), kStart)->reason, Batcher::Refusal::Reason::kLate);
 }
 
+TEST_F(BatcherTest, ABatchTakesNoRowsThatMakeItsFirstRequestLate) {
+  for (uint32_t rows : {1, 2, 4}) lane_.time.Observe(rows, absl::Milliseconds(10) * rows);
+  Batcher batcher({.executors = 1, .batch_rows = 4});
+  batcher.Admit(Ask(1), kStart);
+  const auto running = batcher.Next(kStart).batch;
+  EXPECT_FALSE(batcher.Admit(Ask(2, 2, absl::Milliseconds(40)), kStart));  // due after 35
+  EXPECT_FALSE(batcher.Admit(Ask(3, 1, absl::Milliseconds(60)), kStart));
+  batcher.Finish(*running);
+  const auto second = batcher.Next(kStart + absl::Milliseconds(10)).batch;
+  EXPECT_THAT(Ids(*second), ElementsAre(2)) << "a third row would end it after 40";
+  EXPECT_EQ(second->release, Batcher::Release::kDeadline);
+  EXPECT_FALSE(batcher.Admit(Ask(4, 1, absl::Milliseconds(90)), kStart));
+  batcher.Finish(*second);
+  EXPECT_THAT(Ids(*batcher.Next(kStart + absl::Milliseconds(55)).batch), ElementsAre(3, 4)) << "it is late anyhow";
+}
+
 TEST_F(BatcherTest, ExpiredRowsAreDroppedWhenTheBatchIsFormed) {
   Batcher batcher({.executors = 1, .batch_rows = 4});
   batcher.Admit(Ask(1, 6, absl::Seconds(2)), kStart);
   const auto running = batcher.Next(kStart).batch;
   batcher.Admit(Ask(2, 1, absl::Seconds(1)), kStart);
   batcher.Admit(Ask(3, 1, absl::Seconds(9)), kStart);
-  batcher.Finish(*running, {});
+  batcher.Finish(*running);
   const auto decision = batcher.Next(kStart + absl::Seconds(2));
   EXPECT_THAT(decision.expired, ElementsAre(2, 1));
   EXPECT_THAT(Ids(*decision.batch), ElementsAre(3));
@@ -228,7 +244,8 @@ RC_GTEST_PROP(Batcher, NothingIsLostNothingComesTwiceAndEveryBoundHolds, ()) {
     // No less than could be: whoever of the lane still waits, waits for a reason.
     for (const auto& [id, model] : waiting) {
       if (model.request.lane != batch.lane) continue;
-      RC_ASSERT(batch.release == Batcher::Release::kRowsLimit || batch.release == Batcher::Release::kBytesLimit);
+      RC_ASSERT(batch.release == Batcher::Release::kRowsLimit || batch.release == Batcher::Release::kBytesLimit ||
+                batch.release == Batcher::Release::kDeadline);
     }
     batches.push_back(batch);
     RC_ASSERT(batches.size() <= static_cast<size_t>(limits.executors));
@@ -236,7 +253,8 @@ RC_GTEST_PROP(Batcher, NothingIsLostNothingComesTwiceAndEveryBoundHolds, ()) {
   const auto finish = [&] {
     if (batches.empty()) return;
     const auto which = batches.begin() + *rc::gen::inRange<int>(0, static_cast<int>(batches.size()));
-    batcher.Finish(*which, absl::Milliseconds(*rc::gen::inRange(0, 20)));
+    which->lane->time.Observe(which->rows, absl::Milliseconds(*rc::gen::inRange(0, 20)));
+    batcher.Finish(*which);
     batches.erase(which);
   };
   const auto close = [&] {
