@@ -18,6 +18,7 @@ KUBERNETES_VERSIONS = sorted(path.name[1:] for path in (chart.tool("schemas")).g
 EXAMPLES = chart.examples()
 WITH_TLS = chart.CHART / "ci" / "tls-values.yaml"
 WITH_EVERYTHING = chart.CHART / "ci" / "production-values.yaml"
+JOBSET = chart.CHART / "ci" / "jobset-values.yaml"
 SHARED_VOLUME = chart.CHART / "ci" / "shared-volume-values.yaml"
 # Where users may say anything: their own labels, and parts of pods.
 FREE = {"global", "stringMap", "quantities", "affinity", "tolerations[]", "podSelector", "namespaceSelector", "ipBlock"}
@@ -86,10 +87,16 @@ class Validity(unittest.TestCase):
                 self.assertIn("Skipped: 0", done.stdout)
 
     def test_a_misspelled_field_of_kubernetes_would_be_seen(self):
-        text = chart.template().stdout.replace("readOnlyRootFilesystem", "readonlyRootFilesystem")
-        done = conforms(text, KUBERNETES_VERSIONS[0])
-        self.assertNotEqual(done.returncode, 0)
-        self.assertIn("readonlyRootFilesystem", done.stdout)
+        def misspelled(file, kind, field, wrong):
+            objects = chart.template(files=[file]).stdout.split("\n---\n")
+            (text,) = [each for each in objects if f"\nkind: {kind}\n" in each]
+            done = conforms(text.replace(field, wrong), KUBERNETES_VERSIONS[0])
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(wrong, done.stdout)
+
+        misspelled(WITH_TLS, "StatefulSet", "readOnlyRootFilesystem", "readonlyRootFilesystem")
+        misspelled(JOBSET, "JobSet", "onJobFailureReasons", "onJobFailureReason")
+        misspelled(JOBSET, "JobSet", "readOnlyRootFilesystem", "readonlyRootFilesystem")
 
     def test_a_misspelled_value_is_refused(self):
         for values in (
@@ -107,6 +114,7 @@ class Validity(unittest.TestCase):
         for values in (
             {"worker": {"count": 0}},
             {"worker": {"mode": "spark"}},
+            {"worker": {"mode": "jobset", "maxRestarts": -1}},
             {"job": {"slots": 2000}},
             {"parameterServer": {"shards": 65}},
             {"model": {"source": "s3"}},
@@ -189,26 +197,31 @@ class TheJob(unittest.TestCase):
             self.assertIn(line, text)
 
     def test_another_one_restarts_the_parameter_servers_and_makes_new_workers(self):
-        def identity(values):
-            objects = chart.render(values)
+        def identity(mode, values):
+            objects = chart.render(chart.merged({"worker": {"mode": mode}}, values))
             (server,) = chart.of_kind(objects, "StatefulSet")
+            (workers,) = chart.of_kind(objects, "Job") + chart.of_kind(objects, "JobSet")
             return (
                 server["spec"]["template"]["metadata"]["annotations"]["checksum/config"],
-                chart.of_kind(objects, "Job")[0]["metadata"]["name"],
+                workers["metadata"]["name"],
             )
 
-        checksum, job = identity({})
-        self.assertEqual(identity({"model": {"replicas": 3}}), (checksum, job))
-        longer = identity({"job": {"epochs": 20}})
-        self.assertNotEqual(longer[0], checksum)
-        self.assertNotEqual(longer[1], job)
-        for values in (
-            {"worker": {"revision": "2"}},
-            {"image": {"tag": "9"}},
-            {"commonLabels": {"a": "b"}},
-            {"worker": {"count": 3}},
-        ):
-            self.assertNotEqual(identity(values)[1], job, values)
+        for mode in ("job", "jobset"):
+            checksum, workers = identity(mode, {})
+            for same in ({"model": {"replicas": 3}}, {"worker": {"ttlSecondsAfterFinished": 60}}):
+                self.assertEqual(identity(mode, same), (checksum, workers))
+            longer = identity(mode, {"job": {"epochs": 20}})
+            self.assertNotEqual(longer[0], checksum)
+            self.assertNotEqual(longer[1], workers)
+            for values in (
+                {"worker": {"revision": "2"}},
+                {"image": {"tag": "9"}},
+                {"commonLabels": {"a": "b"}},
+                {"worker": {"count": 3}},
+            ):
+                self.assertNotEqual(identity(mode, values)[1], workers, values)
+        # Of a JobSet its policies cannot be changed either.
+        self.assertNotEqual(identity("jobset", {"worker": {"maxRestarts": 4}})[1], workers)
 
 
 class Pods(unittest.TestCase):
@@ -365,6 +378,39 @@ class Cluster(unittest.TestCase):
         )
         self.assertNotIn("replicas", deployment["spec"])
 
+    def test_jobset_has_the_job_of_the_other_mode(self):
+        (job,) = chart.of_kind(chart.render(), "Job")
+        (jobset,) = chart.of_kind(chart.render({"worker": {"mode": "jobset"}}), "JobSet")
+        (one,) = chart.jobs(jobset)
+        self.assertEqual(one["spec"], job["spec"])
+        self.assertEqual(one["metadata"]["labels"], job["metadata"]["labels"])
+
+    def test_jobset_starts_again_so_often_but_for_errors_that_stay(self):
+        (jobset,) = chart.of_kind(chart.render(files=[JOBSET]), "JobSet")
+        (job,) = chart.jobs(jobset)
+        failure = jobset["spec"]["failurePolicy"]
+        self.assertEqual(failure["maxRestarts"], 1)
+        # The reason that a Job has failed for which the action FailJob of its podFailurePolicy has failed.
+        (rule,) = failure["rules"]
+        self.assertEqual((rule["action"], rule["onJobFailureReasons"]), ("FailJobSet", ["PodFailurePolicy"]))
+        self.assertIn("FailJob", [each["action"] for each in job["spec"]["podFailurePolicy"]["rules"]])
+        self.assertRegex(rule["name"], "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")  # or JobSet's webhook refuses it
+        self.assertEqual(jobset["spec"]["successPolicy"], {"operator": "All"})
+
+    def test_jobset_is_removed_as_a_whole(self):
+        """A Job of a JobSet that removed itself would be made again."""
+        (jobset,) = chart.of_kind(chart.render(files=[JOBSET]), "JobSet")
+        self.assertEqual(jobset["spec"]["ttlSecondsAfterFinished"], 3600)
+        for job in chart.jobs(jobset):
+            self.assertNotIn("ttlSecondsAfterFinished", job["spec"])
+
+    def test_names_of_a_jobsets_pods_fit(self):
+        values = {"worker": {"mode": "jobset", "count": 100000}}
+        for release in ("demo", "r" * 53, "r" * 32 + "-" + "r" * 20):
+            (jobset,) = chart.of_kind(chart.render(values, release=release), "JobSet")
+            (job,) = chart.jobs(jobset)
+            self.assertRegex(f"{job['metadata']['name']}-99999-abcde", "^[a-z][-a-z0-9]{0,61}[a-z0-9]$")
+
     def test_workers_end_for_good_on_errors_that_stay(self):
         (job,) = chart.of_kind(chart.render(), "Job")
         rules = job["spec"]["podFailurePolicy"]["rules"]
@@ -379,9 +425,10 @@ class Cluster(unittest.TestCase):
 
     def test_what_needs_something_of_the_cluster_is_off(self):
         kinds = {each["kind"] for each in chart.render()}
-        optional = {"Ingress", "HorizontalPodAutoscaler", "PodMonitor", "PrometheusRule", "Certificate"}
+        optional = {"Ingress", "HorizontalPodAutoscaler", "PodMonitor", "PrometheusRule", "Certificate", "JobSet"}
         self.assertFalse(kinds & optional)
-        self.assertLessEqual(optional, {each["kind"] for each in chart.render(files=[WITH_EVERYTHING, WITH_TLS])})
+        files = [WITH_EVERYTHING, WITH_TLS, JOBSET]
+        self.assertLessEqual(optional, {each["kind"] for each in chart.render(files=files)})
 
     def arrows(self, objects):
         """Connections that both ends allow: (from, to, port); and what else goes in or out."""
@@ -441,7 +488,8 @@ class Cluster(unittest.TestCase):
         }
         self.assertEqual(policies, components - {"test"})
 
-    def test_notes_name_the_objects_that_there_are(self):
+    def notes(self, *flags):
+        """What NOTES.txt says, which `helm template` does not show."""
         with tempfile.TemporaryDirectory() as folder:
             copy = pathlib.Path(folder) / "chart"
             shutil.copytree(chart.CHART, copy)
@@ -449,13 +497,28 @@ class Cluster(unittest.TestCase):
             (copy / "templates/notes.yaml").write_text(
                 '{{- define "notes" }}' + notes + '{{ end }}\nnotes: {{ include "notes" . | quote }}\n'
             )
-            done = chart.helm("template", "demo", copy, "--namespace", "ml", "--show-only", "templates/notes.yaml")
+            done = chart.helm(
+                "template", "demo", copy, "--namespace", "ml", "--show-only", "templates/notes.yaml", *flags
+            )
         self.assertEqual(done.returncode, 0, done.stderr)
-        text = yaml.safe_load(done.stdout)["notes"]
+        return yaml.safe_load(done.stdout)["notes"]
+
+    def test_notes_name_the_objects_that_there_are(self):
+        text = self.notes()
         names = {each["metadata"]["name"] for each in chart.render()} | {"demo-millrace-ps-0"}
         self.assertLessEqual(set(re.findall(r"demo-millrace[-a-z0-9]*", text)), names)
         self.assertEqual(len(re.findall(r"^\d\. ", text, re.M)), 3)
         self.assertIn("helm -n ml test demo", text)
+
+    def test_notes_wait_for_the_workers_that_there_are(self):
+        for mode, wait in (
+            ("job", "--for=condition=Complete --timeout 24h job"),
+            ("jobset", "--for=condition=Completed --timeout 24h jobset"),
+            ("elastic", "logs -f demo-millrace-ps-0 | grep -m 1 'job done'"),
+        ):
+            text = self.notes("--set", "model.enabled=false", "--set", f"worker.mode={mode}")
+            self.assertIn(wait, text, mode)
+            self.assertEqual(len(re.findall(r"^\d\. ", text, re.M)), 3)
 
 
 if __name__ == "__main__":

@@ -74,11 +74,12 @@ def write_idx(folder, train, test):
 
 class Rehearsal(release_test.Steps, unittest.TestCase):
     def test_with_mutual_tls(self):
-        """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`."""
+        """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`. The
+        worker is of a JobSet."""
         values = {
             "job": {"epochs": 1, "validationCount": 500},
             "dataset": {"synthetic": {"train": 3000, "test": 500}},
-            "worker": {"count": 1},
+            "worker": {"mode": "jobset", "count": 1},
             "model": {"replicas": 1, "drainSeconds": 0},
         }
         objects = chart.render(values, files=[chart.CHART / "ci" / "tls-values.yaml"])
