@@ -19,6 +19,7 @@ EXAMPLES = chart.examples()
 WITH_TLS = chart.CHART / "ci" / "tls-values.yaml"
 WITH_EVERYTHING = chart.CHART / "ci" / "production-values.yaml"
 JOBSET = chart.CHART / "ci" / "jobset-values.yaml"
+WITH_GPUS = chart.CHART / "ci" / "gpu-values.yaml"
 SHARED_VOLUME = chart.CHART / "ci" / "shared-volume-values.yaml"
 # Where users may say anything: their own labels, and parts of pods.
 FREE = {"global", "stringMap", "quantities", "affinity", "tolerations[]", "podSelector", "namespaceSelector", "ipBlock"}
@@ -410,6 +411,27 @@ class Cluster(unittest.TestCase):
             (jobset,) = chart.of_kind(chart.render(values, release=release), "JobSet")
             (job,) = chart.jobs(jobset)
             self.assertRegex(f"{job['metadata']['name']}-99999-abcde", "^[a-z][-a-z0-9]{0,61}[a-z0-9]$")
+
+    def test_gpus_are_the_workers_alone(self):
+        for mode in ("job", "jobset", "elastic"):
+            objects = chart.render({"worker": {"mode": mode}}, files=[WITH_GPUS])
+            for _, metadata, spec in chart.pods(objects):
+                wants = metadata["labels"]["app.kubernetes.io/component"] == "worker"
+                (container,) = spec["containers"]
+                self.assertEqual(container["resources"]["limits"].get("nvidia.com/gpu"), 1 if wants else None)
+                self.assertEqual(spec.get("runtimeClassName"), "nvidia" if wants else None)
+                for field in ("nodeSelector", "tolerations"):
+                    self.assertEqual(field in spec, wants)
+                self.assertEqual(container["image"].startswith("millrace-worker-cuda:"), wants)
+                self.assertEqual(flags_of(container).get("--device"), "cuda" if wants else None)
+
+    def test_a_device_without_a_gpu_is_refused(self):
+        for device in ("cuda", "cuda:1"):
+            self.assertIn("no GPU", chart.template({"worker": {"device": device}}).stderr)
+            no_limits = {"worker": {"device": device, "resources": {"limits": None}}}
+            self.assertIn("no GPU", chart.template(no_limits).stderr)
+        for device in ("cpu", "auto"):
+            self.assertEqual(chart.template({"worker": {"device": device}}).returncode, 0)
 
     def test_workers_end_for_good_on_errors_that_stay(self):
         (job,) = chart.of_kind(chart.render(), "Job")

@@ -17,4 +17,8 @@
 {{- if ge (int .Values.parameterServer.backupWorkers) (int .Values.worker.count) -}}
 {{- fail "parameterServer.backupWorkers must be below worker.count" -}}
 {{- end -}}
+{{- $limits := .Values.worker.resources.limits | keys | join " " -}}
+{{- if and (hasPrefix "cuda" .Values.worker.device) (not (contains "/" $limits)) -}}
+{{- fail (printf "worker.device is %s: worker.resources.limits gives the workers no GPU, as nvidia.com/gpu: 1 does" .Values.worker.device) -}}
+{{- end -}}
 {{- end -}}
