@@ -121,6 +121,9 @@ class Validity(unittest.TestCase):
             {"model": {"source": "s3"}},
             {"dataset": {"kind": "imagenet"}},
             {"parameterServer": {"backupWorkers": 2}},
+            {"model": {"canarySet": {"from": "synthetic"}}},
+            {"model": {"canarySet": {"margin": 1.5}}},
+            {"model": {"rollout": {"mode": "blue-green"}}},
         ):
             self.assertNotEqual(chart.template(values).returncode, 0, values)
 
@@ -281,6 +284,12 @@ class Pods(unittest.TestCase):
                 mounted = [volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume]
                 self.assertEqual(mounted, [secret] if secret else [])
 
+    def test_mount_the_volumes_that_they_have(self):
+        for spec in self.each_pod():
+            containers = spec.get("initContainers", []) + spec["containers"]
+            mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
+            self.assertEqual(mounted, {volume["name"] for volume in spec["volumes"]})
+
     def test_have_time_to_drain(self):
         for spec in self.each_pod():
             for container in spec["containers"]:
@@ -370,6 +379,44 @@ class Cluster(unittest.TestCase):
             {"name": "output", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}},
             server["spec"]["template"]["spec"]["volumes"],
         )
+
+    def model_pod(self, values):
+        (deployment,) = chart.of_kind(chart.render(values), "Deployment", "model")
+        return deployment["spec"]["template"]["spec"]
+
+    def test_versions_are_measured_on_a_canary_set(self):
+        dataset = {"kind": "claim", "claim": {"name": "mnist", "subPath": "idx"}}
+        own = {"from": "claim", "claim": {"name": "labelled", "subPath": "new/t10k"}, "margin": 0.1}
+        for canary_set, claim, path, margin in (
+            ({"from": "dataset"}, "mnist", "/canary/idx", "0.02"),
+            (own, "labelled", "/canary/new/t10k", "0.1"),
+            ({"from": "claim", "claim": {"name": "labelled"}}, "labelled", "/canary", "0.02"),
+        ):
+            spec = self.model_pod({"dataset": dataset, "model": {"canarySet": canary_set}})
+            (container,) = spec["containers"]
+            flags = flags_of(container)
+            self.assertEqual((flags["--canary-set"], flags["--canary-margin"]), (path, margin))
+            self.assertIn({"name": "canary", "mountPath": "/canary", "readOnly": True}, container["volumeMounts"])
+            volume = {"name": "canary", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            self.assertIn(volume, spec["volumes"])
+        spec = self.model_pod({"dataset": dataset})
+        self.assertNotIn("--canary-set", flags_of(spec["containers"][0]))
+        self.assertNotIn("canary", [volume["name"] for volume in spec["volumes"]])
+
+    def test_a_canary_set_that_is_not_there_is_refused(self):
+        self.assertIn("dataset.kind", chart.template({"model": {"canarySet": {"from": "dataset"}}}).stderr)
+        self.assertIn("claim.name", chart.template({"model": {"canarySet": {"from": "claim"}}}).stderr)
+
+    def test_a_candidate_is_tried_as_the_values_say(self):
+        """Every flag that a rollout other than an immediate one takes."""
+        text = pathlib.Path(chart.ROOT / "services/model/main.cc").read_text()
+        known = set(re.findall(r'"(--(?:rollout|canary-fraction)[a-z-]*)"', text))
+        for mode, flags in (("immediate", {"--rollout"}), ("canary", known), ("shadow", known)):
+            (container,) = self.model_pod({"model": {"rollout": {"mode": mode, "rows": 70000}}})["containers"]
+            given = flags_of(container)
+            self.assertEqual({flag for flag in given if flag in known}, flags)
+            self.assertEqual(given["--rollout"], mode)
+            self.assertEqual(given.get("--rollout-rows"), None if mode == "immediate" else "70000")
 
     def test_model_service_rolls_out_without_a_gap(self):
         (deployment,) = chart.of_kind(chart.render(), "Deployment", "model")

@@ -109,13 +109,13 @@ class Rehearsal(release_test.Steps, unittest.TestCase):
             server.shutdown()
 
     def test_with_a_shared_volume(self):
-        """Two shards and elastic workers, files from a claim, versions through the volume; a shard and a worker are
-        replaced on the way."""
+        """Two shards and elastic workers, files from a claim, versions through the volume, measured on the claim's
+        test images; a shard and a worker are replaced on the way."""
         values = {
             "dataset": {"kind": "claim", "claim": {"name": "files", "subPath": "tiny"}, "classes": None},
             "job": {"epochs": 15, "validationCount": 100, "checkpointSteps": 4, "slots": 8},
             "worker": {"count": 2},
-            "model": {"replicas": 1, "drainSeconds": 0},
+            "model": {"replicas": 1, "drainSeconds": 0, "canarySet": {"from": "dataset"}},
         }
         with tempfile.TemporaryDirectory() as files:
             (pathlib.Path(files) / "tiny").mkdir()
@@ -143,7 +143,9 @@ class Rehearsal(release_test.Steps, unittest.TestCase):
         cluster.start("model")
         self.until_ready(cluster, "data", "parameter-server", "model")
         self.assertRegex(self.predict(cluster), r"digit\.png: \d")
-        for pod in (*cluster.of("model"), *cluster.of("parameter-server"), *cluster.of("data")):
+        (model,) = cluster.of("model")
+        self.assertIn('millrace_model_canary_score{measure="accuracy",model="mnist"', model.metrics())
+        for pod in (model, *cluster.of("parameter-server"), *cluster.of("data")):
             self.assertEqual(pod.terminate(), 0, pod.text()[-2000:])
 
 

@@ -11,6 +11,12 @@
 {{- if and (eq .Values.dataset.kind "claim") (eq .Values.dataset.claim.name "") -}}
 {{- fail "dataset.kind is claim: dataset.claim.name is missing" -}}
 {{- end -}}
+{{- if and (eq .Values.model.canarySet.from "dataset") (ne .Values.dataset.kind "claim") -}}
+{{- fail (printf "model.canarySet.from is dataset: dataset.kind is %s, and only a claim can be mounted by the model service too" .Values.dataset.kind) -}}
+{{- end -}}
+{{- if and (eq .Values.model.canarySet.from "claim") (eq .Values.model.canarySet.claim.name "") -}}
+{{- fail "model.canarySet.from is claim: model.canarySet.claim.name is missing" -}}
+{{- end -}}
 {{- if and .Values.tls.certManager.enabled (eq .Values.tls.certManager.issuerRef.name "") -}}
 {{- fail "tls.certManager is enabled: tls.certManager.issuerRef.name is missing" -}}
 {{- end -}}
