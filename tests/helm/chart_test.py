@@ -51,6 +51,11 @@ def flags_of(container):
     return {flag: value for flag, _, value in (argument.partition("=") for argument in flags)}
 
 
+def token_of(secret, key):
+    """The source of a volume with the file "token" alone, for the pod's group to read."""
+    return {"secretName": secret, "defaultMode": 0o440, "items": [{"key": key, "path": "token"}]}
+
+
 def conforms(text, version):
     """The finished process of kubeconform."""
     file = "{{ .NormalizedKubernetesVersion }}/{{ .ResourceKind }}{{ .KindSuffix }}.json"
@@ -383,6 +388,15 @@ class Cluster(unittest.TestCase):
     def model_pod(self, values):
         (deployment,) = chart.of_kind(chart.render(values), "Deployment", "model")
         return deployment["spec"]["template"]["spec"]
+
+    def test_operators_have_a_token(self):
+        spec = self.model_pod({"model": {"adminToken": {"existingSecret": "tokens", "key": "admin"}}})
+        (container,) = spec["containers"]
+        self.assertEqual(flags_of(container)["--admin-token-file"], "/admin-token/token")
+        mount = {"name": "admin-token", "mountPath": "/admin-token", "readOnly": True}
+        self.assertIn(mount, container["volumeMounts"])
+        self.assertIn({"name": "admin-token", "secret": token_of("tokens", "admin")}, spec["volumes"])
+        self.assertNotIn("--admin-token-file", flags_of(self.model_pod({})["containers"][0]))
 
     def test_versions_are_measured_on_a_canary_set(self):
         dataset = {"kind": "claim", "claim": {"name": "mnist", "subPath": "idx"}}

@@ -7,11 +7,14 @@ import http.server
 import os
 import pathlib
 import random
+import ssl
 import struct
 import subprocess
 import tempfile
 import threading
 import unittest
+import urllib.error
+import urllib.request
 
 import chart
 import pods
@@ -72,10 +75,24 @@ def write_idx(folder, train, test):
                 file.write(head + bytes(body))
 
 
+def load_model(pod, token):
+    """The status of the answer to an operator of the model service with that token."""
+    request = urllib.request.Request(
+        f"https://{pod.address}:{pod.port('http')}/v2/repository/models/mnist/load",
+        method="POST",
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60, context=ssl._create_unverified_context()) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 class Rehearsal(release_test.Steps, unittest.TestCase):
     def test_with_mutual_tls(self):
         """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`. The
-        worker is of a JobSet."""
+        worker is of a JobSet; operators have a token."""
         values = {
             "job": {"epochs": 1, "validationCount": 500},
             "dataset": {"synthetic": {"train": 3000, "test": 500}},
@@ -87,10 +104,17 @@ class Rehearsal(release_test.Steps, unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             secret = pathlib.Path(folder)
             make_certificates(secret, certificate["spec"]["dnsNames"])
-            with pods.Cluster(objects, secrets={certificate["spec"]["secretName"]: secret}) as cluster:
+            operators = secret / "operators"
+            operators.mkdir()
+            (operators / "admin").write_text("a-token-of-operators\n")
+            secrets = {certificate["spec"]["secretName"]: secret, "operators": operators}
+            with pods.Cluster(objects, secrets=secrets) as cluster:
                 cluster.start(*release_test.SERVICES)
                 self.until_ready(cluster, "data", "parameter-server", "model")
                 self.assertRegex(self.predict(cluster), r"digit\.png: \d")
+                (model,) = cluster.of("model")
+                self.assertEqual(load_model(model, "another-than-operators"), 403)
+                self.assertEqual(load_model(model, "a-token-of-operators"), 200)
                 self.end_all(cluster)
 
     def test_fetches_mnist_before_the_data_service_starts(self):

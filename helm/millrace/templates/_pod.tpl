@@ -148,3 +148,13 @@ readinessProbe:
     defaultMode: 0440
 {{- end }}
 {{- end -}}
+
+{{/* Of (dict "name" VOLUME "existingSecret" SECRET "key" KEY): the file "token", and no other key of the Secret. */}}
+{{- define "millrace.tokenVolume" -}}
+- name: {{ .name }}
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      - {key: {{ .key }}, path: token}
+{{- end -}}
