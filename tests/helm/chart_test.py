@@ -129,6 +129,7 @@ class Validity(unittest.TestCase):
             {"model": {"canarySet": {"from": "synthetic"}}},
             {"model": {"canarySet": {"margin": 1.5}}},
             {"model": {"rollout": {"mode": "blue-green"}}},
+            {"tls": {"secretName": "mine"}, "runToken": {"existingSecret": "tokens", "key": "a/b"}},
         ):
             self.assertNotEqual(chart.template(values).returncode, 0, values)
 
@@ -289,6 +290,37 @@ class Pods(unittest.TestCase):
                 mounted = [volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume]
                 self.assertEqual(mounted, [secret] if secret else [])
 
+    def test_of_training_show_each_other_a_token(self):
+        mount = {"name": "run-token", "mountPath": "/run-token", "readOnly": True}
+        volume = {"name": "run-token", "secret": token_of("tokens", "run")}
+        shared = {"source": "volume"}  # asks no part of training for anything
+        training = {"data", "parameter-server", "worker"}
+        for token, model, mode, wanted in (
+            ({"existingSecret": "tokens", "key": "run"}, {}, "job", training | {"model"}),
+            ({"existingSecret": "tokens", "key": "run"}, {}, "jobset", training | {"model"}),
+            ({"existingSecret": "tokens", "key": "run"}, shared, "elastic", training),
+            ({"key": "run"}, {}, "job", set()),
+        ):
+            values = {
+                "tls": {"secretName": "mine"},
+                "runToken": token,
+                "model": model,
+                "parameterServer": {"output": {"accessMode": "ReadWriteMany"}},
+                "worker": {"mode": mode},
+            }
+            have = set()
+            for _, metadata, spec in chart.pods(chart.render(values)):
+                (container,) = spec["containers"]
+                parts = (
+                    flags_of(container).get("--run-token-file") == "/run-token/token",
+                    mount in container["volumeMounts"],
+                    volume in spec["volumes"],
+                )
+                self.assertEqual(len(set(parts)), 1, parts)
+                if all(parts):
+                    have.add(metadata["labels"]["app.kubernetes.io/component"])
+            self.assertEqual(have, wanted)
+
     def test_mount_the_volumes_that_they_have(self):
         for spec in self.each_pod():
             containers = spec.get("initContainers", []) + spec["containers"]
@@ -368,6 +400,13 @@ class Pods(unittest.TestCase):
 class Cluster(unittest.TestCase):
     def test_a_certificate_without_an_issuer_is_refused(self):
         self.assertIn("issuerRef", chart.template({"tls": {"certManager": {"enabled": True}}}).stderr)
+
+    def test_a_token_in_plain_text_is_refused(self):
+        token = {"runToken": {"existingSecret": "tokens"}}
+        self.assertIn("plain text", chart.template(token).stderr)
+        issuer = {"enabled": True, "issuerRef": {"name": "ca"}}
+        for tls in ({"secretName": "mine"}, {"certManager": issuer}):
+            self.assertEqual(chart.template({**token, "tls": tls}).returncode, 0)
 
     def test_output_that_shards_cannot_share_is_refused(self):
         two = {"parameterServer": {"shards": 2}}

@@ -20,6 +20,9 @@
 {{- if and .Values.tls.certManager.enabled (eq .Values.tls.certManager.issuerRef.name "") -}}
 {{- fail "tls.certManager is enabled: tls.certManager.issuerRef.name is missing" -}}
 {{- end -}}
+{{- if and .Values.runToken.existingSecret (not (include "millrace.tlsSecret" .)) -}}
+{{- fail "runToken.existingSecret is set: a token is not sent in plain text, so tls.secretName or tls.certManager is needed" -}}
+{{- end -}}
 {{- if ge (int .Values.parameterServer.backupWorkers) (int .Values.worker.count) -}}
 {{- fail "parameterServer.backupWorkers must be below worker.count" -}}
 {{- end -}}
