@@ -12,8 +12,9 @@ set -euo pipefail
 helm_version=v3.18.6
 kubeconform_version=v0.6.7
 grpcurl_version=v1.9.3
-operator_version=v0.79.2        # this and the next: whose custom resources the chart makes
+operator_version=v0.79.2        # this and the next two: whose custom resources the chart makes
 cert_manager_version=v1.17.4
+jobset_version=v0.8.0
 schemas_version=1.37.0          # of kubernetes-validate
 cyclonedx_version=11.12.0       # of cyclonedx-python-lib
 kubernetes_versions=(1.29 1.37) # the least that the chart takes, and the newest that there are schemas of
@@ -88,16 +89,18 @@ module() { # PATH@VERSION
 install_schemas() {
   find_go
   python_packages
-  local scratch operator certificates
+  local scratch operator certificates jobset
   scratch=$(mktemp -d)
   "$tools/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps -d "$scratch" \
     "kubernetes-validate==$schemas_version" >&2
   "$tools/venv/bin/pip" install --quiet --disable-pip-version-check PyYAML >&2
   operator=$(module "github.com/prometheus-operator/prometheus-operator@$operator_version")
   certificates=$(module "github.com/cert-manager/cert-manager@$cert_manager_version")
+  jobset=$(module "sigs.k8s.io/jobset@$jobset_version")
   rm -rf "$tools/schemas"
   "$tools/venv/bin/python" "$root/tests/helm/strict_schemas.py" --wheel "$scratch"/kubernetes_validate-*.whl \
     --custom-resources "$operator/example/prometheus-operator-crd" "$certificates/deploy/crds" \
+    "$jobset/config/components/crd/bases" \
     --out "$tools/schemas" --versions "${kubernetes_versions[@]}" >&2
   rm -rf "$scratch"
 }
@@ -123,7 +126,8 @@ once helm "$helm_version" install_helm
 once kubeconform "$kubeconform_version" install_kubeconform
 once grpcurl "$grpcurl_version" install_grpcurl
 made_by=$(sha256sum < "$root/tests/helm/strict_schemas.py" | cut -c 1-8)
-once schemas "$schemas_version $operator_version $cert_manager_version ${kubernetes_versions[*]} $made_by" install_schemas
+once schemas "$schemas_version $operator_version $cert_manager_version $jobset_version ${kubernetes_versions[*]} $made_by" \
+  install_schemas
 once prometheus debian install_prometheus
 once cyclonedx "$cyclonedx_version" install_cyclonedx
 echo "$tools"

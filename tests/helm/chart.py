@@ -82,11 +82,22 @@ def of_kind(objects, kind, component=None):
     return [each for each in objects if wanted(each)]
 
 
+def jobs(jobset):
+    """The Jobs that the controller of JobSets would make of one."""
+    for replicated in jobset["spec"]["replicatedJobs"]:
+        template_ = replicated["template"]
+        for index in range(replicated["replicas"]):
+            name = f"{jobset['metadata']['name']}-{replicated['name']}-{index}"
+            yield {"kind": "Job", "metadata": {**template_["metadata"], "name": name}, "spec": template_["spec"]}
+
+
 def pods(objects):
     """(owner, metadata, spec) of every pod or pod template."""
     for each in objects:
         if each["kind"] == "Pod":
             yield each, each["metadata"], each["spec"]
+        elif each["kind"] == "JobSet":
+            yield from pods(jobs(each))
         elif each["kind"] in ("Deployment", "StatefulSet", "Job"):
             template_ = each["spec"]["template"]
             yield each, template_["metadata"], template_["spec"]

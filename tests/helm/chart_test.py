@@ -18,6 +18,8 @@ KUBERNETES_VERSIONS = sorted(path.name[1:] for path in (chart.tool("schemas")).g
 EXAMPLES = chart.examples()
 WITH_TLS = chart.CHART / "ci" / "tls-values.yaml"
 WITH_EVERYTHING = chart.CHART / "ci" / "production-values.yaml"
+JOBSET = chart.CHART / "ci" / "jobset-values.yaml"
+WITH_GPUS = chart.CHART / "ci" / "gpu-values.yaml"
 SHARED_VOLUME = chart.CHART / "ci" / "shared-volume-values.yaml"
 # Where users may say anything: their own labels, and parts of pods.
 FREE = {"global", "stringMap", "quantities", "affinity", "tolerations[]", "podSelector", "namespaceSelector", "ipBlock"}
@@ -47,6 +49,11 @@ def flags_of(container):
     """{flag: value} of a command line; "" for flags without a value."""
     flags = [argument for argument in container.get("args", []) if argument.startswith("--")]
     return {flag: value for flag, _, value in (argument.partition("=") for argument in flags)}
+
+
+def token_of(secret, key):
+    """The source of a volume with the file "token" alone, for the pod's group to read."""
+    return {"secretName": secret, "defaultMode": 0o440, "items": [{"key": key, "path": "token"}]}
 
 
 def conforms(text, version):
@@ -86,10 +93,16 @@ class Validity(unittest.TestCase):
                 self.assertIn("Skipped: 0", done.stdout)
 
     def test_a_misspelled_field_of_kubernetes_would_be_seen(self):
-        text = chart.template().stdout.replace("readOnlyRootFilesystem", "readonlyRootFilesystem")
-        done = conforms(text, KUBERNETES_VERSIONS[0])
-        self.assertNotEqual(done.returncode, 0)
-        self.assertIn("readonlyRootFilesystem", done.stdout)
+        def misspelled(file, kind, field, wrong):
+            objects = chart.template(files=[file]).stdout.split("\n---\n")
+            (text,) = [each for each in objects if f"\nkind: {kind}\n" in each]
+            done = conforms(text.replace(field, wrong), KUBERNETES_VERSIONS[0])
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(wrong, done.stdout)
+
+        misspelled(WITH_TLS, "StatefulSet", "readOnlyRootFilesystem", "readonlyRootFilesystem")
+        misspelled(JOBSET, "JobSet", "onJobFailureReasons", "onJobFailureReason")
+        misspelled(JOBSET, "JobSet", "readOnlyRootFilesystem", "readonlyRootFilesystem")
 
     def test_a_misspelled_value_is_refused(self):
         for values in (
@@ -107,11 +120,16 @@ class Validity(unittest.TestCase):
         for values in (
             {"worker": {"count": 0}},
             {"worker": {"mode": "spark"}},
+            {"worker": {"mode": "jobset", "maxRestarts": -1}},
             {"job": {"slots": 2000}},
             {"parameterServer": {"shards": 65}},
             {"model": {"source": "s3"}},
             {"dataset": {"kind": "imagenet"}},
             {"parameterServer": {"backupWorkers": 2}},
+            {"model": {"canarySet": {"from": "synthetic"}}},
+            {"model": {"canarySet": {"margin": 1.5}}},
+            {"model": {"rollout": {"mode": "blue-green"}}},
+            {"tls": {"secretName": "mine"}, "runToken": {"existingSecret": "tokens", "key": "a/b"}},
         ):
             self.assertNotEqual(chart.template(values).returncode, 0, values)
 
@@ -189,26 +207,31 @@ class TheJob(unittest.TestCase):
             self.assertIn(line, text)
 
     def test_another_one_restarts_the_parameter_servers_and_makes_new_workers(self):
-        def identity(values):
-            objects = chart.render(values)
+        def identity(mode, values):
+            objects = chart.render(chart.merged({"worker": {"mode": mode}}, values))
             (server,) = chart.of_kind(objects, "StatefulSet")
+            (workers,) = chart.of_kind(objects, "Job") + chart.of_kind(objects, "JobSet")
             return (
                 server["spec"]["template"]["metadata"]["annotations"]["checksum/config"],
-                chart.of_kind(objects, "Job")[0]["metadata"]["name"],
+                workers["metadata"]["name"],
             )
 
-        checksum, job = identity({})
-        self.assertEqual(identity({"model": {"replicas": 3}}), (checksum, job))
-        longer = identity({"job": {"epochs": 20}})
-        self.assertNotEqual(longer[0], checksum)
-        self.assertNotEqual(longer[1], job)
-        for values in (
-            {"worker": {"revision": "2"}},
-            {"image": {"tag": "9"}},
-            {"commonLabels": {"a": "b"}},
-            {"worker": {"count": 3}},
-        ):
-            self.assertNotEqual(identity(values)[1], job, values)
+        for mode in ("job", "jobset"):
+            checksum, workers = identity(mode, {})
+            for same in ({"model": {"replicas": 3}}, {"worker": {"ttlSecondsAfterFinished": 60}}):
+                self.assertEqual(identity(mode, same), (checksum, workers))
+            longer = identity(mode, {"job": {"epochs": 20}})
+            self.assertNotEqual(longer[0], checksum)
+            self.assertNotEqual(longer[1], workers)
+            for values in (
+                {"worker": {"revision": "2"}},
+                {"image": {"tag": "9"}},
+                {"commonLabels": {"a": "b"}},
+                {"worker": {"count": 3}},
+            ):
+                self.assertNotEqual(identity(mode, values)[1], workers, values)
+        # Of a JobSet its policies cannot be changed either.
+        self.assertNotEqual(identity("jobset", {"worker": {"maxRestarts": 4}})[1], workers)
 
 
 class Pods(unittest.TestCase):
@@ -266,6 +289,43 @@ class Pods(unittest.TestCase):
                 self.assertEqual(files <= set(container["args"]), secret is not None)
                 mounted = [volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume]
                 self.assertEqual(mounted, [secret] if secret else [])
+
+    def test_of_training_show_each_other_a_token(self):
+        mount = {"name": "run-token", "mountPath": "/run-token", "readOnly": True}
+        volume = {"name": "run-token", "secret": token_of("tokens", "run")}
+        shared = {"source": "volume"}  # asks no part of training for anything
+        training = {"data", "parameter-server", "worker"}
+        for token, model, mode, wanted in (
+            ({"existingSecret": "tokens", "key": "run"}, {}, "job", training | {"model"}),
+            ({"existingSecret": "tokens", "key": "run"}, {}, "jobset", training | {"model"}),
+            ({"existingSecret": "tokens", "key": "run"}, shared, "elastic", training),
+            ({"key": "run"}, {}, "job", set()),
+        ):
+            values = {
+                "tls": {"secretName": "mine"},
+                "runToken": token,
+                "model": model,
+                "parameterServer": {"output": {"accessMode": "ReadWriteMany"}},
+                "worker": {"mode": mode},
+            }
+            have = set()
+            for _, metadata, spec in chart.pods(chart.render(values)):
+                (container,) = spec["containers"]
+                parts = (
+                    flags_of(container).get("--run-token-file") == "/run-token/token",
+                    mount in container["volumeMounts"],
+                    volume in spec["volumes"],
+                )
+                self.assertEqual(len(set(parts)), 1, parts)
+                if all(parts):
+                    have.add(metadata["labels"]["app.kubernetes.io/component"])
+            self.assertEqual(have, wanted)
+
+    def test_mount_the_volumes_that_they_have(self):
+        for spec in self.each_pod():
+            containers = spec.get("initContainers", []) + spec["containers"]
+            mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
+            self.assertEqual(mounted, {volume["name"] for volume in spec["volumes"]})
 
     def test_have_time_to_drain(self):
         for spec in self.each_pod():
@@ -341,6 +401,13 @@ class Cluster(unittest.TestCase):
     def test_a_certificate_without_an_issuer_is_refused(self):
         self.assertIn("issuerRef", chart.template({"tls": {"certManager": {"enabled": True}}}).stderr)
 
+    def test_a_token_in_plain_text_is_refused(self):
+        token = {"runToken": {"existingSecret": "tokens"}}
+        self.assertIn("plain text", chart.template(token).stderr)
+        issuer = {"enabled": True, "issuerRef": {"name": "ca"}}
+        for tls in ({"secretName": "mine"}, {"certManager": issuer}):
+            self.assertEqual(chart.template({**token, "tls": tls}).returncode, 0)
+
     def test_output_that_shards_cannot_share_is_refused(self):
         two = {"parameterServer": {"shards": 2}}
         self.assertIn("ReadWriteMany", chart.template(two).stderr)
@@ -357,6 +424,53 @@ class Cluster(unittest.TestCase):
             server["spec"]["template"]["spec"]["volumes"],
         )
 
+    def model_pod(self, values):
+        (deployment,) = chart.of_kind(chart.render(values), "Deployment", "model")
+        return deployment["spec"]["template"]["spec"]
+
+    def test_operators_have_a_token(self):
+        spec = self.model_pod({"model": {"adminToken": {"existingSecret": "tokens", "key": "admin"}}})
+        (container,) = spec["containers"]
+        self.assertEqual(flags_of(container)["--admin-token-file"], "/admin-token/token")
+        mount = {"name": "admin-token", "mountPath": "/admin-token", "readOnly": True}
+        self.assertIn(mount, container["volumeMounts"])
+        self.assertIn({"name": "admin-token", "secret": token_of("tokens", "admin")}, spec["volumes"])
+        self.assertNotIn("--admin-token-file", flags_of(self.model_pod({})["containers"][0]))
+
+    def test_versions_are_measured_on_a_canary_set(self):
+        dataset = {"kind": "claim", "claim": {"name": "mnist", "subPath": "idx"}}
+        own = {"from": "claim", "claim": {"name": "labelled", "subPath": "new/t10k"}, "margin": 0.1}
+        for canary_set, claim, path, margin in (
+            ({"from": "dataset"}, "mnist", "/canary/idx", "0.02"),
+            (own, "labelled", "/canary/new/t10k", "0.1"),
+            ({"from": "claim", "claim": {"name": "labelled"}}, "labelled", "/canary", "0.02"),
+        ):
+            spec = self.model_pod({"dataset": dataset, "model": {"canarySet": canary_set}})
+            (container,) = spec["containers"]
+            flags = flags_of(container)
+            self.assertEqual((flags["--canary-set"], flags["--canary-margin"]), (path, margin))
+            self.assertIn({"name": "canary", "mountPath": "/canary", "readOnly": True}, container["volumeMounts"])
+            volume = {"name": "canary", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            self.assertIn(volume, spec["volumes"])
+        spec = self.model_pod({"dataset": dataset})
+        self.assertNotIn("--canary-set", flags_of(spec["containers"][0]))
+        self.assertNotIn("canary", [volume["name"] for volume in spec["volumes"]])
+
+    def test_a_canary_set_that_is_not_there_is_refused(self):
+        self.assertIn("dataset.kind", chart.template({"model": {"canarySet": {"from": "dataset"}}}).stderr)
+        self.assertIn("claim.name", chart.template({"model": {"canarySet": {"from": "claim"}}}).stderr)
+
+    def test_a_candidate_is_tried_as_the_values_say(self):
+        """Every flag that a rollout other than an immediate one takes."""
+        text = pathlib.Path(chart.ROOT / "services/model/main.cc").read_text()
+        known = set(re.findall(r'"(--(?:rollout|canary-fraction)[a-z-]*)"', text))
+        for mode, flags in (("immediate", {"--rollout"}), ("canary", known), ("shadow", known)):
+            (container,) = self.model_pod({"model": {"rollout": {"mode": mode, "rows": 70000}}})["containers"]
+            given = flags_of(container)
+            self.assertEqual({flag for flag in given if flag in known}, flags)
+            self.assertEqual(given["--rollout"], mode)
+            self.assertEqual(given.get("--rollout-rows"), None if mode == "immediate" else "70000")
+
     def test_model_service_rolls_out_without_a_gap(self):
         (deployment,) = chart.of_kind(chart.render(), "Deployment", "model")
         self.assertEqual(deployment["spec"]["strategy"]["rollingUpdate"], {"maxSurge": 1, "maxUnavailable": 0})
@@ -364,6 +478,60 @@ class Cluster(unittest.TestCase):
             chart.render({"model": {"autoscaling": {"enabled": True}}}), "Deployment", "model"
         )
         self.assertNotIn("replicas", deployment["spec"])
+
+    def test_jobset_has_the_job_of_the_other_mode(self):
+        (job,) = chart.of_kind(chart.render(), "Job")
+        (jobset,) = chart.of_kind(chart.render({"worker": {"mode": "jobset"}}), "JobSet")
+        (one,) = chart.jobs(jobset)
+        self.assertEqual(one["spec"], job["spec"])
+        self.assertEqual(one["metadata"]["labels"], job["metadata"]["labels"])
+
+    def test_jobset_starts_again_so_often_but_for_errors_that_stay(self):
+        (jobset,) = chart.of_kind(chart.render(files=[JOBSET]), "JobSet")
+        (job,) = chart.jobs(jobset)
+        failure = jobset["spec"]["failurePolicy"]
+        self.assertEqual(failure["maxRestarts"], 1)
+        # The reason that a Job has failed for which the action FailJob of its podFailurePolicy has failed.
+        (rule,) = failure["rules"]
+        self.assertEqual((rule["action"], rule["onJobFailureReasons"]), ("FailJobSet", ["PodFailurePolicy"]))
+        self.assertIn("FailJob", [each["action"] for each in job["spec"]["podFailurePolicy"]["rules"]])
+        self.assertRegex(rule["name"], "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")  # or JobSet's webhook refuses it
+        self.assertEqual(jobset["spec"]["successPolicy"], {"operator": "All"})
+
+    def test_jobset_is_removed_as_a_whole(self):
+        """A Job of a JobSet that removed itself would be made again."""
+        (jobset,) = chart.of_kind(chart.render(files=[JOBSET]), "JobSet")
+        self.assertEqual(jobset["spec"]["ttlSecondsAfterFinished"], 3600)
+        for job in chart.jobs(jobset):
+            self.assertNotIn("ttlSecondsAfterFinished", job["spec"])
+
+    def test_names_of_a_jobsets_pods_fit(self):
+        values = {"worker": {"mode": "jobset", "count": 100000}}
+        for release in ("demo", "r" * 53, "r" * 32 + "-" + "r" * 20):
+            (jobset,) = chart.of_kind(chart.render(values, release=release), "JobSet")
+            (job,) = chart.jobs(jobset)
+            self.assertRegex(f"{job['metadata']['name']}-99999-abcde", "^[a-z][-a-z0-9]{0,61}[a-z0-9]$")
+
+    def test_gpus_are_the_workers_alone(self):
+        for mode in ("job", "jobset", "elastic"):
+            objects = chart.render({"worker": {"mode": mode}}, files=[WITH_GPUS])
+            for _, metadata, spec in chart.pods(objects):
+                wants = metadata["labels"]["app.kubernetes.io/component"] == "worker"
+                (container,) = spec["containers"]
+                self.assertEqual(container["resources"]["limits"].get("nvidia.com/gpu"), 1 if wants else None)
+                self.assertEqual(spec.get("runtimeClassName"), "nvidia" if wants else None)
+                for field in ("nodeSelector", "tolerations"):
+                    self.assertEqual(field in spec, wants)
+                self.assertEqual(container["image"].startswith("millrace-worker-cuda:"), wants)
+                self.assertEqual(flags_of(container).get("--device"), "cuda" if wants else None)
+
+    def test_a_device_without_a_gpu_is_refused(self):
+        for device in ("cuda", "cuda:1"):
+            self.assertIn("no GPU", chart.template({"worker": {"device": device}}).stderr)
+            no_limits = {"worker": {"device": device, "resources": {"limits": None}}}
+            self.assertIn("no GPU", chart.template(no_limits).stderr)
+        for device in ("cpu", "auto"):
+            self.assertEqual(chart.template({"worker": {"device": device}}).returncode, 0)
 
     def test_workers_end_for_good_on_errors_that_stay(self):
         (job,) = chart.of_kind(chart.render(), "Job")
@@ -379,9 +547,10 @@ class Cluster(unittest.TestCase):
 
     def test_what_needs_something_of_the_cluster_is_off(self):
         kinds = {each["kind"] for each in chart.render()}
-        optional = {"Ingress", "HorizontalPodAutoscaler", "PodMonitor", "PrometheusRule", "Certificate"}
+        optional = {"Ingress", "HorizontalPodAutoscaler", "PodMonitor", "PrometheusRule", "Certificate", "JobSet"}
         self.assertFalse(kinds & optional)
-        self.assertLessEqual(optional, {each["kind"] for each in chart.render(files=[WITH_EVERYTHING, WITH_TLS])})
+        files = [WITH_EVERYTHING, WITH_TLS, JOBSET]
+        self.assertLessEqual(optional, {each["kind"] for each in chart.render(files=files)})
 
     def arrows(self, objects):
         """Connections that both ends allow: (from, to, port); and what else goes in or out."""
@@ -441,7 +610,8 @@ class Cluster(unittest.TestCase):
         }
         self.assertEqual(policies, components - {"test"})
 
-    def test_notes_name_the_objects_that_there_are(self):
+    def notes(self, *flags):
+        """What NOTES.txt says, which `helm template` does not show."""
         with tempfile.TemporaryDirectory() as folder:
             copy = pathlib.Path(folder) / "chart"
             shutil.copytree(chart.CHART, copy)
@@ -449,13 +619,28 @@ class Cluster(unittest.TestCase):
             (copy / "templates/notes.yaml").write_text(
                 '{{- define "notes" }}' + notes + '{{ end }}\nnotes: {{ include "notes" . | quote }}\n'
             )
-            done = chart.helm("template", "demo", copy, "--namespace", "ml", "--show-only", "templates/notes.yaml")
+            done = chart.helm(
+                "template", "demo", copy, "--namespace", "ml", "--show-only", "templates/notes.yaml", *flags
+            )
         self.assertEqual(done.returncode, 0, done.stderr)
-        text = yaml.safe_load(done.stdout)["notes"]
+        return yaml.safe_load(done.stdout)["notes"]
+
+    def test_notes_name_the_objects_that_there_are(self):
+        text = self.notes()
         names = {each["metadata"]["name"] for each in chart.render()} | {"demo-millrace-ps-0"}
         self.assertLessEqual(set(re.findall(r"demo-millrace[-a-z0-9]*", text)), names)
         self.assertEqual(len(re.findall(r"^\d\. ", text, re.M)), 3)
         self.assertIn("helm -n ml test demo", text)
+
+    def test_notes_wait_for_the_workers_that_there_are(self):
+        for mode, wait in (
+            ("job", "--for=condition=Complete --timeout 24h job"),
+            ("jobset", "--for=condition=Completed --timeout 24h jobset"),
+            ("elastic", "logs -f demo-millrace-ps-0 | grep -m 1 'job done'"),
+        ):
+            text = self.notes("--set", "model.enabled=false", "--set", f"worker.mode={mode}")
+            self.assertIn(wait, text, mode)
+            self.assertEqual(len(re.findall(r"^\d\. ", text, re.M)), 3)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ class Cluster(release.Cluster):
             claim = volume["persistentVolumeClaim"]["claimName"]
             folder = self.claims.get(claim, self.folder / "claims" / claim)
         elif "secret" in volume:
-            folder = self.secrets[volume["secret"]["secretName"]]
+            folder = self.secret(pod, name, volume["secret"])
         elif "configMap" in volume:
             folder = self.folder / "configmaps" / volume["configMap"]["name"]
         else:
@@ -227,6 +227,17 @@ class Cluster(release.Cluster):
                 (folder / file).write_text(text)
             for file, text in config.get("binaryData", {}).items():
                 (folder / file).write_bytes(base64.b64decode(text))
+        return folder
+
+    def secret(self, pod, name, source):
+        """The directory with a Secret's keys, or with those that the volume takes."""
+        whole = self.secrets[source["secretName"]]
+        if "items" not in source:
+            return whole
+        folder = self.folder / "pods" / pod.name / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for item in source["items"]:
+            (folder / item["path"]).write_bytes((whole / item["key"]).read_bytes())
         return folder
 
     def close(self):

@@ -7,11 +7,14 @@ import http.server
 import os
 import pathlib
 import random
+import ssl
 import struct
 import subprocess
 import tempfile
 import threading
 import unittest
+import urllib.error
+import urllib.request
 
 import chart
 import pods
@@ -72,13 +75,28 @@ def write_idx(folder, train, test):
                 file.write(head + bytes(body))
 
 
+def load_model(pod, token):
+    """The status of the answer to an operator of the model service with that token."""
+    request = urllib.request.Request(
+        f"https://{pod.address}:{pod.port('http')}/v2/repository/models/mnist/load",
+        method="POST",
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60, context=ssl._create_unverified_context()) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 class Rehearsal(release_test.Steps, unittest.TestCase):
     def test_with_mutual_tls(self):
-        """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`."""
+        """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`. The
+        worker is of a JobSet; operators have a token."""
         values = {
             "job": {"epochs": 1, "validationCount": 500},
             "dataset": {"synthetic": {"train": 3000, "test": 500}},
-            "worker": {"count": 1},
+            "worker": {"mode": "jobset", "count": 1},
             "model": {"replicas": 1, "drainSeconds": 0},
         }
         objects = chart.render(values, files=[chart.CHART / "ci" / "tls-values.yaml"])
@@ -86,10 +104,17 @@ class Rehearsal(release_test.Steps, unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             secret = pathlib.Path(folder)
             make_certificates(secret, certificate["spec"]["dnsNames"])
-            with pods.Cluster(objects, secrets={certificate["spec"]["secretName"]: secret}) as cluster:
+            operators = secret / "operators"
+            operators.mkdir()
+            (operators / "admin").write_text("a-token-of-operators\n")
+            secrets = {certificate["spec"]["secretName"]: secret, "operators": operators}
+            with pods.Cluster(objects, secrets=secrets) as cluster:
                 cluster.start(*release_test.SERVICES)
                 self.until_ready(cluster, "data", "parameter-server", "model")
                 self.assertRegex(self.predict(cluster), r"digit\.png: \d")
+                (model,) = cluster.of("model")
+                self.assertEqual(load_model(model, "another-than-operators"), 403)
+                self.assertEqual(load_model(model, "a-token-of-operators"), 200)
                 self.end_all(cluster)
 
     def test_fetches_mnist_before_the_data_service_starts(self):
@@ -108,13 +133,13 @@ class Rehearsal(release_test.Steps, unittest.TestCase):
             server.shutdown()
 
     def test_with_a_shared_volume(self):
-        """Two shards and elastic workers, files from a claim, versions through the volume; a shard and a worker are
-        replaced on the way."""
+        """Two shards and elastic workers, files from a claim, versions through the volume, measured on the claim's
+        test images; a shard and a worker are replaced on the way."""
         values = {
             "dataset": {"kind": "claim", "claim": {"name": "files", "subPath": "tiny"}, "classes": None},
             "job": {"epochs": 15, "validationCount": 100, "checkpointSteps": 4, "slots": 8},
             "worker": {"count": 2},
-            "model": {"replicas": 1, "drainSeconds": 0},
+            "model": {"replicas": 1, "drainSeconds": 0, "canarySet": {"from": "dataset"}},
         }
         with tempfile.TemporaryDirectory() as files:
             (pathlib.Path(files) / "tiny").mkdir()
@@ -142,7 +167,9 @@ class Rehearsal(release_test.Steps, unittest.TestCase):
         cluster.start("model")
         self.until_ready(cluster, "data", "parameter-server", "model")
         self.assertRegex(self.predict(cluster), r"digit\.png: \d")
-        for pod in (*cluster.of("model"), *cluster.of("parameter-server"), *cluster.of("data")):
+        (model,) = cluster.of("model")
+        self.assertIn('millrace_model_canary_score{measure="accuracy",model="mnist"', model.metrics())
+        for pod in (model, *cluster.of("parameter-server"), *cluster.of("data")):
             self.assertEqual(pod.terminate(), 0, pod.text()[-2000:])
 
 

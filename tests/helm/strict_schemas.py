@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes the JSON schemas that kubeconform checks the chart's objects against, without a network.
 
-Kubernetes' own come from the PyPI package kubernetes-validate, the Prometheus operator's and cert-manager's from their
-custom resource definitions. Every object with named properties is closed, so that a misspelled field is an error. Each
-file is one kind with all that it refers to: OUT/v1.29.0/deployment-apps-v1.json.
+Kubernetes' own come from the PyPI package kubernetes-validate, the Prometheus operator's, cert-manager's and JobSet's
+from their custom resource definitions. Every object with named properties is closed, so that a misspelled field is an
+error. Each file is one kind with all that it refers to: OUT/v1.29.0/deployment-apps-v1.json.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import zipfile
 
 import yaml
 
-CUSTOM = ("_podmonitors", "_prometheusrules", "-certificates")  # that the chart makes
+CUSTOM = ("_podmonitors", "_prometheusrules", "-certificates", "_jobsets")  # that the chart makes
 
 
 def close(schema):

@@ -109,6 +109,9 @@ readinessProbe:
 - --log-format={{ .root.Values.log.format }}
 - --drain-grace-ms={{ mul .values.drainGraceSeconds 1000 }}
 {{ include "millrace.tlsArgs" .root | default "- --insecure" }}
+{{- if include "millrace.runTokenSecret" . }}
+- --run-token-file=/run-token/token
+{{- end }}
 {{- end -}}
 
 {{/* Nothing for plain text. */}}
@@ -123,16 +126,29 @@ readinessProbe:
 {{ ternary "HTTPS" "HTTP" (ne (include "millrace.tlsSecret" .) "") }}
 {{- end -}}
 
-{{/* What every service mounts. */}}
+{{/* What every service mounts: (dict "root" $ "component" NAME). */}}
 {{- define "millrace.mounts" -}}
 - {name: tmp, mountPath: /tmp}
-{{- include "millrace.tlsMount" . }}
+{{- include "millrace.tlsMount" .root }}
+{{- if include "millrace.runTokenSecret" . }}
+- {name: run-token, mountPath: /run-token, readOnly: true}
+{{- end }}
 {{- end -}}
 {{- define "millrace.volumes" -}}
 - name: tmp
   emptyDir:
     sizeLimit: 64Mi
-{{- include "millrace.tlsVolume" . }}
+{{- include "millrace.tlsVolume" .root }}
+{{- if include "millrace.runTokenSecret" . }}
+{{ include "millrace.tokenVolume" (merge (dict "name" "run-token") .root.Values.runToken) }}
+{{- end }}
+{{- end -}}
+
+{{/* The Secret with the run's token; empty for none. A model service that asks no coordinator has nobody to show it to. */}}
+{{- define "millrace.runTokenSecret" -}}
+{{- if not (and (eq .component "model") (eq .root.Values.model.source "volume")) -}}
+{{- .root.Values.runToken.existingSecret -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "millrace.tlsMount" }}
@@ -147,4 +163,14 @@ readinessProbe:
     secretName: {{ . }}
     defaultMode: 0440
 {{- end }}
+{{- end -}}
+
+{{/* Of (dict "name" VOLUME "existingSecret" SECRET "key" KEY): the file "token", and no other key of the Secret. */}}
+{{- define "millrace.tokenVolume" -}}
+- name: {{ .name }}
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      - {key: {{ .key }}, path: token}
 {{- end -}}
