@@ -92,7 +92,7 @@ def load_model(pod, token):
 class Rehearsal(release_test.Steps, unittest.TestCase):
     def test_with_mutual_tls(self):
         """The Secret that the Certificate asks for is enough for every connection, the probes and `helm test`. The
-        worker is of a JobSet; operators have a token."""
+        worker is of a JobSet; the parts of the run have a token, operators another."""
         values = {
             "job": {"epochs": 1, "validationCount": 500},
             "dataset": {"synthetic": {"train": 3000, "test": 500}},
@@ -104,10 +104,14 @@ class Rehearsal(release_test.Steps, unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             secret = pathlib.Path(folder)
             make_certificates(secret, certificate["spec"]["dnsNames"])
-            operators = secret / "operators"
-            operators.mkdir()
-            (operators / "admin").write_text("a-token-of-operators\n")
-            secrets = {certificate["spec"]["secretName"]: secret, "operators": operators}
+            secrets = {certificate["spec"]["secretName"]: secret}
+            for name, key, token in (
+                ("operators", "admin", "a-token-of-operators"),
+                ("training-run", "token", "a-token-of-this-run"),
+            ):
+                secrets[name] = secret / name
+                secrets[name].mkdir()
+                (secrets[name] / key).write_text(token + "\n")
             with pods.Cluster(objects, secrets=secrets) as cluster:
                 cluster.start(*release_test.SERVICES)
                 self.until_ready(cluster, "data", "parameter-server", "model")
