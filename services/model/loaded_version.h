@@ -25,14 +25,20 @@ class Rollout;
 class LoadedVersion {
  public:
   LoadedVersion(std::unique_ptr<const Predictor> predictor, std::shared_ptr<VersionSeries> series,
-                std::optional<CanaryScore> canary_score = std::nullopt)
-      : predictor_(std::move(predictor)), series_(std::move(series)), canary_score_(canary_score) {}
+                std::optional<CanaryScore> canary_score = std::nullopt, uint64_t identity = 0)
+      : predictor_(std::move(predictor)),
+        series_(std::move(series)),
+        canary_score_(canary_score),
+        identity_(identity) {}
 
   const ModelInfo& info() const { return predictor_->info(); }
   const Predictor& predictor() const { return *predictor_; }
   VersionSeries& series() const { return *series_; }
   // If there is a canary set that says something about it.
   const std::optional<CanaryScore>& canary_score() const { return canary_score_; }
+
+  // AvailableVersion::identity of the files that it was loaded from.
+  uint64_t identity() const { return identity_; }
 
   // Outlives the version where it is wanted.
   const std::shared_ptr<VersionStatistics>& statistics() const { return statistics_; }
@@ -60,6 +66,7 @@ class LoadedVersion {
   const std::unique_ptr<const Predictor> predictor_;
   const std::shared_ptr<VersionSeries> series_;
   const std::optional<CanaryScore> canary_score_;
+  const uint64_t identity_;
   const std::shared_ptr<VersionStatistics> statistics_ = std::make_shared<VersionStatistics>();
   mutable std::atomic<uint64_t> requests_{0};
   mutable std::array<Lane, 5> lanes_;

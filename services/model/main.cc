@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   double canary_margin = 0.02;
   std::string rollout_mode = "immediate";
   millrace::RolloutOptions rollout;
+  size_t standby_versions = 0;
   double drain_seconds = 2;
   std::string request_log_file;
   millrace::RequestLog::Options request_log;
@@ -87,6 +88,11 @@ int main(int argc, char** argv) {
                  "How many times as long as the version that serves a candidate may compute")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  app.add_option("--standby-versions", standby_versions,
+                 "Of each model, how many of the versions that served last stay loaded: requests may name them, and a "
+                 "rollback or pin to one takes no time to load")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 32));
   app.add_option(
       "--admin-token-file", admin_token_file,
       "File with the bearer token that pins, rollbacks, loads and unloads need; without one only this machine may ask");
@@ -142,6 +148,7 @@ int main(int argc, char** argv) {
              .canary_set = canary_set,
              .canary_margin = canary_margin,
              .rollout = rollout,
+             .standby_versions = standby_versions,
              .admin_token_file = admin_token_file,
              .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
              .admin_open_http = !flags.http_listen.empty() && millrace::ParseAddress(flags.http_listen)->is_local(),

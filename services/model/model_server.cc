@@ -116,6 +116,7 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
     engine_.OnAnswer([this](const LoadedVersion& version, const InferenceRequest& request, const absl::Status& fault,
                             const InferenceAnswer& answer) { request_log_->Observe(version, request, fault, answer); });
   }
+  table_.SetStandbyMax(options_.standby_versions);
   table_.OnChange([this] { service_.VersionsChanged(); });
 }
 

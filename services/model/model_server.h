@@ -39,6 +39,7 @@ class ModelServer : public Service {
     std::string canary_set = {};  // CanarySet::Read's path; empty: versions are not compared
     double canary_margin = 0.02;  // [0, 1]
     RolloutOptions rollout = {};
+    size_t standby_versions = 0;        // of each model, of those that served last
     std::string admin_token_file = {};  // bearer token of operators; empty: none is asked for
     bool admin_open = false;            // without a token: whether anybody may pin, load and unload versions
     bool admin_open_http = false;       // the same over HTTP

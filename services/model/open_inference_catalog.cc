@@ -12,21 +12,19 @@
 namespace millrace {
 namespace {
 
+constexpr std::string_view kReady = "READY";
 constexpr char kPlatform[] = "pytorch_torchscript";
 
 bool IsLabel(std::string_view version) { return version == ServingTable::kStable || version == ServingTable::kCanary; }
 
-bool IsReady(const VersionReport& report) {
-  return report.state == VersionReport::State::kServing || report.state == VersionReport::State::kCandidate;
-}
-
-const char* StateOf(const VersionReport& report) {
+std::string_view StateOf(const VersionReport& report) {
   switch (report.state) {
     case VersionReport::State::kLoading:
       return "LOADING";
     case VersionReport::State::kServing:
     case VersionReport::State::kCandidate:
-      return "READY";
+    case VersionReport::State::kStandby:
+      return kReady;
     case VersionReport::State::kRetired:
       return report.reason.empty() ? "UNLOADING" : "UNAVAILABLE";
     case VersionReport::State::kRefused:
@@ -34,6 +32,8 @@ const char* StateOf(const VersionReport& report) {
   }
   return "UNKNOWN";
 }
+
+bool IsReady(const VersionReport& report) { return StateOf(report) == kReady; }
 
 void Fill(const TensorSpec& spec, inference::ModelMetadataResponse::TensorMetadata* metadata) {
   metadata->set_name(spec.name);
@@ -164,7 +164,7 @@ inference::RepositoryIndexResponse OpenInferenceCatalog::Index(bool ready_only) 
     auto* model = response.add_models();
     model->set_name(report.model);
     model->set_version(absl::StrCat(report.version));
-    model->set_state(StateOf(report));
+    model->set_state(std::string(StateOf(report)));
     model->set_reason(report.reason);
   }
   return response;

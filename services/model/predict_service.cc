@@ -59,6 +59,8 @@ v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
       return v1::ModelVersionStatus::STATE_REFUSED;
     case VersionReport::State::kCandidate:
       return v1::ModelVersionStatus::STATE_CANDIDATE;
+    case VersionReport::State::kStandby:
+      return v1::ModelVersionStatus::STATE_STANDBY;
   }
   return v1::ModelVersionStatus::STATE_UNSPECIFIED;
 }

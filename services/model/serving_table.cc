@@ -26,6 +26,12 @@ VersionReport ReportOf(const LoadedVersion& version, VersionReport::State state)
           .requests = version.requests()};
 }
 
+std::shared_ptr<const LoadedVersion> FindIn(const std::vector<std::shared_ptr<const LoadedVersion>>& versions,
+                                            uint64_t number) {
+  const auto found = std::ranges::find(versions, number, [](const auto& version) { return version->info().version; });
+  return found == versions.end() ? nullptr : *found;
+}
+
 }  // namespace
 
 std::string_view StateName(VersionReport::State state) {
@@ -40,6 +46,8 @@ std::string_view StateName(VersionReport::State state) {
       return "REFUSED";
     case VersionReport::State::kCandidate:
       return "CANDIDATE";
+    case VersionReport::State::kStandby:
+      return "STANDBY";
   }
   return "UNKNOWN";
 }
@@ -66,6 +74,7 @@ absl::StatusOr<std::shared_ptr<const LoadedVersion>> ServingTable::Find(std::str
   if (version != 0 && version != active->info().version) {
     const std::shared_ptr<Rollout> rollout = active->rollout();
     if (rollout != nullptr && rollout->candidate()->info().version == version) return rollout->candidate();
+    if (const auto standby = FindIn(found->second.standby, version)) return standby;
     return absl::NotFoundError(absl::StrCat("version ", version, " of model ", found->first, " is not loaded; version ",
                                             active->info().version, " serves"));
   }
@@ -114,27 +123,43 @@ void ServingTable::Changed() const {
 }
 
 bool ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
+  std::vector<std::shared_ptr<const LoadedVersion>> retired;
   {
     MutexLock lock(&mutex_);
     Model& model = models_[version->info().model];
     if (model.unloaded) return false;
     model.last.reset();
     GiveUpCandidate(model);
-    Retire(model);
+    std::erase(model.standby, version);
+    retired = StandDown(model, standby_max_);
     Open(model, *version);
     if constexpr (kPlantedBug == PlantedBug::kLeakedVersion) new std::shared_ptr(version);
-    model.serving.swap(version);  // what served goes after the lock
+    model.serving = std::move(version);
   }
   Changed();
   return true;
 }
 
-void ServingTable::Retire(Model& model) {
-  if (model.serving != nullptr) model.retired[model.serving->info().version] = model.serving;
+std::vector<std::shared_ptr<const LoadedVersion>> ServingTable::StandDown(Model& model, size_t standby_max) {
+  if (model.serving != nullptr) model.standby.insert(model.standby.begin(), std::move(model.serving));
+  model.serving = nullptr;
+  std::vector<std::shared_ptr<const LoadedVersion>> retired;
+  while (model.standby.size() > standby_max) {
+    retired.push_back(std::move(model.standby.back()));
+    model.standby.pop_back();
+    model.retired[retired.back()->info().version] = retired.back();
+  }
+  return retired;
+}
+
+std::shared_ptr<const LoadedVersion> ServingTable::Standby(std::string_view name, uint64_t version) const {
+  MutexLock lock(&mutex_);
+  const auto found = models_.find(name);
+  return found == models_.end() ? nullptr : FindIn(found->second.standby, version);
 }
 
 absl::Status ServingTable::Unload(const std::string& name) {
-  std::shared_ptr<const LoadedVersion> served;  // goes after the lock
+  std::vector<std::shared_ptr<const LoadedVersion>> retired;
   {
     MutexLock lock(&mutex_);
     const auto found = models_.find(name);
@@ -146,9 +171,7 @@ absl::Status ServingTable::Unload(const std::string& name) {
       model.last->reason = kUnloaded;
     }
     GiveUpCandidate(model);
-    Retire(model);
-    served = std::move(model.serving);
-    model.serving = nullptr;
+    retired = StandDown(model, 0);
   }
   Changed();
   return absl::OkStatus();
@@ -199,7 +222,9 @@ void ServingTable::GiveUpCandidate(Model& model) {
 void ServingTable::Open(Model& model, const LoadedVersion& version) {
   const uint64_t number = version.info().version;
   model.candidates.erase(number);
-  model.retired.erase(number);  // of its first life, if it is loaded again, or of its time as a candidate
+  // Of its first life, if it is loaded again, or of its time as a candidate.
+  std::erase_if(model.standby, [&](const auto& standby) { return standby->info().version == number; });
+  model.retired.erase(number);
   std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
   model.accounts[number] = version.statistics();
   if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
@@ -308,6 +333,9 @@ std::vector<VersionReport> ServingTable::Report() const {
         reports.push_back(ReportOf(*rollout->candidate(), VersionReport::State::kCandidate));
         reports.back().reason = rollout->Progress();
       }
+    }
+    for (const auto& standby : model.standby) {
+      reports.push_back(ReportOf(*standby, VersionReport::State::kStandby));
     }
     if (model.last) reports.push_back(*model.last);
     for (const auto& [version, retired] : model.retired) {

@@ -19,7 +19,7 @@ namespace millrace {
 
 // One row of ListModels and of the status page.
 struct VersionReport {
-  enum class State { kLoading, kServing, kRetired, kRefused, kCandidate };
+  enum class State { kLoading, kServing, kRetired, kRefused, kCandidate, kStandby };
 
   std::string model;
   uint64_t version = 0;
@@ -46,9 +46,13 @@ class ServingTable {
   // Before the first change only; may be left out.
   void OnChange(std::function<void()> changed) { changed_ = std::move(changed); }
 
+  // Of each model, how many of the versions that served last stay loaded. Before the first change only; 0 if left out.
+  void SetStandbyMax(size_t versions) { standby_max_ = versions; }
+
   // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
-  // that serves; else that one or the candidate beside it. UNAVAILABLE if nothing serves yet, or nothing of this model,
-  // which is known to the repository or was unloaded; NOT_FOUND for a model or version that is not there.
+  // that serves; else that one, the candidate beside it or one on standby. UNAVAILABLE if nothing serves yet, or
+  // nothing of this model, which is known to the repository or was unloaded; NOT_FOUND for a model or version that is
+  // not there.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(std::string_view model, uint64_t version) const;
 
   // By label: "stable", the version that serves, or "canary", the candidate. Errors as above; NOT_FOUND names the
@@ -57,12 +61,15 @@ class ServingTable {
   static constexpr std::string_view kStable = "stable";
   static constexpr std::string_view kCanary = "canary";
 
-  // From now on `version` answers for its model; the one before is retired, and unloaded with its last request.
-  // False if the model has been unloaded meanwhile: nothing changes.
+  // From now on `version` answers for its model; the one before goes on standby, or is retired if none are kept. A
+  // retired version is unloaded with its last request. False if the model has been unloaded meanwhile: nothing changes.
   bool Publish(std::shared_ptr<const LoadedVersion> version);
 
-  // From now on nothing answers for the model, and nothing is published for it, until EndUnload; what serves is
-  // retired. NOT_FOUND for a model of which nothing is known.
+  // The version that served before, if it is still kept; else null.
+  std::shared_ptr<const LoadedVersion> Standby(std::string_view model, uint64_t version) const;
+
+  // From now on nothing answers for the model, and nothing is published for it, until EndUnload; what serves or is on
+  // standby is retired. NOT_FOUND for a model of which nothing is known.
   absl::Status Unload(const std::string& model);
   void EndUnload(const std::string& model);
   bool unloaded(std::string_view model) const;
@@ -102,6 +109,7 @@ class ServingTable {
  private:
   struct Model {
     std::shared_ptr<const LoadedVersion> serving;
+    std::vector<std::shared_ptr<const LoadedVersion>> standby;  // what served last first
     uint64_t pinned = 0;
     bool unloaded = false;
     std::optional<VersionReport> last;  // of an unloaded model: what served
@@ -112,14 +120,16 @@ class ServingTable {
 
   static void GiveUpCandidate(Model& model);
   static void Open(Model& model, const LoadedVersion& version);
-  // What serves, if anything, is among the retired too.
-  static void Retire(Model& model);
+  // What serves, if anything, goes on standby, of which at most `standby_max` stay. Returns the others, retired, for
+  // their references to go after the lock.
+  static std::vector<std::shared_ptr<const LoadedVersion>> StandDown(Model& model, size_t standby_max);
   std::string Serving() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NothingServes(std::string_view name, const Model* model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void Changed() const;
 
   std::function<void()> changed_ = nullptr;
+  size_t standby_max_ = 0;
   mutable Mutex mutex_;
   std::map<std::string, Model, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
 };

@@ -221,8 +221,18 @@ void VersionLoader::SettleRollout(const std::string& name, Model& model) {
 }
 
 absl::Status VersionLoader::Load(const LoadAction& action) {
+  const bool by_pin = table_.pinned(action.model) == action.version.version;
+  if (by_pin) {
+    const std::shared_ptr<const LoadedVersion> standby = table_.Standby(action.model, action.version.version);
+    if (standby != nullptr && standby->identity() == action.version.identity) {
+      return ServeAtOnce(standby, absl::ZeroDuration());
+    }
+  }
+  return LoadFromFiles(action, by_pin);
+}
+
+absl::Status VersionLoader::LoadFromFiles(const LoadAction& action, bool by_pin) {
   const uint64_t version = action.version.version;
-  const bool by_pin = table_.pinned(action.model) == version;
   table_.SetLoading(action.model, version);
   const absl::Time start = clock_.Now();
   LoadResult result = load_(VersionDirectory(options_.repository, action.model, version).string());
@@ -243,10 +253,10 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
   std::shared_ptr<VersionSeries> series = metrics_->AddVersion(action.model, version);
   if (score) series->SetCanaryScore(*score);
   series->WatchDrift(result.predictor->info().classes, result.predictor->info().reference);
-  return Accept(
-      action, by_pin,
-      janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series), score)),
-      start);
+  return Accept(action, by_pin,
+                janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series),
+                                                                     score, action.version.identity)),
+                start);
 }
 
 void VersionLoader::CompareWithLive(bool by_pin, LoadResult& result, std::optional<CanaryScore>& score) {
@@ -289,16 +299,19 @@ absl::Status VersionLoader::Accept(const LoadAction& action, bool by_pin, std::s
   }
   const bool try_first = shadow_ != nullptr && model.serving != 0 && model.serving != version;
   if (try_first && !by_pin) return StartRollout(action, loaded);
+  return ServeAtOnce(loaded, took);
+}
 
+absl::Status VersionLoader::ServeAtOnce(const std::shared_ptr<const LoadedVersion>& version, absl::Duration load_time) {
   uint64_t before = 0;
-  MILLRACE_RETURN_IF_ERROR(Serve(loaded, &before));
-  const ModelInfo& info = loaded->info();
-  LogInfo("serving a new version", {{"model", action.model},
-                                    {"version", version},
+  MILLRACE_RETURN_IF_ERROR(Serve(version, &before));
+  const ModelInfo& info = version->info();
+  LogInfo("serving a new version", {{"model", info.model},
+                                    {"version", info.version},
                                     {"before", before},
                                     {"accuracy", info.accuracy},
                                     {"digest", info.digest},
-                                    {"load_time", took}});
+                                    {"load_time", load_time}});
   return absl::OkStatus();
 }
 

@@ -110,6 +110,7 @@ class VersionLoader {
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   absl::Status Load(const LoadAction& action);
+  absl::Status LoadFromFiles(const LoadAction& action, bool by_pin);
   // Measures the version on the canary set, if there is one, and compares it with the one that serves.
   void CompareWithLive(bool by_pin, LoadResult& result, std::optional<CanaryScore>& score);
   absl::Status Accept(const LoadAction& action, bool by_pin, std::shared_ptr<const LoadedVersion> loaded,
@@ -119,6 +120,8 @@ class VersionLoader {
   void RollBack(const std::string& name, const RolloutVerdict& verdict);
   // FAILED_PRECONDITION if the model has been unloaded meanwhile. `before`: the version that served.
   absl::Status Serve(const std::shared_ptr<const LoadedVersion>& version, uint64_t* before);
+  // The same, and logs it.
+  absl::Status ServeAtOnce(const std::shared_ptr<const LoadedVersion>& version, absl::Duration load_time);
   // Of a version that was loaded for nothing: FAILED_PRECONDITION.
   absl::Status GiveUp(const std::string& model, uint64_t version, const std::string& why);
   void Refuse(const LoadAction& action, const LoadResult& result);

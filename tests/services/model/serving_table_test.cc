@@ -68,6 +68,28 @@ TEST_F(ServingTableTest, ARetiredVersionIsListedUntilItsLastRequestEnds) {
   EXPECT_THAT(metrics_.Render(), ::testing::Not(HasSubstr("version=\"1\"")));  // the series went too
 }
 
+TEST_F(ServingTableTest, WhatServedLastStandsByAndIsFoundByItsNumber) {
+  table_.SetStandbyMax(2);
+  for (const uint64_t version : {1, 2, 3, 4}) table_.Publish(Make("mnist", version));
+  EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kServing), std::pair(3u, State::kStandby),
+                                    std::pair(2u, State::kStandby)));
+  EXPECT_EQ(Serving("mnist"), 4u);
+  EXPECT_EQ(Serving("mnist", 2), 2u);
+  EXPECT_THAT(table_.Find("mnist", 1), StatusIs(absl::StatusCode::kNotFound));
+
+  table_.Publish(table_.Standby("mnist", 2));
+  EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kStandby), std::pair(3u, State::kStandby),
+                                    std::pair(2u, State::kServing)));
+  table_.Publish(Make("mnist", 3));
+  EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kStandby), std::pair(3u, State::kServing),
+                                    std::pair(2u, State::kStandby)))
+      << "another life of 3 takes the place of the one before";
+
+  EXPECT_THAT(table_.Unload("mnist"), IsOk());
+  EXPECT_EQ(table_.Standby("mnist", 4), nullptr);
+  EXPECT_THAT(States(), ElementsAre(std::pair(3u, State::kRetired)));
+}
+
 TEST_F(ServingTableTest, ACandidateIsFoundByVersionAndByLabelUntilItServesOrIsGivenUp) {
   const auto runner = std::make_shared<ShadowRunner>();
   const auto rollout = [&](uint64_t version) {

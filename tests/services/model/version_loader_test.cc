@@ -176,6 +176,24 @@ TEST_F(VersionLoaderTest, APinSurvivesPushesAndEndsWhenItIsTakenAway) {
   EXPECT_EQ(Serving(), 4u);
 }
 
+TEST_F(VersionLoaderTest, APinToAVersionOnStandbyLoadsNothingUnlessItsFilesHaveChanged) {
+  table_.SetStandbyMax(1);
+  Publish(1);
+  PollAll();
+  Publish(2);
+  PollAll();
+  ASSERT_EQ(loads_, 2);
+  loader_->Pin("mnist", 1);
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(loads_, 2);
+  Publish(2);
+  loader_->Pin("mnist", 2);
+  PollAll();
+  EXPECT_EQ(Serving(), 2u);
+  EXPECT_EQ(loads_, 3);
+}
+
 TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
   Publish(1);
   PollAll();
