@@ -16,6 +16,9 @@ namespace {
 // A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
 constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
 
+// How long batches go before what nobody waits for.
+constexpr absl::Duration kChorePatience = absl::Milliseconds(20);
+
 std::span<const float> FloatsOf(std::span<const uint8_t> bytes) {
   return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
 }
@@ -96,7 +99,7 @@ InferenceEngine::~InferenceEngine() {
     MutexLock lock(&mutex_);
     stop_ = true;
     work_.SignalAll();
-    warm_.SignalAll();
+    chore_done_.SignalAll();
     std::vector<std::shared_ptr<Call>> calls;
     for (const auto& [ticket, call] : calls_) calls.push_back(call);
     for (const std::shared_ptr<Call>& call : calls) {
@@ -226,24 +229,21 @@ std::unique_ptr<InferenceEngine::Job> InferenceEngine::Take(Finished& finished) 
 }
 
 void InferenceEngine::RunExecutor(Executor& executor) {
-  bool chore_next = true;  // in turn with batches, so that neither keeps the other waiting
   for (;;) {
     Finished finished;
     std::unique_ptr<Job> job;
     std::function<void()> chore;
     {
       MutexLock lock(&mutex_);
-      while (!stop_ && executor.chores.empty() && !batcher_.HasWork()) work_.Wait(&mutex_);
+      while (!stop_ && executor.chore == nullptr && !batcher_.HasWork()) work_.Wait(&mutex_);
       if (stop_) return;
-      if (!executor.chores.empty() && (chore_next || !batcher_.HasWork())) {
-        chore = std::move(executor.chores.front());
-        executor.chores.pop_front();
+      if (executor.chore != nullptr && (!batcher_.HasWork() || clock_.Now() >= executor.chore_due)) {
+        chore = std::exchange(executor.chore, nullptr);
       } else {
         job = Take(finished);
       }
     }
     Answer(finished);
-    chore_next = chore == nullptr;
     if (chore != nullptr) chore();
     if (job != nullptr) Run(*job);
   }
@@ -383,30 +383,34 @@ void InferenceEngine::Answer(const Finished& finished) {
 }
 
 void InferenceEngine::Warm(const std::shared_ptr<const LoadedVersion>& version) {
-  MutexLock lock(&mutex_);
-  const auto left = std::make_shared<size_t>(0);
   for (Executor& executor : executors_) {
     for (uint32_t rows = 1; rows <= limits_.batch_rows; rows *= 2) {
-      ++*left;
-      executor.chores.push_back([this, version, rows, left] {
-        WarmSize(*version, rows);
-        MutexLock lock(&mutex_);
-        if (--*left == 0) warm_.SignalAll();
-      });
+      for (const bool warm : {false, true}) {
+        RunOn(executor, [this, version, rows, warm] { WarmSize(*version, rows, warm); });
+      }
     }
   }
-  work_.SignalAll();
-  while (*left > 0 && !stop_) warm_.Wait(&mutex_);
 }
 
-void InferenceEngine::WarmSize(const LoadedVersion& version, uint32_t rows) {
+void InferenceEngine::RunOn(Executor& executor, std::function<void()> chore) {
+  const auto done = std::make_shared<bool>(false);
+  MutexLock lock(&mutex_);
+  executor.chore = [this, chore = std::move(chore), done] {
+    chore();
+    MutexLock lock(&mutex_);
+    *done = true;
+    chore_done_.SignalAll();
+  };
+  executor.chore_due = clock_.Now() + kChorePatience;
+  work_.SignalAll();
+  while (!*done && !stop_) chore_done_.Wait(&mutex_);
+}
+
+void InferenceEngine::WarmSize(const LoadedVersion& version, uint32_t rows, bool learn) {
   const std::vector<uint8_t> pixels(rows * version.info().input.bytes());
-  absl::Duration took;
-  for (int turn = 0; turn < 2; ++turn) {  // the second is what it takes when warm
-    const absl::Time start = clock_.Now();
-    if (!version.predictor().Predict(pixels, rows).ok()) return;
-    took = clock_.Now() - start;
-  }
+  const absl::Time start = clock_.Now();
+  if (!version.predictor().Predict(pixels, rows).ok() || !learn) return;
+  const absl::Duration took = clock_.Now() - start;
   MutexLock lock(&mutex_);
   for (const auto kind :
        {LoadedVersion::LaneKind::kRaw, LoadedVersion::LaneKind::kFloats, LoadedVersion::LaneKind::kImages}) {

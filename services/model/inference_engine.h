@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -57,8 +56,8 @@ class InferenceEngine {
   // Nobody wants the answer any more. The callback is still called, unless it has been.
   void Cancel(Ticket ticket);
 
-  // Computes every size of batch once on every executor thread, between the batches of those that serve, and learns how
-  // long they take. Returns when that is done.
+  // Computes every size of batch on every executor thread, and learns how long they take: one at a time, when its
+  // thread has nothing else to do or has had for a while. Returns when that is done. One caller at a time.
   void Warm(const std::shared_ptr<const LoadedVersion>& version);
 
   // Requests admitted and not answered.
@@ -71,7 +70,8 @@ class InferenceEngine {
   struct Part;
   struct Job;
   struct Executor {
-    std::deque<std::function<void()>> chores;  // guarded by mutex_
+    std::function<void()> chore;  // this and the next, guarded by mutex_: null if there is none
+    absl::Time chore_due;         // when batches no longer come before it
     std::thread thread;
   };
   using Finished = std::vector<std::shared_ptr<Call>>;
@@ -89,7 +89,9 @@ class InferenceEngine {
   // If nothing more can happen to the call, moves it into `finished`.
   void FinishIfOver(const std::shared_ptr<Call>& call, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Answer(const Finished& finished);
-  void WarmSize(const LoadedVersion& version, uint32_t rows);
+  // Returns when the executor's thread has run it, or the engine ends.
+  void RunOn(Executor& executor, std::function<void()> chore);
+  void WarmSize(const LoadedVersion& version, uint32_t rows, bool learn);
 
   const Batcher::Limits limits_;
   const Clock& clock_;
@@ -97,7 +99,7 @@ class InferenceEngine {
 
   mutable Mutex mutex_;
   CondVar work_;
-  CondVar warm_;
+  CondVar chore_done_;
   Batcher batcher_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<Ticket, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);
   Ticket tickets_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "common/thread_priority.h"
 
 namespace millrace {
 namespace {
@@ -100,6 +101,7 @@ std::vector<VersionLoader::PendingReload> VersionLoader::TakeReloads() {
 }
 
 void VersionLoader::Run() {
+  LowerThreadPriority();  // what serves goes first
   for (;;) {
     const bool tried = PollOnce();
     MutexLock lock(&mutex_);
