@@ -63,6 +63,9 @@ void SetChannelArguments(grpc::ServerBuilder& builder, absl::Duration connection
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& options,
                                                               const std::vector<grpc::Service*>& services) {
   MILLRACE_ASSIGN_OR_RETURN(Address address, ParseAddress(options.address));
+  if (!options.token_file.empty() && options.credentials == nullptr && !address.is_unix()) {
+    return absl::InvalidArgumentError(absl::StrCat("a token is not asked for in plain text, as on ", options.address));
+  }
   if (address.is_unix() || address.port != 0) {
     // gRPC says neither why it cannot listen, nor whether it took a Unix socket from a living server. Trying first
     // does.

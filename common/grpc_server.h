@@ -29,7 +29,8 @@ class GrpcServer {
     Metrics* metrics = nullptr;  // must outlive the server; null: none
     // Null: plain text, and so is a Unix socket, which only this machine sees.
     std::shared_ptr<grpc::ServerCredentials> credentials = nullptr;
-    // File of the bearer token that every call must show (AskForToken); empty: none. Not where it would be plain text.
+    // File of the bearer token that every call must show (AskForToken); empty: none. Needs credentials; a Unix socket
+    // asks for none.
     std::string token_file = {};
     // A connection that is older takes no more calls: the peer is asked to make a new one, and calls in flight end on
     // the old one. Up to a tenth more or less. Unlike Drain this fails no call that is on its way.
@@ -37,7 +38,8 @@ class GrpcServer {
   };
 
   // Listens and answers. `services` must outlive the server. Health says NOT_SERVING until SetServing(true).
-  // INVALID_ARGUMENT for a malformed address, ALREADY_EXISTS if the address is in use, PERMISSION_DENIED.
+  // INVALID_ARGUMENT for a malformed address, or a token without credentials; ALREADY_EXISTS if the address is in use,
+  // PERMISSION_DENIED.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const Options& options,
                                                            const std::vector<grpc::Service*>& services);
 

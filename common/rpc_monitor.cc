@@ -94,6 +94,11 @@ RpcMonitor::Method* RpcMonitor::CallStarted(const char* name) {
 }
 
 void RpcMonitor::CallEnded(Method* method, grpc::StatusCode code, std::chrono::steady_clock::duration elapsed) {
+  CountHandled(method, code);
+  if (method->seconds != nullptr) method->seconds->Observe(std::chrono::duration<double>(elapsed).count());
+}
+
+void RpcMonitor::CountHandled(Method* method, grpc::StatusCode code) {
   if (metrics_ == nullptr) return;
   const size_t index = static_cast<size_t>(code) < method->handled.size() ? code : grpc::StatusCode::UNKNOWN;
   prometheus::Counter* handled;
@@ -107,7 +112,6 @@ void RpcMonitor::CallEnded(Method* method, grpc::StatusCode code, std::chrono::s
     handled = slot;
   }
   handled->Increment();
-  method->seconds->Observe(std::chrono::duration<double>(elapsed).count());
 }
 
 void RpcMonitor::CallDestroyed(Method* method) {
@@ -117,7 +121,7 @@ void RpcMonitor::CallDestroyed(Method* method) {
 
 void RpcMonitor::CallRefused(const std::string& method, grpc::StatusCode code) {
   Method* const call = CallStarted(method.c_str());
-  CallEnded(call, code, {});
+  CountHandled(call, code);
   CallDestroyed(call);
 }
 

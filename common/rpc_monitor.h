@@ -55,6 +55,7 @@ class RpcMonitor {
   Method* CallStarted(const char* name);
   // The handler is done with the call.
   void CallEnded(Method* method, grpc::StatusCode code, std::chrono::steady_clock::duration elapsed);
+  void CountHandled(Method* method, grpc::StatusCode code);
   // So is gRPC: what there was to send is sent.
   void CallDestroyed(Method* method);
 

@@ -44,8 +44,8 @@ struct ServiceFlags {
 
 // Adds --listen, --http-listen, --log-level, --log-format, --drain-grace-ms, --tls-cert, --tls-key, --tls-ca,
 // --run-token-file, --insecure, --parent-pid, and --healthcheck, which ends the program with kExitOk if the service
-// that was given the same
-// --http-listen is alive; it needs none of the flags that are otherwise required. `flags` must outlive the parsing.
+// that was given the same --http-listen is alive; it needs none of the flags that are otherwise required. `flags` must
+// outlive the parsing.
 void AddServiceFlags(CLI::App& app, ServiceFlags& flags);
 
 // The addresses a service listens on, with real ports; empty where there is no listener.

@@ -3,7 +3,9 @@
 #include <filesystem>
 
 #include "common/files.h"
+#include "common/grpc_channel.h"
 #include "common/signing.h"
+#include "common/tls.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/cli/output_directory.h"
@@ -13,6 +15,7 @@
 #include "tests/testing/certificates.h"
 #include "tests/testing/eventually.h"
 #include "tests/testing/http_fetch.h"
+#include "tests/testing/raw_stream.h"
 #include "tests/testing/signing_keys.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
@@ -39,10 +42,17 @@ class SecureClusterTest : public ::testing::Test {
     return Run(program, name,
                Joined(flags, {"--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--run-token-file", token_}));
   }
-  // With `token` in a file of its own.
   Program Work(const std::string& name, const std::string& coordinator, const Flags& flags) {
     return Run("millrace-worker", name,
                Joined(flags, {"--coordinator", coordinator, "--name", name, "--http-listen", "127.0.0.1:0"}));
+  }
+  // Before it is known whether there is such a method.
+  grpc::StatusCode CallWithoutToken(Program& part) {
+    const auto credentials = MakeChannelCredentials(authority_.Issue({.name = "stranger"}));
+    RawStream call(MakeChannel(part.WaitForAddresses().grpc, credentials), "/millrace.v1.Anything/Anything");
+    call.WritesDone();
+    call.Read();
+    return call.Finish().error_code();
   }
   std::string WriteToken(const std::string& name, const std::string& token) {
     EXPECT_THAT(WriteFileAtomically(directory_ / name, token), IsOk());
@@ -79,6 +89,9 @@ TEST_F(SecureClusterTest, TrainsTheSameBitsAndServesThem) {
   Program model = Serve("millrace-model", "model",
                         {"--repository", directory_ / "models", "--source", coordinator, "--trusted-keys",
                          keys.public_key, "--drain-seconds", "0"});
+  for (Program* part : {&data, &first, &second}) {
+    EXPECT_EQ(CallWithoutToken(*part), grpc::StatusCode::UNAUTHENTICATED);
+  }
   Program tokenless = Work("tokenless", coordinator, {});
   EXPECT_EQ(tokenless.Wait(), 78);
   EXPECT_THAT(tokenless.Errors(), HasSubstr("authorization: Bearer TOKEN"));
