@@ -8,8 +8,9 @@ namespace {
 
 constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(1);
 
-// Of the time until its deadline, what a request must be predicted to have left: for its way back to the client, and
-// for estimates that are too low. Without it, under overload, all that is admitted ends just at its deadline.
+// Of the time until its deadline, what a request must be predicted to have left: half of it for rows that join its
+// batch later and for estimates that are too low, half for its way back to the client. Without it, under overload, all
+// that is admitted ends just at its deadline.
 constexpr double kMarginShare = 0.125;
 
 Batcher::Refusal Refuse(Batcher::Refusal::Reason reason, absl::Duration retry_after) {
@@ -22,13 +23,17 @@ std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Tim
   if (request.deadline <= now) return Refuse(Refusal::Reason::kLate, absl::ZeroDuration());
   if (const std::optional<Refusal> over = OverLimit(request, now)) return over;
   const bool met_free_executor = lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors);
-  const absl::Time due = request.deadline - (request.deadline - now) * kMarginShare;
+  const absl::Duration margin = (request.deadline - now) * kMarginShare;
   if (!met_free_executor) {
+    const absl::Time due = request.deadline - margin;
     const absl::Time finish = PredictFinish(request, now);
     if (finish > due) return Refuse(Refusal::Reason::kLate, finish - due);
   }
   const Key key(request.deadline, arrivals_++);
-  Waiting waiting{.request = request, .due = due, .next_row = 0, .met_free_executor = met_free_executor};
+  Waiting waiting{.request = request,
+                  .latest = request.deadline - margin / 2,
+                  .next_row = 0,
+                  .met_free_executor = met_free_executor};
   waiting_rows_ += waiting.rows();
   waiting_bytes_ += waiting.bytes();
   lanes_[request.lane].emplace(key, waiting);
@@ -131,8 +136,8 @@ Batcher::Queue* Batcher::EarliestQueue(Lane** lane) {
 Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
   Batch batch{.number = batches_++, .lane = lane, .slices = {}, .rows = 0, .release = Release::kFreedExecutor};
   const bool met_free_executor = queue.begin()->second.met_free_executor;
-  const absl::Time due = queue.begin()->second.due;
-  const auto late = [&](uint32_t rows) { return now + lane->time.Estimate(rows) > due; };
+  const absl::Time latest = queue.begin()->second.latest;
+  const auto late = [&](uint32_t rows) { return now + lane->time.Estimate(rows) > latest; };
   uint64_t bytes = 0;
   while (!queue.empty()) {
     Waiting& waiting = queue.begin()->second;
@@ -140,11 +145,10 @@ Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
     uint64_t fit = bytes < limits_.batch_bytes ? (limits_.batch_bytes - bytes) / row_bytes : 0;
     if (batch.rows == 0) fit = std::max<uint64_t>(fit, 1);
     const uint32_t room = limits_.batch_rows - batch.rows;
-    const auto rows = static_cast<uint32_t>(std::min<uint64_t>({waiting.rows(), fit, room}));
-    if (batch.rows > 0 && late(batch.rows + rows) && !late(batch.rows)) {
-      batch.release = Release::kDeadline;
-      break;
-    }
+    auto rows = static_cast<uint32_t>(std::min<uint64_t>({waiting.rows(), fit, room}));
+    const bool spare = batch.rows > 0 && !late(batch.rows);
+    const uint32_t wanted = rows;
+    while (spare && rows > 0 && late(batch.rows + rows)) --rows;
     if (rows > 0) {
       batch.slices.push_back({.id = waiting.request.id, .first_row = waiting.next_row, .rows = rows});
       batch.rows += rows;
@@ -154,7 +158,7 @@ Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
       waiting.next_row += rows;
     }
     if (waiting.rows() > 0) {
-      batch.release = fit < room ? Release::kBytesLimit : Release::kRowsLimit;
+      batch.release = rows < wanted ? Release::kDeadline : fit < room ? Release::kBytesLimit : Release::kRowsLimit;
       break;
     }
     open_[waiting.request.id].lane = nullptr;

@@ -4,7 +4,7 @@
 // gather only while all executors are busy. So there is no timer to tune and nobody waits for company. The earliest
 // deadline goes first (as in Clipper), rows are counted rather than requests, and a request of many rows is spread over
 // several batches. What by the running estimate of service times cannot be done in time is refused when it comes, and a
-// batch takes no more rows than let its first request be done when it was to be.
+// batch takes no more rows than let its first request be done in time, if it can be at all.
 //
 // Invariants: executors busy, rows and bytes of a batch, and requests, rows and bytes waiting are within the limits;
 // every row admitted is given out once, or its request is closed.
@@ -70,7 +70,7 @@ class Batcher {
     kFreedExecutor,  // all that waited, when one became free
     kRowsLimit,
     kBytesLimit,
-    kDeadline,  // more rows would have made the first request late
+    kDeadline,  // one row more would have made the first request late
   };
 
   struct Batch {
@@ -108,7 +108,7 @@ class Batcher {
   using Key = std::pair<absl::Time, uint64_t>;  // deadline, arrival
   struct Waiting {
     Request request;
-    absl::Time due;  // when it should be done: its deadline, less the margin
+    absl::Time latest;  // when it should be done: its deadline, less half of the margin
     uint32_t next_row = 0;
     bool met_free_executor = false;
 

@@ -129,19 +129,22 @@ TEST_F(BatcherTest, WhatCannotBeDoneInTimeIsRefusedAtOnce) {
 }
 
 TEST_F(BatcherTest, ABatchTakesNoRowsThatMakeItsFirstRequestLate) {
-  for (uint32_t rows : {1, 2, 4}) lane_.time.Observe(rows, absl::Milliseconds(10) * rows);
-  Batcher batcher({.executors = 1, .batch_rows = 4});
+  for (uint32_t rows : {1, 2, 4, 8}) lane_.time.Observe(rows, absl::Milliseconds(10) * rows);
+  Batcher batcher({.executors = 1, .batch_rows = 8});
   batcher.Admit(Ask(1), kStart);
   const auto running = batcher.Next(kStart).batch;
-  EXPECT_FALSE(batcher.Admit(Ask(2, 2, absl::Milliseconds(40)), kStart));  // due after 35
-  EXPECT_FALSE(batcher.Admit(Ask(3, 1, absl::Milliseconds(60)), kStart));
+  EXPECT_FALSE(batcher.Admit(Ask(2, 2, absl::Milliseconds(48)), kStart));  // latest end after 45
+  EXPECT_FALSE(batcher.Admit(Ask(3, 3, absl::Milliseconds(90)), kStart));
   batcher.Finish(*running);
   const auto second = batcher.Next(kStart + absl::Milliseconds(10)).batch;
-  EXPECT_THAT(Ids(*second), ElementsAre(2)) << "a third row would end it after 40";
+  EXPECT_THAT(Ids(*second), ElementsAre(2, 3));
+  EXPECT_EQ(second->rows, 3u) << "a fourth row would end it after 50";
   EXPECT_EQ(second->release, Batcher::Release::kDeadline);
-  EXPECT_FALSE(batcher.Admit(Ask(4, 1, absl::Milliseconds(90)), kStart));
   batcher.Finish(*second);
-  EXPECT_THAT(Ids(*batcher.Next(kStart + absl::Milliseconds(55)).batch), ElementsAre(3, 4)) << "it is late anyhow";
+  EXPECT_FALSE(batcher.Admit(Ask(4, 1, absl::Milliseconds(160)), kStart));
+  const auto third = batcher.Next(kStart + absl::Milliseconds(80)).batch;
+  EXPECT_THAT(Ids(*third), ElementsAre(3, 4)) << "the first is late anyhow";
+  EXPECT_EQ(third->release, Batcher::Release::kFreedExecutor);
 }
 
 TEST_F(BatcherTest, ExpiredRowsAreDroppedWhenTheBatchIsFormed) {
@@ -169,6 +172,7 @@ RC_GTEST_PROP(Batcher, NothingIsLostNothingComesTwiceAndEveryBoundHolds, ()) {
   std::vector<Lane> lanes(2);
   struct Model {
     Batcher::Request request;
+    absl::Time came;
     uint64_t arrival = 0;
     uint32_t given = 0;  // rows, always from the front
   };
@@ -203,7 +207,7 @@ RC_GTEST_PROP(Batcher, NothingIsLostNothingComesTwiceAndEveryBoundHolds, ()) {
       return;
     }
     RC_ASSERT(fits && request.deadline > now);
-    waiting[request.id] = {.request = request, .arrival = request.id, .given = 0};
+    waiting[request.id] = {.request = request, .came = now, .arrival = request.id, .given = 0};
   };
   const auto next = [&] {
     const Batcher::Decision decision = batcher.Next(now);
@@ -220,6 +224,7 @@ RC_GTEST_PROP(Batcher, NothingIsLostNothingComesTwiceAndEveryBoundHolds, ()) {
       return urgency(a.second) < urgency(b.second);
     });
     RC_ASSERT(batch.slices.front().id == first->first);
+    const Model urgent = first->second;
     RC_ASSERT(batch.lane == first->second.request.lane);
     uint32_t rows = 0;
     uint64_t bytes = 0;
@@ -244,8 +249,14 @@ RC_GTEST_PROP(Batcher, NothingIsLostNothingComesTwiceAndEveryBoundHolds, ()) {
     // No less than could be: whoever of the lane still waits, waits for a reason.
     for (const auto& [id, model] : waiting) {
       if (model.request.lane != batch.lane) continue;
-      RC_ASSERT(batch.release == Batcher::Release::kRowsLimit || batch.release == Batcher::Release::kBytesLimit ||
-                batch.release == Batcher::Release::kDeadline);
+      if (batch.release == Batcher::Release::kDeadline) {
+        const absl::Time deadline = urgent.request.deadline;
+        const absl::Time latest = deadline - (deadline - urgent.came) / 16;
+        RC_ASSERT(now + batch.lane->time.Estimate(batch.rows) <= latest);
+        RC_ASSERT(now + batch.lane->time.Estimate(batch.rows + 1) > latest);
+        continue;
+      }
+      RC_ASSERT(batch.release == Batcher::Release::kRowsLimit || batch.release == Batcher::Release::kBytesLimit);
     }
     batches.push_back(batch);
     RC_ASSERT(batches.size() <= static_cast<size_t>(limits.executors));

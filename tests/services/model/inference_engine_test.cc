@@ -83,7 +83,7 @@ class InferenceEngineTest : public ::testing::Test {
   InferenceEngineTest() {
     auto predictor = std::make_unique<EchoPredictor>();
     predictor_ = predictor.get();
-    version_ = std::make_shared<const LoadedVersion>(std::move(predictor), model_metrics_->AddVersion("mnist", 6));
+    version_ = std::make_shared<const LoadedVersion>(std::move(predictor), model_metrics_->AddVersion("mnist", 6), 0);
   }
   ~InferenceEngineTest() override {
     if (version_ != nullptr) predictor_->blocked = false;
@@ -323,6 +323,21 @@ TEST_F(InferenceEngineTest, RefusalsSayWhenToTryAgainAndAreCounted) {
               HasSubstr("millrace_model_rejected_total{model=\"mnist\",reason=\"queue_requests\",version=\"6\"} 1"));
   predictor_->blocked = false;
   EXPECT_THAT(waiting->future.get(), IsOk());
+  busy.join();
+}
+
+TEST_F(InferenceEngineTest, ABatchIsExpectedToTakeAsLongAsItsAnswersToo) {
+  InferenceEngine engine({.executors = 1}, clock_);
+  const std::vector<uint8_t> pixels = Pixels({1});
+  InferenceRequest request;
+  request.input = pixels;
+  request.rows = 1;
+  engine.Infer(version_, request, [&](const Result&) { clock_.Advance(absl::Milliseconds(30)); });
+  std::thread busy = Occupy(engine);
+  EXPECT_THAT(Ask(engine, {2}, clock_.Now() + absl::Milliseconds(40))->future.get(),
+              StatusIs(absl::StatusCode::kDeadlineExceeded))
+      << "30 ms for what runs, and 30 more";
+  predictor_->blocked = false;
   busy.join();
 }
 
