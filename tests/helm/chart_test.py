@@ -636,7 +636,7 @@ class Cluster(unittest.TestCase):
         for mode, wait in (
             ("job", "--for=condition=Complete --timeout 24h job"),
             ("jobset", "--for=condition=Completed --timeout 24h jobset"),
-            ("elastic", "logs -f demo-millrace-ps-0 | grep -m 1 'job done'"),
+            ("elastic", "until kubectl -n ml logs demo-millrace-ps-0 | grep 'job done'"),
         ):
             text = self.notes("--set", "model.enabled=false", "--set", f"worker.mode={mode}")
             self.assertIn(wait, text, mode)

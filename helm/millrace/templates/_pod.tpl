@@ -169,8 +169,8 @@ readinessProbe:
 {{- define "millrace.tokenVolume" -}}
 - name: {{ .name }}
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
     items:
-      - {key: {{ .key }}, path: token}
+      - {key: {{ required (printf "the key of the Secret %s is missing" .existingSecret) .key | quote }}, path: token}
 {{- end -}}

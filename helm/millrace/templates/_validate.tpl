@@ -11,10 +11,10 @@
 {{- if and (eq .Values.dataset.kind "claim") (eq .Values.dataset.claim.name "") -}}
 {{- fail "dataset.kind is claim: dataset.claim.name is missing" -}}
 {{- end -}}
-{{- if and (eq .Values.model.canarySet.from "dataset") (ne .Values.dataset.kind "claim") -}}
+{{- if and .Values.model.enabled (eq .Values.model.canarySet.from "dataset") (ne .Values.dataset.kind "claim") -}}
 {{- fail (printf "model.canarySet.from is dataset: dataset.kind is %s, and only a claim can be mounted by the model service too" .Values.dataset.kind) -}}
 {{- end -}}
-{{- if and (eq .Values.model.canarySet.from "claim") (eq .Values.model.canarySet.claim.name "") -}}
+{{- if and .Values.model.enabled (eq .Values.model.canarySet.from "claim") (eq .Values.model.canarySet.claim.name "") -}}
 {{- fail "model.canarySet.from is claim: model.canarySet.claim.name is missing" -}}
 {{- end -}}
 {{- if and .Values.tls.certManager.enabled (eq .Values.tls.certManager.issuerRef.name "") -}}
@@ -26,7 +26,7 @@
 {{- if ge (int .Values.parameterServer.backupWorkers) (int .Values.worker.count) -}}
 {{- fail "parameterServer.backupWorkers must be below worker.count" -}}
 {{- end -}}
-{{- $limits := .Values.worker.resources.limits | keys | join " " -}}
+{{- $limits := (.Values.worker.resources).limits | default dict | keys | join " " -}}
 {{- if and (hasPrefix "cuda" .Values.worker.device) (not (contains "/" $limits)) -}}
 {{- fail (printf "worker.device is %s: worker.resources.limits gives the workers no GPU, as nvidia.com/gpu: 1 does" .Values.worker.device) -}}
 {{- end -}}
