@@ -202,6 +202,7 @@ TEST_F(OpenInferenceServiceTest, TheCallsDeadlineAndTheTimeoutParameterCount) {
   ModelInferResponse response;
   EXPECT_EQ(Infer(RawInferRequest(), &response, absl::Milliseconds(50)).error_code(),
             grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(Eventually([&] { return engine_.in_flight() == 2; })) << "the service learns of it a little later";
   ModelInferRequest request = RawInferRequest();
   (*request.mutable_parameters())["timeout"].set_int64_param(1);
   // Refused at once or, if by the estimate it could be done, found to be late when an executor is free.
