@@ -39,6 +39,7 @@ grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* co
 }
 
 absl::Status AdminService::CheckThere(const std::string& model, uint64_t version) const {
+  if (table_.Standby(model, version) != nullptr) return absl::OkStatus();
   std::error_code error;
   if (std::filesystem::exists(VersionDirectory(repository_, model, version) / kManifestFile, error)) {
     return absl::OkStatus();

@@ -24,12 +24,12 @@ class Rollout;
 // Any thread. Shared by the serving table and the requests under way; the last of them hands it to the janitor.
 class LoadedVersion {
  public:
-  LoadedVersion(std::unique_ptr<const Predictor> predictor, std::shared_ptr<VersionSeries> series,
-                std::optional<CanaryScore> canary_score = std::nullopt, uint64_t identity = 0)
+  LoadedVersion(std::unique_ptr<const Predictor> predictor, std::shared_ptr<VersionSeries> series, uint64_t identity,
+                std::optional<CanaryScore> canary_score = std::nullopt)
       : predictor_(std::move(predictor)),
         series_(std::move(series)),
-        canary_score_(canary_score),
-        identity_(identity) {}
+        identity_(identity),
+        canary_score_(canary_score) {}
 
   const ModelInfo& info() const { return predictor_->info(); }
   const Predictor& predictor() const { return *predictor_; }
@@ -65,8 +65,8 @@ class LoadedVersion {
  private:
   const std::unique_ptr<const Predictor> predictor_;
   const std::shared_ptr<VersionSeries> series_;
-  const std::optional<CanaryScore> canary_score_;
   const uint64_t identity_;
+  const std::optional<CanaryScore> canary_score_;
   const std::shared_ptr<VersionStatistics> statistics_ = std::make_shared<VersionStatistics>();
   mutable std::atomic<uint64_t> requests_{0};
   mutable std::array<Lane, 5> lanes_;

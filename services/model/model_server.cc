@@ -95,6 +95,7 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
     : options_(std::move(options)),
       metrics_(ModelMetrics::Create(metrics)),
       request_log_(std::move(request_log)),
+      table_(options_.standby_versions),
       engine_(options_.limits, clock),
       explainer_(metrics, clock),
       service_(table_, engine_, explainer_, clock),
@@ -116,7 +117,6 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
     engine_.OnAnswer([this](const LoadedVersion& version, const InferenceRequest& request, const absl::Status& fault,
                             const InferenceAnswer& answer) { request_log_->Observe(version, request, fault, answer); });
   }
-  table_.SetStandbyMax(options_.standby_versions);
   table_.OnChange([this] { service_.VersionsChanged(); });
 }
 

@@ -128,7 +128,7 @@ absl::StatusOr<inference::ModelConfig> OpenInferenceCatalog::Config(const std::s
   config.set_name(info.model);
   config.set_platform(kPlatform);
   config.set_backend("pytorch");
-  config.mutable_version_policy()->mutable_latest()->set_num_versions(1);
+  config.mutable_version_policy()->mutable_latest()->set_num_versions(static_cast<uint32_t>(1 + table_.standby_max()));
   config.set_max_batch_size(kPredictRowsMax);
   FillConfig(InputOf(info), inference::TYPE_UINT8, config.add_input());
   for (const TensorSpec& spec : OutputsOf(info)) FillConfig(spec, inference::TYPE_FP32, config.add_output());

@@ -123,7 +123,7 @@ void ServingTable::Changed() const {
 }
 
 bool ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
-  std::vector<std::shared_ptr<const LoadedVersion>> retired;
+  Versions retired;
   {
     MutexLock lock(&mutex_);
     Model& model = models_[version->info().model];
@@ -131,7 +131,8 @@ bool ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
     model.last.reset();
     GiveUpCandidate(model);
     std::erase(model.standby, version);
-    retired = StandDown(model, standby_max_);
+    StandDown(model);
+    retired = Retire(model, version->info().version, standby_max_);
     Open(model, *version);
     if constexpr (kPlantedBug == PlantedBug::kLeakedVersion) new std::shared_ptr(version);
     model.serving = std::move(version);
@@ -140,15 +141,19 @@ bool ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
   return true;
 }
 
-std::vector<std::shared_ptr<const LoadedVersion>> ServingTable::StandDown(Model& model, size_t standby_max) {
+void ServingTable::StandDown(Model& model) {
   if (model.serving != nullptr) model.standby.insert(model.standby.begin(), std::move(model.serving));
   model.serving = nullptr;
-  std::vector<std::shared_ptr<const LoadedVersion>> retired;
-  while (model.standby.size() > standby_max) {
-    retired.push_back(std::move(model.standby.back()));
-    model.standby.pop_back();
-    model.retired[retired.back()->info().version] = retired.back();
+}
+
+ServingTable::Versions ServingTable::Retire(Model& model, uint64_t version, size_t standby_max) {
+  Versions kept, retired;
+  for (std::shared_ptr<const LoadedVersion>& standby : model.standby) {
+    const bool keep = standby->info().version != version && kept.size() < standby_max;
+    (keep ? kept : retired).push_back(std::move(standby));
   }
+  model.standby = std::move(kept);
+  for (const auto& gone : retired) model.retired[gone->info().version] = gone;
   return retired;
 }
 
@@ -159,7 +164,7 @@ std::shared_ptr<const LoadedVersion> ServingTable::Standby(std::string_view name
 }
 
 absl::Status ServingTable::Unload(const std::string& name) {
-  std::vector<std::shared_ptr<const LoadedVersion>> retired;
+  Versions retired;
   {
     MutexLock lock(&mutex_);
     const auto found = models_.find(name);
@@ -171,7 +176,8 @@ absl::Status ServingTable::Unload(const std::string& name) {
       model.last->reason = kUnloaded;
     }
     GiveUpCandidate(model);
-    retired = StandDown(model, 0);
+    StandDown(model);
+    retired = Retire(model, 0, 0);
   }
   Changed();
   return absl::OkStatus();
@@ -190,11 +196,13 @@ bool ServingTable::unloaded(std::string_view name) const {
 
 bool ServingTable::StartRollout(const std::shared_ptr<Rollout>& rollout) {
   const LoadedVersion& candidate = *rollout->candidate();
+  Versions retired;
   {
     MutexLock lock(&mutex_);
     Model& model = models_[candidate.info().model];
     if (model.serving == nullptr) return false;
     GiveUpCandidate(model);
+    retired = Retire(model, candidate.info().version, standby_max_);
     Open(model, candidate);
     model.serving->SetRollout(rollout);
   }
@@ -222,9 +230,7 @@ void ServingTable::GiveUpCandidate(Model& model) {
 void ServingTable::Open(Model& model, const LoadedVersion& version) {
   const uint64_t number = version.info().version;
   model.candidates.erase(number);
-  // Of its first life, if it is loaded again, or of its time as a candidate.
-  std::erase_if(model.standby, [&](const auto& standby) { return standby->info().version == number; });
-  model.retired.erase(number);
+  model.retired.erase(number);  // of its first life, if it is loaded again, or of its time as a candidate
   std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
   model.accounts[number] = version.statistics();
   if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
@@ -346,9 +352,12 @@ std::vector<VersionReport> ServingTable::Report() const {
       }
     }
     for (const auto& [version, report] : model.candidates) {
-      const bool again = model.serving != nullptr && model.serving->info().version == version;
-      if (again) {
-        reports[static_cast<size_t>(first)].reason = report.reason;  // of a load of it that was refused
+      const auto loaded = std::find_if(reports.begin() + first, reports.end(), [&](const VersionReport& other) {
+        return other.version == version &&
+               (other.state == VersionReport::State::kServing || other.state == VersionReport::State::kStandby);
+      });
+      if (loaded != reports.end()) {
+        loaded->reason = report.reason;  // of a load of it that was refused
       } else {
         reports.push_back(report);
       }

@@ -42,12 +42,13 @@ class ServingTable {
   static constexpr std::string_view kDefaultModel = "mnist";
   static constexpr size_t kReportsPerModelMax = 32;  // of refused versions; the newest stay
 
+  // `standby_max`: of each model, how many of the versions that served last stay loaded.
+  explicit ServingTable(size_t standby_max = 0) : standby_max_(standby_max) {}
+  size_t standby_max() const { return standby_max_; }
+
   // `changed` is called after every change of a version's state or of a pin, by whoever made it, while no lock is held.
   // Before the first change only; may be left out.
   void OnChange(std::function<void()> changed) { changed_ = std::move(changed); }
-
-  // Of each model, how many of the versions that served last stay loaded. Before the first change only; 0 if left out.
-  void SetStandbyMax(size_t versions) { standby_max_ = versions; }
 
   // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
   // that serves; else that one, the candidate beside it or one on standby. UNAVAILABLE if nothing serves yet, or
@@ -61,8 +62,9 @@ class ServingTable {
   static constexpr std::string_view kStable = "stable";
   static constexpr std::string_view kCanary = "canary";
 
-  // From now on `version` answers for its model; the one before goes on standby, or is retired if none are kept. A
-  // retired version is unloaded with its last request. False if the model has been unloaded meanwhile: nothing changes.
+  // From now on `version` answers for its model; the one before goes on standby, unless none are kept or it is another
+  // life of the same version: then it is retired. A retired version is unloaded with its last request. False if the
+  // model has been unloaded meanwhile: nothing changes.
   bool Publish(std::shared_ptr<const LoadedVersion> version);
 
   // The version that served before, if it is still kept; else null.
@@ -107,9 +109,11 @@ class ServingTable {
   absl::StatusOr<std::vector<Account>> Accounts(std::string_view model, uint64_t version) const;
 
  private:
+  using Versions = std::vector<std::shared_ptr<const LoadedVersion>>;
+
   struct Model {
     std::shared_ptr<const LoadedVersion> serving;
-    std::vector<std::shared_ptr<const LoadedVersion>> standby;  // what served last first
+    Versions standby;  // what served last first
     uint64_t pinned = 0;
     bool unloaded = false;
     std::optional<VersionReport> last;  // of an unloaded model: what served
@@ -120,16 +124,18 @@ class ServingTable {
 
   static void GiveUpCandidate(Model& model);
   static void Open(Model& model, const LoadedVersion& version);
-  // What serves, if anything, goes on standby, of which at most `standby_max` stay. Returns the others, retired, for
+  // What serves, if anything, goes on standby.
+  static void StandDown(Model& model);
+  // Retires, of what is on standby, every life of this version and all but the last `standby_max`. Returns them, for
   // their references to go after the lock.
-  static std::vector<std::shared_ptr<const LoadedVersion>> StandDown(Model& model, size_t standby_max);
+  static Versions Retire(Model& model, uint64_t version, size_t standby_max);
   std::string Serving() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status NothingServes(std::string_view name, const Model* model) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void Changed() const;
 
   std::function<void()> changed_ = nullptr;
-  size_t standby_max_ = 0;
+  const size_t standby_max_;
   mutable Mutex mutex_;
   std::map<std::string, Model, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
 };

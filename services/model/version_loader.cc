@@ -120,6 +120,7 @@ bool VersionLoader::PollOnce() {
   const absl::StatusOr<RepositoryListing> listing = ListRepository(options_.repository);
   const absl::Status status = listing.ok() && !listing->faults.empty() ? listing->faults.front() : listing.status();
   NoteRepository(status);
+  for (auto& [name, model] : models_) ServeFromStandby(name, model, listing.ok() ? *listing : RepositoryListing());
   std::vector<ModelState> states;
   if (listing.ok()) states = Snapshot(*listing);
   std::map<std::string, absl::Status> reloaded;  // once each, however many ask
@@ -203,6 +204,21 @@ void VersionLoader::NoteUnload(const std::string& name, Model& model) {
   metrics_->SetActive(name, 0, 0);
 }
 
+void VersionLoader::ServeFromStandby(const std::string& name, const Model& model, const RepositoryListing& listing) {
+  const uint64_t pinned = table_.pinned(name);
+  if (pinned == 0 || pinned == model.serving) return;
+  const std::shared_ptr<const LoadedVersion> standby = table_.Standby(name, pinned);
+  if (standby == nullptr) return;
+  if (const auto available = listing.models.find(name); available != listing.models.end()) {
+    for (const AvailableVersion& version : available->second) {
+      if (version.version == pinned && version.identity != standby->identity()) return;  // other files: loaded anew
+    }
+  }
+  uint64_t before = 0;
+  if (!Serve(standby, &before).ok()) return;  // unloaded: noted at the next look
+  LogInfo("serving a version that stood by", {{"model", name}, {"version", pinned}, {"before", before}});
+}
+
 void VersionLoader::SettleRollout(const std::string& name, Model& model) {
   if (model.rollout == nullptr) return;
   const std::shared_ptr<const LoadedVersion> candidate = model.rollout->candidate();
@@ -223,18 +239,8 @@ void VersionLoader::SettleRollout(const std::string& name, Model& model) {
 }
 
 absl::Status VersionLoader::Load(const LoadAction& action) {
-  const bool by_pin = table_.pinned(action.model) == action.version.version;
-  if (by_pin) {
-    const std::shared_ptr<const LoadedVersion> standby = table_.Standby(action.model, action.version.version);
-    if (standby != nullptr && standby->identity() == action.version.identity) {
-      return ServeAtOnce(standby, absl::ZeroDuration());
-    }
-  }
-  return LoadFromFiles(action, by_pin);
-}
-
-absl::Status VersionLoader::LoadFromFiles(const LoadAction& action, bool by_pin) {
   const uint64_t version = action.version.version;
+  const bool by_pin = table_.pinned(action.model) == version;
   table_.SetLoading(action.model, version);
   const absl::Time start = clock_.Now();
   LoadResult result = load_(VersionDirectory(options_.repository, action.model, version).string());
@@ -257,7 +263,7 @@ absl::Status VersionLoader::LoadFromFiles(const LoadAction& action, bool by_pin)
   series->WatchDrift(result.predictor->info().classes, result.predictor->info().reference);
   return Accept(action, by_pin,
                 janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series),
-                                                                     score, action.version.identity)),
+                                                                     action.version.identity, score)),
                 start);
 }
 
@@ -301,19 +307,15 @@ absl::Status VersionLoader::Accept(const LoadAction& action, bool by_pin, std::s
   }
   const bool try_first = shadow_ != nullptr && model.serving != 0 && model.serving != version;
   if (try_first && !by_pin) return StartRollout(action, loaded);
-  return ServeAtOnce(loaded, took);
-}
-
-absl::Status VersionLoader::ServeAtOnce(const std::shared_ptr<const LoadedVersion>& version, absl::Duration load_time) {
   uint64_t before = 0;
-  MILLRACE_RETURN_IF_ERROR(Serve(version, &before));
-  const ModelInfo& info = version->info();
-  LogInfo("serving a new version", {{"model", info.model},
-                                    {"version", info.version},
+  MILLRACE_RETURN_IF_ERROR(Serve(loaded, &before));
+  const ModelInfo& info = loaded->info();
+  LogInfo("serving a new version", {{"model", action.model},
+                                    {"version", version},
                                     {"before", before},
                                     {"accuracy", info.accuracy},
                                     {"digest", info.digest},
-                                    {"load_time", load_time}});
+                                    {"load_time", took}});
   return absl::OkStatus();
 }
 

@@ -63,9 +63,10 @@ class VersionLoader {
   // Looks at the repository once and tries to load at most one version. True if it tried: there may be more to do.
   bool PollOnce();
 
-  // Until it is unpinned (version 0) exactly this version of the model is to serve, older or newer than what does; it
-  // is loaded and verified like any other, and what serves goes on serving until it is ready, or for good if it is
-  // refused. Any thread; done at the next look, which comes at once.
+  // Until it is unpinned (version 0) exactly this version of the model is to serve, older or newer than what does. One
+  // on standby does at once, even if its files are gone; another is loaded and verified like any other, and what serves
+  // goes on serving until it is ready, or for good if it is refused. Any thread; done at the next look, which comes at
+  // once.
   void Pin(const std::string& model, uint64_t version);
 
   // Ends an unload of the model, forgets what was refused of it, and loads and verifies its newest version (the pinned
@@ -105,12 +106,13 @@ class VersionLoader {
   absl::Status ReloadNow(const std::string& model, const absl::Status& repository, std::vector<ModelState>& states);
   // What an operator's unload leaves behind here.
   void NoteUnload(const std::string& name, Model& model);
+  // Follows a pin to a version on standby, unless the repository has other files of it.
+  void ServeFromStandby(const std::string& name, const Model& model, const RepositoryListing& listing);
   // Acts on a pin or a verdict, if there is one.
   void SettleRollout(const std::string& name, Model& model);
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   absl::Status Load(const LoadAction& action);
-  absl::Status LoadFromFiles(const LoadAction& action, bool by_pin);
   // Measures the version on the canary set, if there is one, and compares it with the one that serves.
   void CompareWithLive(bool by_pin, LoadResult& result, std::optional<CanaryScore>& score);
   absl::Status Accept(const LoadAction& action, bool by_pin, std::shared_ptr<const LoadedVersion> loaded,
@@ -120,8 +122,6 @@ class VersionLoader {
   void RollBack(const std::string& name, const RolloutVerdict& verdict);
   // FAILED_PRECONDITION if the model has been unloaded meanwhile. `before`: the version that served.
   absl::Status Serve(const std::shared_ptr<const LoadedVersion>& version, uint64_t* before);
-  // The same, and logs it.
-  absl::Status ServeAtOnce(const std::shared_ptr<const LoadedVersion>& version, absl::Duration load_time);
   // Of a version that was loaded for nothing: FAILED_PRECONDITION.
   absl::Status GiveUp(const std::string& model, uint64_t version, const std::string& why);
   void Refuse(const LoadAction& action, const LoadResult& result);

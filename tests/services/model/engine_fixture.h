@@ -35,7 +35,7 @@ class EngineFixture : public ::testing::Test {
   void TryCandidate(uint64_t version) {
     table_.StartRollout(std::make_shared<Rollout>(
         std::make_shared<const LoadedVersion>(std::make_unique<FakePredictor>(FakeInfo("mnist", version)),
-                                              model_metrics_->AddVersion("mnist", version)),
+                                              model_metrics_->AddVersion("mnist", version), 0),
         RolloutOptions{
             .mode = RolloutOptions::Mode::kCanary, .canary_fraction = 1, .limits = {.rows = 1000, .agreement_min = 0}},
         shadow_, model_metrics_, [] {}));

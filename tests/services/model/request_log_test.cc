@@ -147,7 +147,7 @@ class RequestLogTest : public ::testing::Test {
 TEST_F(RequestLogTest, WritesWhatItWasShown) {
   Open({.file = {}, .sample = 1});
   const std::shared_ptr<ModelMetrics> series = ModelMetrics::Create(metrics_);
-  const LoadedVersion version(std::make_unique<FakePredictor>(FakeInfo("mnist", 7)), series->AddVersion("mnist", 7));
+  const LoadedVersion version(std::make_unique<FakePredictor>(FakeInfo("mnist", 7)), series->AddVersion("mnist", 7), 0);
   InferenceAnswer answer;
   answer.values = {0.1f, 0.1f, 0.1f, 0.7f, 0.7f, 0.1f, 0.1f, 0.1f};
   answer.rows = 2;

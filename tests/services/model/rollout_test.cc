@@ -35,7 +35,7 @@ class RolloutTest : public ServingFixture {
                                                                                    while (blocked_)
                                                                                      std::this_thread::yield();
                                                                                  }),
-                                                 model_metrics_->AddVersion("mnist", version));
+                                                 model_metrics_->AddVersion("mnist", version), 0);
   }
   // Of `candidate` beside `stable`.
   std::shared_ptr<Rollout> Begin(const std::shared_ptr<const LoadedVersion>& stable, uint64_t candidate,

@@ -17,6 +17,8 @@ namespace millrace {
 // What tests of loading and serving stand on: a directory to publish in, and what is to serve.
 class ServingFixture : public ::testing::Test {
  protected:
+  explicit ServingFixture(size_t standby_max = 0) : table_(standby_max) {}
+
   // The version that answers for a model (and, if not 0, this version of it); 0 if none does.
   uint64_t Serving(const std::string& model = "mnist", uint64_t version = 0) const {
     const auto found = table_.Find(model, version);

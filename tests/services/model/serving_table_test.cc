@@ -19,9 +19,11 @@ using State = VersionReport::State;
 
 class ServingTableTest : public ServingFixture {
  protected:
+  using ServingFixture::ServingFixture;
+
   std::shared_ptr<const LoadedVersion> Make(const std::string& model, uint64_t version) {
     return std::make_shared<const LoadedVersion>(std::make_unique<FakePredictor>(FakeInfo(model, version)),
-                                                 model_metrics_->AddVersion(model, version));
+                                                 model_metrics_->AddVersion(model, version), 0);
   }
   std::vector<std::pair<uint64_t, State>> States() {
     std::vector<std::pair<uint64_t, State>> states;
@@ -68,25 +70,51 @@ TEST_F(ServingTableTest, ARetiredVersionIsListedUntilItsLastRequestEnds) {
   EXPECT_THAT(metrics_.Render(), ::testing::Not(HasSubstr("version=\"1\"")));  // the series went too
 }
 
-TEST_F(ServingTableTest, WhatServedLastStandsByAndIsFoundByItsNumber) {
-  table_.SetStandbyMax(2);
-  for (const uint64_t version : {1, 2, 3, 4}) table_.Publish(Make("mnist", version));
+class ServingTableStandbyTest : public ServingTableTest {
+ protected:
+  ServingTableStandbyTest() : ServingTableTest(2) {}
+
+  void PublishEach(std::initializer_list<uint64_t> versions) {
+    for (const uint64_t version : versions) table_.Publish(Make("mnist", version));
+  }
+};
+
+TEST_F(ServingTableStandbyTest, WhatServedLastIsFoundByItsNumberAndMayServeAgain) {
+  PublishEach({1, 2, 3, 4});
   EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kServing), std::pair(3u, State::kStandby),
                                     std::pair(2u, State::kStandby)));
   EXPECT_EQ(Serving("mnist"), 4u);
   EXPECT_EQ(Serving("mnist", 2), 2u);
   EXPECT_THAT(table_.Find("mnist", 1), StatusIs(absl::StatusCode::kNotFound));
-
   table_.Publish(table_.Standby("mnist", 2));
   EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kStandby), std::pair(3u, State::kStandby),
                                     std::pair(2u, State::kServing)));
-  table_.Publish(Make("mnist", 3));
-  EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kStandby), std::pair(3u, State::kServing),
-                                    std::pair(2u, State::kStandby)))
-      << "another life of 3 takes the place of the one before";
+}
 
+TEST_F(ServingTableStandbyTest, AnotherLifeOfAVersionTakesNobodyElsesPlace) {
+  PublishEach({1, 2, 3, 3});
+  EXPECT_THAT(States(), ElementsAre(std::pair(3u, State::kServing), std::pair(2u, State::kStandby),
+                                    std::pair(1u, State::kStandby)))
+      << "of what serves";
+  PublishEach({2});
+  EXPECT_THAT(States(), ElementsAre(std::pair(3u, State::kStandby), std::pair(2u, State::kServing),
+                                    std::pair(1u, State::kStandby)))
+      << "of what is on standby";
+}
+
+TEST_F(ServingTableStandbyTest, AVersionOnStandbyThatIsRefusedWhenLoadedAgainIsOneRow) {
+  PublishEach({5, 4});
+  table_.SetLoading("mnist", 5);
+  EXPECT_THAT(States(), ElementsAre(std::pair(5u, State::kStandby), std::pair(4u, State::kServing)));
+  table_.SetRefused("mnist", 5, "worse accuracy");
+  EXPECT_THAT(States(), ElementsAre(std::pair(5u, State::kStandby), std::pair(4u, State::kServing)));
+  EXPECT_EQ(table_.Report()[0].reason, "worse accuracy");
+}
+
+TEST_F(ServingTableStandbyTest, AnUnloadedModelHasNone) {
+  PublishEach({1, 2, 3});
   EXPECT_THAT(table_.Unload("mnist"), IsOk());
-  EXPECT_EQ(table_.Standby("mnist", 4), nullptr);
+  EXPECT_EQ(table_.Standby("mnist", 2), nullptr);
   EXPECT_THAT(States(), ElementsAre(std::pair(3u, State::kRetired)));
 }
 

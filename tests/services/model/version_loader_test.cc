@@ -22,7 +22,7 @@ using ::testing::Not;
 
 class VersionLoaderTest : public ServingFixture {
  protected:
-  VersionLoaderTest() {
+  explicit VersionLoaderTest(size_t standby_max = 0) : ServingFixture(standby_max) {
     loader_ = std::make_unique<VersionLoader>(
         VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
         [this](const std::string& directory) {
@@ -176,12 +176,17 @@ TEST_F(VersionLoaderTest, APinSurvivesPushesAndEndsWhenItIsTakenAway) {
   EXPECT_EQ(Serving(), 4u);
 }
 
-TEST_F(VersionLoaderTest, APinToAVersionOnStandbyLoadsNothingUnlessItsFilesHaveChanged) {
-  table_.SetStandbyMax(1);
-  Publish(1);
-  PollAll();
-  Publish(2);
-  PollAll();
+class VersionLoaderStandbyTest : public VersionLoaderTest {
+ protected:
+  VersionLoaderStandbyTest() : VersionLoaderTest(1) {
+    for (const uint64_t version : {1, 2}) {
+      Publish(version);
+      PollAll();
+    }
+  }
+};
+
+TEST_F(VersionLoaderStandbyTest, APinLoadsNothingUnlessTheFilesHaveChanged) {
   ASSERT_EQ(loads_, 2);
   loader_->Pin("mnist", 1);
   PollAll();
@@ -192,6 +197,18 @@ TEST_F(VersionLoaderTest, APinToAVersionOnStandbyLoadsNothingUnlessItsFilesHaveC
   PollAll();
   EXPECT_EQ(Serving(), 2u);
   EXPECT_EQ(loads_, 3);
+}
+
+TEST_F(VersionLoaderStandbyTest, APinNeedsNoFiles) {
+  fs::remove_all(root_ / "models/mnist/1");
+  loader_->Pin("mnist", 1);
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+  fs::remove_all(root_ / "models");
+  loader_->Pin("mnist", 2);
+  PollAll();
+  EXPECT_EQ(Serving(), 2u);
+  EXPECT_EQ(loads_, 2);
 }
 
 TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
