@@ -4,11 +4,16 @@
 
 #include <mutex>
 
+#include "absl/synchronization/mutex.h"
+
 namespace millrace {
 
 void KeepGrpcUp() {
   static std::once_flag once;
-  std::call_once(once, grpc_init);
+  std::call_once(once, [] {
+    absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+    grpc_init();
+  });
 }
 
 }  // namespace millrace

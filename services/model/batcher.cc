@@ -8,10 +8,15 @@ namespace {
 
 constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(1);
 
-// Of the time until its deadline, what a request must be predicted to have left: half of it for rows that join its
-// batch later and for estimates that are too low, half for its way back to the client. Without it, under overload, all
-// that is admitted ends just at its deadline.
+// Of the time until its deadline, what a request must be predicted to have left at least and at most: half of it for
+// rows that join its batch later and for estimates that are too low, half for its way to us, which its deadline does
+// not count, and back. Without it, under overload, all that is admitted ends just at its deadline. How long the way is,
+// on busy processors, only late answers tell.
 constexpr double kMarginShare = 0.125;
+constexpr double kMarginShareMax = 0.5;
+constexpr absl::Duration kLateMarginStep = absl::Milliseconds(1);
+constexpr absl::Duration kLateMarginMax = absl::Milliseconds(100);
+constexpr double kLateShare = 0.01;
 
 Batcher::Refusal Refuse(Batcher::Refusal::Reason reason, absl::Duration retry_after) {
   return {.reason = reason, .retry_after = std::max(retry_after, kRetryAfterMin)};
@@ -23,7 +28,7 @@ std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Tim
   if (request.deadline <= now) return Refuse(Refusal::Reason::kLate, absl::ZeroDuration());
   if (const std::optional<Refusal> over = OverLimit(request, now)) return over;
   const bool met_free_executor = lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors);
-  const absl::Duration margin = (request.deadline - now) * kMarginShare;
+  const absl::Duration margin = MarginOf(request, now);
   if (!met_free_executor) {
     const absl::Time due = request.deadline - margin;
     const absl::Time finish = PredictFinish(request, now);
@@ -39,6 +44,16 @@ std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Tim
   lanes_[request.lane].emplace(key, waiting);
   open_[request.id] = {.lane = request.lane, .key = key};
   return std::nullopt;
+}
+
+absl::Duration Batcher::MarginOf(const Request& request, absl::Time now) const {
+  const absl::Duration time = request.deadline - now;
+  return std::min(time * kMarginShare + late_margin_, time * kMarginShareMax);
+}
+
+void Batcher::ObserveEnd(bool late) {
+  late_margin_ += kLateMarginStep * ((late ? 1 : 0) - kLateShare);
+  late_margin_ = std::clamp(late_margin_, absl::ZeroDuration(), kLateMarginMax);
 }
 
 std::optional<Batcher::Refusal> Batcher::OverLimit(const Request& request, absl::Time now) const {

@@ -12,6 +12,7 @@
 // Threads: none of its own; guard it from outside.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -57,6 +58,7 @@ class Batcher {
     Reason reason;
     absl::Duration retry_after;  // when, by the estimate, it would have fitted
   };
+  static constexpr size_t kReasons = static_cast<size_t>(Refusal::Reason::kLate) + 1;
 
   // Rows [first_row, first_row + rows) of a request.
   struct Slice {
@@ -72,6 +74,7 @@ class Batcher {
     kBytesLimit,
     kDeadline,  // one row more would have made the first request late
   };
+  static constexpr size_t kReleases = static_cast<size_t>(Release::kDeadline) + 1;
 
   struct Batch {
     uint64_t number = 0;
@@ -98,6 +101,9 @@ class Batcher {
   void Finish(const Batch& batch);
   // The request is answered, or nobody wants it any more: rows that wait are dropped. No effect if it is not open.
   void Close(Id id);
+  // Whether an admitted request was late: its client had given up, or was about to, when its answer was there. The
+  // margin that later ones must leave grows and shrinks so that about one in a hundred is.
+  void ObserveEnd(bool late);
 
   bool HasWork() const { return !lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors); }
   int running() const { return static_cast<int>(running_.size()); }
@@ -121,6 +127,8 @@ class Batcher {
     Key key;
   };
 
+  // What a request that comes now must be predicted to have left of its time.
+  absl::Duration MarginOf(const Request& request, absl::Time now) const;
   std::optional<Refusal> OverLimit(const Request& request, absl::Time now) const;
   // When a request of this lane and deadline would be done, given what goes before it.
   absl::Time PredictFinish(const Request& request, absl::Time now) const;
@@ -136,6 +144,7 @@ class Batcher {
   std::map<uint64_t, absl::Time> running_;  // by batch number: when it should be done
   uint64_t waiting_rows_ = 0;
   uint64_t waiting_bytes_ = 0;
+  absl::Duration late_margin_;  // what was learnt of late ones
   uint64_t arrivals_ = 0;
   uint64_t batches_ = 0;
 };

@@ -16,6 +16,9 @@ namespace {
 // A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
 constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
 
+// The last part of a call's time: who cancels it then has no time left, who does so earlier has changed his mind.
+constexpr double kNearDeadline = 0.125;
+
 // How long batches go before what nobody waits for.
 constexpr absl::Duration kChorePatience = absl::Milliseconds(20);
 
@@ -193,9 +196,19 @@ void InferenceEngine::FinishIfOver(const std::shared_ptr<Call>& call, Finished& 
   // What runs reads the caller's input, so its end is waited for.
   if (call->running_slices > 0 || (call->fault.ok() && call->rows_left > 0)) return;
   batcher_.Close(call->ticket);
+  NoteEnd(*call);
   call->version->series().ChangeInFlight(-1);
   calls_.erase(call->ticket);
   finished.push_back(call);
+}
+
+void InferenceEngine::NoteEnd(const Call& call) {
+  const absl::Time now = clock_.Now();
+  // A client gives up at its deadline, which is before ours: a call's way here does not count.
+  const absl::Time near = call.request.deadline - (call.request.deadline - call.start) * kNearDeadline;
+  const bool given_up = absl::IsCancelled(call.fault) && now >= near;
+  const bool late = given_up || absl::IsDeadlineExceeded(call.fault) || now >= call.request.deadline;
+  if (call.fault.ok() || late) batcher_.ObserveEnd(late);
 }
 
 std::unique_ptr<InferenceEngine::Job> InferenceEngine::Take(Finished& finished) {

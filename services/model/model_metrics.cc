@@ -125,10 +125,10 @@ VersionSeries::VersionSeries(ModelMetrics& owner, prometheus::Labels labels)
       batch_rows_(&owner_.batch_rows_.Add(labels_, BatchSizes())),
       expired_rows_(&owner_.expired_rows_.Add(labels_)),
       in_flight_(&owner_.in_flight_.Add(labels_)) {
-  for (int i = 0; i < kReleases; ++i) {
+  for (size_t i = 0; i < batches_.size(); ++i) {
     batches_[i] = &owner_.batches_.Add(With("release", Name(static_cast<Batcher::Release>(i))));
   }
-  for (int i = 0; i < kReasons; ++i) {
+  for (size_t i = 0; i < rejected_.size(); ++i) {
     rejected_[i] = &owner_.rejected_.Add(With("reason", Name(static_cast<Batcher::Refusal::Reason>(i))));
   }
 }

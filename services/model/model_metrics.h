@@ -133,8 +133,6 @@ class VersionSeries {
  private:
   friend class ModelMetrics;
   static constexpr int kCodes = 17;  // of gRPC
-  static constexpr int kReleases = 4;
-  static constexpr int kReasons = 4;
 
   VersionSeries(ModelMetrics& owner, prometheus::Labels labels);
   prometheus::Labels With(const char* label, std::string_view value) const;
@@ -150,8 +148,8 @@ class VersionSeries {
   prometheus::Counter* const expired_rows_;
   prometheus::Gauge* const in_flight_;
   prometheus::Gauge* canary_score_ = nullptr;
-  std::array<prometheus::Counter*, kReleases> batches_;
-  std::array<prometheus::Counter*, kReasons> rejected_;
+  std::array<prometheus::Counter*, Batcher::kReleases> batches_;
+  std::array<prometheus::Counter*, Batcher::kReasons> rejected_;
   std::unique_ptr<DriftWatch> drift_;
 };
 

@@ -128,6 +128,27 @@ TEST_F(BatcherTest, WhatCannotBeDoneInTimeIsRefusedAtOnce) {
   EXPECT_EQ(batcher.Admit(Ask(6, 1, absl::ZeroDuration()), kStart)->reason, Batcher::Refusal::Reason::kLate);
 }
 
+TEST_F(BatcherTest, TheMarginFollowsWhatComesLate) {
+  lane_.time.Observe(1, absl::Milliseconds(10));
+  Batcher batcher({.executors = 1});
+  batcher.Admit(Ask(1), kStart);
+  const auto running = batcher.Next(kStart).batch;
+  const auto fits = [&](absl::Duration patience) {
+    const bool admitted = !batcher.Admit(Ask(2, 1, patience), kStart);
+    batcher.Close(2);
+    return admitted;
+  };
+  EXPECT_TRUE(fits(absl::Milliseconds(24)));  // 10 + 10 and an eighth
+  for (int i = 0; i < 4; ++i) batcher.ObserveEnd(true);
+  EXPECT_FALSE(fits(absl::Milliseconds(24)));
+  EXPECT_TRUE(fits(absl::Milliseconds(28)));  // 4 ms more
+  for (int i = 0; i < 300; ++i) batcher.ObserveEnd(true);
+  EXPECT_FALSE(fits(absl::Milliseconds(38)));
+  EXPECT_TRUE(fits(absl::Milliseconds(42))) << "half of the time is always enough";
+  for (int i = 0; i < 10'000; ++i) batcher.ObserveEnd(false);
+  EXPECT_TRUE(fits(absl::Milliseconds(24))) << "one in a hundred may be late";
+}
+
 TEST_F(BatcherTest, ABatchTakesNoRowsThatMakeItsFirstRequestLate) {
   for (uint32_t rows : {1, 2, 4, 8}) lane_.time.Observe(rows, absl::Milliseconds(10) * rows);
   Batcher batcher({.executors = 1, .batch_rows = 8});

@@ -326,6 +326,20 @@ TEST_F(InferenceEngineTest, RefusalsSayWhenToTryAgainAndAreCounted) {
   busy.join();
 }
 
+TEST_F(InferenceEngineTest, EveryReleaseAndRefusalIsCountedUnderItsName) {
+  VersionSeries& series = version_->series();
+  for (size_t i = 0; i < Batcher::kReleases; ++i) series.ObserveBatch(1, static_cast<Batcher::Release>(i));
+  for (size_t i = 0; i < Batcher::kReasons; ++i) series.CountRejected(static_cast<Batcher::Refusal::Reason>(i));
+  for (const char* name : {"idle_executor", "freed_executor", "rows_limit", "bytes_limit", "deadline"}) {
+    EXPECT_THAT(metrics_.Render(),
+                HasSubstr(absl::StrCat("batches_total{model=\"mnist\",release=\"", name, "\",version=\"6\"} 1")));
+  }
+  for (const char* name : {"queue_requests", "queue_rows", "queue_bytes", "late"}) {
+    EXPECT_THAT(metrics_.Render(),
+                HasSubstr(absl::StrCat("rejected_total{model=\"mnist\",reason=\"", name, "\",version=\"6\"} 1")));
+  }
+}
+
 TEST_F(InferenceEngineTest, ABatchIsExpectedToTakeAsLongAsItsAnswersToo) {
   InferenceEngine engine({.executors = 1}, clock_);
   const std::vector<uint8_t> pixels = Pixels({1});
