@@ -8,6 +8,7 @@ usage: deploy/build_images.sh [flags]
   --registry PREFIX         before every name, e.g. registry.example.com/ml; default: none
   --tag TAG                 default: the project's version
   --bin DIR                 take the programs in DIR, built on this machine (Debian 12), instead of compiling them in a container
+  --libtorch DIR            compile against the LibTorch unpacked in DIR instead of Debian's
   --base IMAGE              what to compile in; default: debian:12-slim
   --base-from-debootstrap   make that image here with debootstrap, from Debian's mirror: where no registry can be reached
   --sbom DIR                write what each image consists of to DIR/NAME.cdx.json (CycloneDX; needs python3)
@@ -16,12 +17,13 @@ TEXT
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 version=$(sed -n 's/^project(millrace VERSION \([0-9.]*\).*/\1/p' "$root/CMakeLists.txt")
-registry= tag=$version binaries= base=debian:12-slim bootstrap=0 sbom=
+registry= tag=$version binaries= libtorch= base=debian:12-slim bootstrap=0 sbom=
 while [ $# -gt 0 ]; do
   case $1 in
     --registry) registry=${2:?--registry needs a prefix}/; shift ;;
     --tag) tag=${2:?--tag needs a tag}; shift ;;
     --bin) binaries=${2:?--bin needs a directory}; shift ;;
+    --libtorch) libtorch=${2:?--libtorch needs a directory}; shift ;;
     --base) base=${2:?--base needs an image}; shift ;;
     --base-from-debootstrap) bootstrap=1 ;;
     --sbom) sbom=${2:?--sbom needs a directory}; shift ;;
@@ -59,6 +61,7 @@ elif [ "$bootstrap" = 1 ]; then
     rm -rf "$scratch/debian"
   fi
 fi
+[ -z "$libtorch" ] || flags+=(--build-context "libtorch=$libtorch")
 revision=$(git -C "$root" describe --always --dirty 2> /dev/null || echo unknown)
 
 sizes=()

@@ -50,13 +50,19 @@ add_packages() { # ROOT PACKAGE ...
   done
 }
 
-# Libraries at the paths where the loader looks for them.
+# Libraries at the paths where the loader looks for them: the system's where they are here; others, such as upstream's
+# LibTorch, in /usr/lib, and without their symbol tables, which are a quarter of LibTorch.
 add_libraries() { # ROOT LIST
   local root=$1 path files=()
   while read -r path; do
-    mkdir -p "$root${path%/*}"
-    cp -L "$path" "$root$path"
-    files+=("$(readlink -f "$path")")
+    if [[ $path == /usr/* ]]; then
+      mkdir -p "$root${path%/*}"
+      cp -L "$path" "$root$path"
+      files+=("$(readlink -f "$path")")
+    else
+      install -D --target-directory="$root/usr/lib" "$path"
+      strip "$root/usr/lib/${path##*/}"
+    fi
   done < "$2"
   # shellcheck disable=SC2046  # a list of names
   [ ${#files[@]} = 0 ] || add_packages "$root" $(packages_of "${files[@]}")

@@ -1,4 +1,5 @@
-# Finds every third-party library once. Names are Debian 12's; upstream LibTorch is taken from CMAKE_PREFIX_PATH.
+# Finds every third-party library once. Names are Debian 12's; upstream's LibTorch is taken from Torch_ROOT. (From
+# CMAKE_PREFIX_PATH the compiler and headers of Protocol Buffers that lie beside it would be taken, too.)
 include(GNUInstallDirs)
 
 set(THREADS_PREFER_PTHREAD_FLAG ON)
@@ -24,6 +25,12 @@ find_package(Torch REQUIRED)
 add_library(millrace_torch INTERFACE)
 target_link_libraries(millrace_torch INTERFACE ${TORCH_LIBRARIES})
 target_include_directories(millrace_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+# Upstream's has headers of an older Protocol Buffers beside it: ours go first.
+if(NOT TORCH_INSTALL_PREFIX STREQUAL "/usr")
+  file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/before_torch)
+  file(CREATE_LINK ${Protobuf_INCLUDE_DIR}/google ${PROJECT_BINARY_DIR}/before_torch/google SYMBOLIC)
+  target_include_directories(millrace_torch SYSTEM BEFORE INTERFACE ${PROJECT_BINARY_DIR}/before_torch)
+endif()
 
 if(MILLRACE_BUILD_TESTS)
   find_package(GTest REQUIRED)

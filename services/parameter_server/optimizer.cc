@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <sstream>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -47,7 +48,7 @@ std::unique_ptr<torch::optim::Optimizer> MakeOptimizer(const v1::OptimizerSpec& 
 template <typename Map>
 typename Map::key_type StateKey(const Map&, const at::Tensor& parameter) {
   if constexpr (std::is_same_v<typename Map::key_type, std::string>) {
-    return c10::guts::to_string(parameter.unsafeGetTensorImpl());
+    return (std::ostringstream() << parameter.unsafeGetTensorImpl()).str();
   } else {
     return parameter.unsafeGetTensorImpl();
   }
