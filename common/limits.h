@@ -33,4 +33,7 @@ inline constexpr uint32_t kPredictRowsMax = 1024;
 // that carry a model.
 inline constexpr int kMessageBytesMax = 64 << 20;
 
+// Calls at once on one connection to a server; a client's further ones wait on its side.
+inline constexpr int kCallsPerConnectionMax = 1024;
+
 }  // namespace millrace

@@ -189,6 +189,25 @@ TEST_P(GrpcServerTest, MessagesOverTheLimitAreRefusedWithoutHarm) {
   EXPECT_TRUE(Predict(channel, RequestFor("m")).ok());
 }
 
+TEST_P(GrpcServerTest, AConnectionHasNoMoreCallsAtOnceThanTheLimit) {
+  const auto channel = MakeChannel(server_->address());
+  std::vector<std::unique_ptr<RawStream>> watches;
+  for (int i = 0; i < kCallsPerConnectionMax; ++i) {
+    watches.push_back(std::make_unique<RawStream>(channel, kHealthWatch, absl::Minutes(2)));
+    ASSERT_TRUE(watches.back()->Write(""));
+    ASSERT_EQ(watches.back()->Read(), kNotServing);
+  }
+  const auto check = [&](absl::Duration timeout) {
+    RawStream call(channel, kHealthCheck, timeout);
+    call.Write("");
+    call.WritesDone();
+    return call.Read();
+  };
+  EXPECT_EQ(check(absl::Milliseconds(200)), std::nullopt);
+  watches.pop_back();
+  EXPECT_EQ(check(absl::Seconds(20)), kNotServing);
+}
+
 TEST_P(GrpcServerTest, NonsenseInsteadOfAMessageIsAnErrorOfTheCall) {
   RawStream call(MakeChannel(server_->address()), "/millrace.v1.ModelService/Predict");
   call.Write("\xff\xff\xff nonsense");
