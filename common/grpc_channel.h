@@ -21,8 +21,8 @@ namespace millrace {
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
                                            const std::shared_ptr<grpc::ChannelCredentials>& credentials = nullptr);
 
-// The same, but gRPC sends a call once more that no server has seen (gRFC A6, transparent retries), as when a server that
-// is about to end asks its clients to connect anew: what any client of a model service has by default.
+// The same, but gRPC sends a call once more that no server has seen (gRFC A6, transparent retries), as when a server
+// that is about to end asks its clients to connect anew: what any client of a model service has by default.
 std::shared_ptr<grpc::Channel> MakeRetryingChannel(const std::string& address,
                                                    const std::shared_ptr<grpc::ChannelCredentials>& credentials);
 

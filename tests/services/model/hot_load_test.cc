@@ -188,7 +188,8 @@ TEST_F(HotLoadTest, ExportedVersionsAreVerifiedSwappedInAndAnswerThemselves) {
     ExportVersion(root_ / "models", version, *InitialParameters(network, version), network);
   });
   for (const auto& [version, answer] : seen) {
-    const auto model = ServableModel::Load((root_ / "models/mnist" / absl::StrCat(version)).string(), {.max_warm_batch = 1});
+    const auto model =
+        ServableModel::Load((root_ / "models/mnist" / absl::StrCat(version)).string(), {.max_warm_batch = 1});
     ASSERT_THAT(model, IsOk());
     EXPECT_EQ(answer.digest(), (*model)->manifest().model_sha256());
     const auto expected = (*model)->Predict({reinterpret_cast<const uint8_t*>(pixels.data()), pixels.size()}, 1);
