@@ -14,9 +14,9 @@ constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(1);
 // on busy processors, only late answers tell.
 constexpr double kMarginShare = 0.125;
 constexpr double kMarginShareMax = 0.5;
-constexpr absl::Duration kLateMarginStep = absl::Milliseconds(1);
+constexpr absl::Duration kLateMarginStep = absl::Milliseconds(2);
 constexpr absl::Duration kLateMarginMax = absl::Milliseconds(100);
-constexpr double kLateShare = 0.01;
+constexpr double kLateShare = 0.005;
 
 Batcher::Refusal Refuse(Batcher::Refusal::Reason reason, absl::Duration retry_after) {
   return {.reason = reason, .retry_after = std::max(retry_after, kRetryAfterMin)};

@@ -102,7 +102,7 @@ class Batcher {
   // The request is answered, or nobody wants it any more: rows that wait are dropped. No effect if it is not open.
   void Close(Id id);
   // Whether an admitted request was late: its client had given up, or was about to, when its answer was there. The
-  // margin that later ones must leave grows and shrinks so that about one in a hundred is.
+  // margin that later ones must leave grows and shrinks so that about one in two hundred is.
   void ObserveEnd(bool late);
 
   bool HasWork() const { return !lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors); }
