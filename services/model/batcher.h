@@ -101,7 +101,7 @@ class Batcher {
   void Finish(const Batch& batch);
   // The request is answered, or nobody wants it any more: rows that wait are dropped. No effect if it is not open.
   void Close(Id id);
-  // Whether an admitted request was late: its client had given up, or was about to, when its answer was there. The
+  // Whether a request that was admitted by an estimate was late: its client had given up when its answer was there. The
   // margin that later ones must leave grows and shrinks so that about one in two hundred is.
   void ObserveEnd(bool late);
 

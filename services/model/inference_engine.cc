@@ -70,6 +70,7 @@ struct InferenceEngine::Call {
   uint32_t rows_left = 0;
   int running_slices = 0;
   bool admitted = false;
+  bool at_once = false;                // nothing was before it, so that it was admitted whatever its time
   std::atomic<bool> unwanted = false;  // cancelled, or failed elsewhere: not worth computing
 };
 
@@ -158,6 +159,7 @@ bool InferenceEngine::Quiet(absl::Time now) const {
 
 absl::Status InferenceEngine::Admit(const std::shared_ptr<Call>& call) {
   if (stop_) return absl::UnavailableError("the model service is shutting down");
+  call->at_once = batcher_.waiting_rows() == 0 && batcher_.running() < limits_.executors;
   const std::optional<Batcher::Refusal> refusal =
       batcher_.Admit({.id = call->ticket,
                       .lane = &LaneOf(*call->version, call->request),
@@ -203,6 +205,7 @@ void InferenceEngine::FinishIfOver(const std::shared_ptr<Call>& call, Finished& 
 }
 
 void InferenceEngine::NoteEnd(const Call& call) {
+  if (call.at_once) return;
   const absl::Time now = clock_.Now();
   // A client gives up at its deadline, which is before ours: a call's way here does not count.
   const absl::Time near = call.request.deadline - (call.request.deadline - call.start) * kNearDeadline;

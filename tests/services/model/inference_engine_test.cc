@@ -326,6 +326,25 @@ TEST_F(InferenceEngineTest, RefusalsSayWhenToTryAgainAndAreCounted) {
   busy.join();
 }
 
+TEST_F(InferenceEngineTest, WhatRunsAtOnceDoesNotTeachTheMargin) {
+  InferenceEngine engine({.executors = 1}, clock_);
+  for (int i = 0; i < 20; ++i) {
+    const int before = predictor_->entered;
+    predictor_->blocked = true;
+    std::thread caller([&] { Ask(engine, {1}, clock_.Now() + absl::Milliseconds(10))->future.wait(); });
+    EXPECT_TRUE(Eventually([&] { return predictor_->entered > before; }));
+    clock_.Advance(absl::Milliseconds(11));  // it had too little time, whatever the others have
+    predictor_->blocked = false;
+    caller.join();
+  }
+  std::thread busy = Occupy(engine);
+  const auto pending = Ask(engine, {1}, clock_.Now() + absl::Milliseconds(30));  // 11 and 11, and an eighth
+  EXPECT_EQ(engine.in_flight(), 2);
+  predictor_->blocked = false;
+  busy.join();
+  pending->future.wait();
+}
+
 TEST_F(InferenceEngineTest, EveryReleaseAndRefusalIsCountedUnderItsName) {
   VersionSeries& series = version_->series();
   for (size_t i = 0; i < Batcher::kReleases; ++i) series.ObserveBatch(1, static_cast<Batcher::Release>(i));
