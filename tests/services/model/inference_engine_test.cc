@@ -367,11 +367,11 @@ TEST_F(InferenceEngineTest, ABatchIsExpectedToTakeAsLongAsItsAnswersToo) {
   request.rows = 1;
   engine.Infer(version_, request, [&](const Result&) { clock_.Advance(absl::Milliseconds(30)); });
   std::thread busy = Occupy(engine);
-  EXPECT_THAT(Ask(engine, {2}, clock_.Now() + absl::Milliseconds(40))->future.get(),
-              StatusIs(absl::StatusCode::kDeadlineExceeded))
-      << "30 ms for what runs, and 30 more";
+  const auto late = Ask(engine, {2}, clock_.Now() + absl::Milliseconds(40));
+  EXPECT_EQ(engine.in_flight(), 1) << "30 ms for what runs, and 30 more";
   predictor_->blocked = false;
   busy.join();
+  EXPECT_THAT(late->future.get(), StatusIs(absl::StatusCode::kDeadlineExceeded));
 }
 
 TEST_F(InferenceEngineTest, WarmComputesEverySizeOnEveryExecutor) {
