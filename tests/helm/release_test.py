@@ -79,7 +79,8 @@ class Release(Steps, unittest.TestCase):
         """Model pods replaced one after the other, as the Deployment's strategy has it."""
         values = {
             "parameterServer": {"output": {"accessMode": "ReadWriteMany"}},
-            "model": {"source": "volume", "replicas": 3, "drainSeconds": 2},
+            # Clients look a name up every two seconds at most, and must have done so before the old pod is gone.
+            "model": {"source": "volume", "replicas": 3, "drainSeconds": 6},
         }
         with cluster_class(chart.render(values, files=[MINIMAL])) as cluster:
             cluster.start("data", "parameter-server", "worker")
