@@ -42,7 +42,7 @@ std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Tim
   waiting_rows_ += waiting.rows();
   waiting_bytes_ += waiting.bytes();
   lanes_[request.lane].emplace(key, waiting);
-  open_[request.id] = {.lane = request.lane, .key = key};
+  open_[request.id] = {.lane = request.lane, .key = key, .met_free_executor = met_free_executor};
   return std::nullopt;
 }
 
@@ -51,7 +51,12 @@ absl::Duration Batcher::MarginOf(const Request& request, absl::Time now) const {
   return std::min(time * kMarginShare + late_margin_, time * kMarginShareMax);
 }
 
-void Batcher::ObserveEnd(bool late) {
+void Batcher::ObserveEnd(Id id, bool late) {
+  if (const auto open = open_.find(id); open != open_.end()) Learn(open->second, late);
+}
+
+void Batcher::Learn(const Place& place, bool late) {
+  if (place.met_free_executor) return;
   late_margin_ += kLateMarginStep * ((late ? 1 : 0) - kLateShare);
   late_margin_ = std::clamp(late_margin_, absl::ZeroDuration(), kLateMarginMax);
 }
@@ -130,7 +135,9 @@ void Batcher::DropExpired(absl::Time now, std::vector<Id>& expired) {
     Queue& queue = lane->second;
     while (!queue.empty() && queue.begin()->first.first <= now) {
       expired.push_back(queue.begin()->second.request.id);
-      open_.erase(expired.back());
+      const auto open = open_.find(expired.back());
+      Learn(open->second, true);
+      open_.erase(open);
       Forget(queue.begin()->second);
       queue.erase(queue.begin());
     }
@@ -149,8 +156,8 @@ Batcher::Queue* Batcher::EarliestQueue(Lane** lane) {
 }
 
 Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
-  Batch batch{.number = batches_++, .lane = lane, .slices = {}, .rows = 0, .release = Release::kFreedExecutor};
-  const bool met_free_executor = queue.begin()->second.met_free_executor;
+  Batch batch{.number = batches_++, .lane = lane, .slices = {}};
+  batch.release = queue.begin()->second.met_free_executor ? Release::kIdleExecutor : Release::kFreedExecutor;
   const absl::Time latest = queue.begin()->second.latest;
   const auto late = [&](uint32_t rows) { return now + lane->time.Estimate(rows) > latest; };
   uint64_t bytes = 0;
@@ -173,15 +180,14 @@ Batcher::Batch Batcher::Fill(Lane* lane, Queue& queue, absl::Time now) {
       waiting.next_row += rows;
     }
     if (waiting.rows() > 0) {
-      batch.release = rows < wanted ? Release::kDeadline : fit < room ? Release::kBytesLimit : Release::kRowsLimit;
+      batch.release = fit < room ? Release::kBytesLimit : Release::kRowsLimit;
+      if (rows < wanted) batch.release = Release::kDeadline;
       break;
     }
     open_[waiting.request.id].lane = nullptr;
     queue.erase(queue.begin());
   }
-  const bool limited = batch.release != Release::kFreedExecutor;
   if (queue.empty()) lanes_.erase(lane);
-  if (!limited && met_free_executor) batch.release = Release::kIdleExecutor;
   running_[batch.number] = now + lane->time.Estimate(batch.rows);
   return batch;
 }
@@ -191,11 +197,11 @@ void Batcher::Finish(const Batch& batch) { running_.erase(batch.number); }
 void Batcher::Close(Id id) {
   const auto open = open_.find(id);
   if (open == open_.end()) return;
-  const auto [lane, key] = open->second;
+  const Place place = open->second;
   open_.erase(open);
-  if (lane == nullptr) return;
-  const auto found = lanes_.find(lane);
-  const auto waiting = found->second.find(key);
+  if (place.lane == nullptr) return;
+  const auto found = lanes_.find(place.lane);
+  const auto waiting = found->second.find(place.key);
   Forget(waiting->second);
   found->second.erase(waiting);
   if (found->second.empty()) lanes_.erase(found);

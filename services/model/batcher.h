@@ -101,9 +101,10 @@ class Batcher {
   void Finish(const Batch& batch);
   // The request is answered, or nobody wants it any more: rows that wait are dropped. No effect if it is not open.
   void Close(Id id);
-  // Whether a request that was admitted by an estimate was late: its client had given up when its answer was there. The
-  // margin that later ones must leave grows and shrinks so that about one in two hundred is.
-  void ObserveEnd(bool late);
+  // The request ends here, before Close: in time, or late, as its client had given up when its answer was there. If it
+  // is open and was admitted by an estimate, the margin that later ones must leave grows or shrinks, so that about one
+  // in two hundred is late.
+  void ObserveEnd(Id id, bool late);
 
   bool HasWork() const { return !lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors); }
   int running() const { return static_cast<int>(running_.size()); }
@@ -125,6 +126,7 @@ class Batcher {
   struct Place {
     Lane* lane = nullptr;
     Key key;
+    bool met_free_executor = false;
   };
 
   // What a request that comes now must be predicted to have left of its time.
@@ -137,10 +139,11 @@ class Batcher {
   Queue* EarliestQueue(Lane** lane);
   Batch Fill(Lane* lane, Queue& queue, absl::Time now);
   void Forget(const Waiting& waiting);
+  void Learn(const Place& place, bool late);
 
   const Limits limits_;
   std::map<Lane*, Queue> lanes_;            // none empty
-  std::unordered_map<Id, Place> open_;      // of one whose rows are all given out the place is void
+  std::unordered_map<Id, Place> open_;      // of one whose rows are all given out the lane is null
   std::map<uint64_t, absl::Time> running_;  // by batch number: when it should be done
   uint64_t waiting_rows_ = 0;
   uint64_t waiting_bytes_ = 0;

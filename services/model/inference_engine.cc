@@ -70,7 +70,6 @@ struct InferenceEngine::Call {
   uint32_t rows_left = 0;
   int running_slices = 0;
   bool admitted = false;
-  bool at_once = false;                // nothing was before it, so that it was admitted whatever its time
   std::atomic<bool> unwanted = false;  // cancelled, or failed elsewhere: not worth computing
 };
 
@@ -159,7 +158,6 @@ bool InferenceEngine::Quiet(absl::Time now) const {
 
 absl::Status InferenceEngine::Admit(const std::shared_ptr<Call>& call) {
   if (stop_) return absl::UnavailableError("the model service is shutting down");
-  call->at_once = batcher_.waiting_rows() == 0 && batcher_.running() < limits_.executors;
   const std::optional<Batcher::Refusal> refusal =
       batcher_.Admit({.id = call->ticket,
                       .lane = &LaneOf(*call->version, call->request),
@@ -193,25 +191,24 @@ void InferenceEngine::Cancel(Ticket ticket) {
 void InferenceEngine::FinishIfOver(const std::shared_ptr<Call>& call, Finished& finished) {
   if (!call->fault.ok()) {
     call->unwanted = true;
-    batcher_.Close(call->ticket);  // no more of it is begun
+    Close(*call);
   }
   // What runs reads the caller's input, so its end is waited for.
   if (call->running_slices > 0 || (call->fault.ok() && call->rows_left > 0)) return;
-  batcher_.Close(call->ticket);
-  NoteEnd(*call);
+  Close(*call);
   call->version->series().ChangeInFlight(-1);
   calls_.erase(call->ticket);
   finished.push_back(call);
 }
 
-void InferenceEngine::NoteEnd(const Call& call) {
-  if (call.at_once) return;
+void InferenceEngine::Close(const Call& call) {
   const absl::Time now = clock_.Now();
   // A client gives up at its deadline, which is before ours: a call's way here does not count.
   const absl::Time near = call.request.deadline - (call.request.deadline - call.start) * kNearDeadline;
   const bool given_up = absl::IsCancelled(call.fault) && now >= near;
   const bool late = given_up || absl::IsDeadlineExceeded(call.fault) || now >= call.request.deadline;
-  if (call.fault.ok() || late) batcher_.ObserveEnd(late);
+  if (call.fault.ok() || late) batcher_.ObserveEnd(call.ticket, late);
+  batcher_.Close(call.ticket);
 }
 
 std::unique_ptr<InferenceEngine::Job> InferenceEngine::Take(Finished& finished) {

@@ -88,8 +88,8 @@ class InferenceEngine {
   void Complete(Job& job, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // If nothing more can happen to the call, moves it into `finished`.
   void FinishIfOver(const std::shared_ptr<Call>& call, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // An admitted call is over.
-  void NoteEnd(const Call& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // No more of an admitted call is begun, and the batcher learns how it ended.
+  void Close(const Call& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Answer(const Finished& finished);
   // Returns when the executor's thread has run it, or the engine ends.
   void RunOn(Executor& executor, std::function<void()> chore);

@@ -138,14 +138,21 @@ TEST_F(BatcherTest, TheMarginFollowsWhatComesLate) {
     batcher.Close(2);
     return admitted;
   };
+  const auto end = [&](bool late) {
+    ASSERT_FALSE(batcher.Admit(Ask(3, 1, absl::Hours(1)), kStart));
+    batcher.ObserveEnd(3, late);
+    batcher.Close(3);
+  };
   EXPECT_TRUE(fits(absl::Milliseconds(24)));  // 10 + 10 and an eighth
-  for (int i = 0; i < 2; ++i) batcher.ObserveEnd(true);
+  for (int i = 0; i < 300; ++i) batcher.ObserveEnd(1, true);
+  EXPECT_TRUE(fits(absl::Milliseconds(24))) << "it was admitted whatever its time";
+  for (int i = 0; i < 2; ++i) end(true);
   EXPECT_FALSE(fits(absl::Milliseconds(24)));
   EXPECT_TRUE(fits(absl::Milliseconds(28)));  // 4 ms more
-  for (int i = 0; i < 300; ++i) batcher.ObserveEnd(true);
+  for (int i = 0; i < 300; ++i) end(true);
   EXPECT_FALSE(fits(absl::Milliseconds(38)));
   EXPECT_TRUE(fits(absl::Milliseconds(42))) << "half of the time is always enough";
-  for (int i = 0; i < 10'000; ++i) batcher.ObserveEnd(false);
+  for (int i = 0; i < 10'000; ++i) end(false);
   EXPECT_TRUE(fits(absl::Milliseconds(24))) << "one in two hundred may be late";
 }
 
