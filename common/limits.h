@@ -29,6 +29,9 @@ inline constexpr uint64_t kOutstandingBatchesMax = 1024;
 // Images in one request for predictions.
 inline constexpr uint32_t kPredictRowsMax = 1024;
 
+// Of each kind, newest ones and others, that one listing of a version source may ask for.
+inline constexpr uint32_t kExportedVersionsMax = 64;
+
 // One gRPC message. One MiB of payload per message is the rule on our streams; the limit leaves room for unary calls
 // that carry a model.
 inline constexpr int kMessageBytesMax = 64 << 20;

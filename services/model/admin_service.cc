@@ -70,7 +70,7 @@ absl::Status AdminService::RollBack(const v1::RollbackRequest& request, v1::Roll
   }
   if (before == 0) {
     return absl::FailedPreconditionError(
-        absl::StrCat("no version of model ", model, " before ", serving->info().version, " has served here"));
+        absl::StrCat("no version of model ", model, " before ", serving->info().version, " has been loaded here"));
   }
   const absl::Status there = CheckThere(model, before);
   if (!there.ok()) return absl::FailedPreconditionError(there.message());

@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
   std::string rollout_mode = "immediate";
   millrace::RolloutOptions rollout;
   size_t standby_versions = 0;
+  std::vector<std::string> pins;
   double drain_seconds = 2;
   std::string request_log_file;
   millrace::RequestLog::Options request_log;
@@ -89,10 +90,14 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   app.add_option("--standby-versions", standby_versions,
-                 "Of each model, how many of the versions that served last stay loaded: requests may name them, and a "
-                 "rollback or pin to one takes no time to load")
+                 "Of each model, how many versions before the one that serves are loaded too: requests may name them, "
+                 "and a rollback or pin to one takes no time to load")
       ->capture_default_str()
       ->check(CLI::Range(0, 32));
+  app.add_option(
+      "--pin", pins,
+      "MODEL=VERSION (mnist=4220), once per model: from the start exactly this version is to serve, whatever "
+      "else the repository holds, until an operator pins another or ends it");
   app.add_option(
       "--admin-token-file", admin_token_file,
       "File with the bearer token that pins, rollbacks, loads and unloads need; without one only this machine may ask");
@@ -149,6 +154,7 @@ int main(int argc, char** argv) {
              .canary_margin = canary_margin,
              .rollout = rollout,
              .standby_versions = standby_versions,
+             .pins = pins,
              .admin_token_file = admin_token_file,
              .admin_open = millrace::ParseAddress(flags.listen)->is_local(),
              .admin_open_http = !flags.http_listen.empty() && millrace::ParseAddress(flags.http_listen)->is_local(),

@@ -1,14 +1,18 @@
 #include "services/model/model_server.h"
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "common/address.h"
 #include "common/files.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/model_name.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -16,12 +20,18 @@ namespace millrace {
 
 namespace {
 
-std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, Metrics& metrics, const Clock& clock) {
+constexpr uint32_t kMirroredVersionsMin = 3;
+
+std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, const ServingTable& table,
+                                          Metrics& metrics, const Clock& clock) {
   if (options.source.empty()) return nullptr;
+  const auto loaded = static_cast<uint32_t>(1 + options.standby_versions);
   return std::make_unique<VersionMirror>(VersionMirror::Options{.source = options.source,
                                                                 .repository = options.repository,
                                                                 .poll_interval = options.poll_interval,
-                                                                .credentials = options.source_credentials},
+                                                                .credentials = options.source_credentials,
+                                                                .keep = std::max(kMirroredVersionsMin, loaded),
+                                                                .pins = [&table] { return table.pins(); }},
                                          metrics, clock);
 }
 
@@ -74,6 +84,7 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
   if (!(options.canary_margin >= 0 && options.canary_margin <= 1)) {
     return absl::InvalidArgumentError("--canary-margin must be in [0, 1]");
   }
+  MILLRACE_ASSIGN_OR_RETURN(const Pins pins, ParsePins(options.pins));
   std::optional<CanarySet> canary_set;
   if (!options.canary_set.empty()) {
     absl::StatusOr<CanarySet> read = CanarySet::Read(options.canary_set);
@@ -86,11 +97,28 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
   if (options.request_log) {
     MILLRACE_ASSIGN_OR_RETURN(request_log, RequestLog::Create(*options.request_log, metrics, clock));
   }
-  return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), std::move(canary_set), std::move(load),
+  return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), pins, std::move(canary_set), std::move(load),
                                                       std::move(request_log), metrics, clock));
 }
 
-ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load,
+absl::StatusOr<ModelServer::Pins> ModelServer::ParsePins(const std::vector<std::string>& texts) {
+  Pins pins;
+  for (const std::string& text : texts) {
+    const std::vector<std::string> parts = absl::StrSplit(text, absl::MaxSplits('=', 1));
+    uint64_t version = 0;
+    if (parts.size() != 2 || !absl::SimpleAtoi(parts[1], &version) || version == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--pin must be MODEL=VERSION, with a version from 1, and is '", text, "'"));
+    }
+    MILLRACE_RETURN_IF_ERROR(CheckModelName("--pin: the model's name", parts[0]));
+    if (!pins.try_emplace(parts[0], version).second) {
+      return absl::InvalidArgumentError(absl::StrCat("--pin names model ", parts[0], " twice"));
+    }
+  }
+  return pins;
+}
+
+ModelServer::ModelServer(Options options, const Pins& pins, std::optional<CanarySet> canary_set, LoadVersion load,
                          std::unique_ptr<RequestLog> request_log, Metrics& metrics, const Clock& clock)
     : options_(std::move(options)),
       metrics_(ModelMetrics::Create(metrics)),
@@ -99,7 +127,7 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
       engine_(options_.limits, clock),
       explainer_(metrics, clock),
       service_(table_, engine_, explainer_, clock),
-      mirror_(MakeMirror(options_, metrics, clock)),
+      mirror_(MakeMirror(options_, table_, metrics, clock)),
       catalog_(table_, options_.limits, [this] { return Ready(); }),
       control_(loader_),
       open_inference_(catalog_, engine_, clock, control_, {options_.admin_token_file, options_.admin_open}),
@@ -118,6 +146,7 @@ ModelServer::ModelServer(Options options, std::optional<CanarySet> canary_set, L
                             const InferenceAnswer& answer) { request_log_->Observe(version, request, fault, answer); });
   }
   table_.OnChange([this] { service_.VersionsChanged(); });
+  for (const auto& [model, version] : pins) loader_.Pin(model, version);
 }
 
 absl::Status ModelServer::Ready() {

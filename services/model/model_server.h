@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -39,18 +40,19 @@ class ModelServer : public Service {
     std::string canary_set = {};  // CanarySet::Read's path; empty: versions are not compared
     double canary_margin = 0.02;  // [0, 1]
     RolloutOptions rollout = {};
-    size_t standby_versions = 0;        // of each model, of those that served last
-    std::string admin_token_file = {};  // bearer token of operators; empty: none is asked for
-    bool admin_open = false;            // without a token: whether anybody may pin, load and unload versions
-    bool admin_open_http = false;       // the same over HTTP
+    size_t standby_versions = 0;         // of each model, beside the one that serves
+    std::vector<std::string> pins = {};  // MODEL=VERSION: as VersionLoader::Pin, from the start
+    std::string admin_token_file = {};   // bearer token of operators; empty: none is asked for
+    bool admin_open = false;             // without a token: whether anybody may pin, load and unload versions
+    bool admin_open_http = false;        // the same over HTTP
     std::optional<RequestLog::Options> request_log = std::nullopt;
     // After SIGTERM: how long requests are still answered while the load balancer learns that we are not ready.
     absl::Duration drain_delay = absl::Seconds(2);  // [0, 1 h]
   };
 
-  // A repository that is not there yet is waited for. FAILED_PRECONDITION if its path is not a directory;
-  // INVALID_ARGUMENT for an option out of range, or a canary set that cannot be read. With a source the repository is
-  // made; errors of the file system.
+  // A repository that is not there yet is waited for, as is a version that is pinned. FAILED_PRECONDITION if its path
+  // is not a directory; INVALID_ARGUMENT for an option out of range, or a canary set that cannot be read. With a source
+  // the repository is made; errors of the file system.
   static absl::StatusOr<std::unique_ptr<ModelServer>> Create(Options options, LoadVersion load, Metrics& metrics,
                                                              const Clock& clock);
 
@@ -65,7 +67,10 @@ class ModelServer : public Service {
   void Drain(absl::Duration grace) override;
 
  private:
-  ModelServer(Options options, std::optional<CanarySet> canary_set, LoadVersion load,
+  using Pins = std::map<std::string, uint64_t>;
+  static absl::StatusOr<Pins> ParsePins(const std::vector<std::string>& texts);
+
+  ModelServer(Options options, const Pins& pins, std::optional<CanarySet> canary_set, LoadVersion load,
               std::unique_ptr<RequestLog> request_log, Metrics& metrics, const Clock& clock);
 
   const Options options_;

@@ -101,6 +101,7 @@ absl::Status ServingTable::NothingServes(std::string_view name, const Model* mod
     const bool refused = !model->candidates.empty() && !model->candidates.rbegin()->second.reason.empty();
     return absl::UnavailableError(
         absl::StrCat("no version of model ", ToAbsl(name), " serves yet",
+                     model->pinned == 0 ? "" : absl::StrCat("; version ", model->pinned, " is pinned"),
                      refused ? absl::StrCat("; version ", model->candidates.rbegin()->first,
                                             " was refused: ", model->candidates.rbegin()->second.reason)
                              : ""));
@@ -155,6 +156,29 @@ ServingTable::Versions ServingTable::Retire(Model& model, uint64_t version, size
   model.standby = std::move(kept);
   for (const auto& gone : retired) model.retired[gone->info().version] = gone;
   return retired;
+}
+
+bool ServingTable::StandBy(std::shared_ptr<const LoadedVersion> version) {
+  Versions retired;
+  {
+    MutexLock lock(&mutex_);
+    Model& model = models_[version->info().model];
+    if (model.serving == nullptr) return false;
+    Open(model, *version);
+    model.standby.push_back(std::move(version));
+    retired = Retire(model, 0, standby_max_);
+  }
+  Changed();
+  return true;
+}
+
+std::vector<uint64_t> ServingTable::standby(std::string_view name) const {
+  MutexLock lock(&mutex_);
+  std::vector<uint64_t> versions;
+  if (const auto found = models_.find(name); found != models_.end()) {
+    for (const auto& version : found->second.standby) versions.push_back(version->info().version);
+  }
+  return versions;
 }
 
 std::shared_ptr<const LoadedVersion> ServingTable::Standby(std::string_view name, uint64_t version) const {
@@ -271,6 +295,15 @@ uint64_t ServingTable::pinned(std::string_view model) const {
   MutexLock lock(&mutex_);
   const auto found = models_.find(model);
   return found == models_.end() ? 0 : found->second.pinned;
+}
+
+std::vector<uint64_t> ServingTable::pins() const {
+  MutexLock lock(&mutex_);
+  std::vector<uint64_t> pins;
+  for (const auto& [name, model] : models_) {
+    if (model.pinned != 0) pins.push_back(model.pinned);
+  }
+  return pins;
 }
 
 void ServingTable::SetLoading(const std::string& model, uint64_t version) {

@@ -42,7 +42,7 @@ class ServingTable {
   static constexpr std::string_view kDefaultModel = "mnist";
   static constexpr size_t kReportsPerModelMax = 32;  // of refused versions; the newest stay
 
-  // `standby_max`: of each model, how many of the versions that served last stay loaded.
+  // `standby_max`: of each model, how many versions stay loaded beside the one that serves.
   explicit ServingTable(size_t standby_max = 0) : standby_max_(standby_max) {}
   size_t standby_max() const { return standby_max_; }
 
@@ -67,8 +67,12 @@ class ServingTable {
   // model has been unloaded meanwhile: nothing changes.
   bool Publish(std::shared_ptr<const LoadedVersion> version);
 
-  // The version that served before, if it is still kept; else null.
+  // The version stays loaded beside the one that serves, after those on standby that have served. False if nothing
+  // serves, because the model has been unloaded meanwhile: nothing changes.
+  bool StandBy(std::shared_ptr<const LoadedVersion> version);
+  // If the version is on standby; else null.
   std::shared_ptr<const LoadedVersion> Standby(std::string_view model, uint64_t version) const;
+  std::vector<uint64_t> standby(std::string_view model) const;
 
   // From now on nothing answers for the model, and nothing is published for it, until EndUnload; what serves or is on
   // standby is retired. NOT_FOUND for a model of which nothing is known.
@@ -86,6 +90,7 @@ class ServingTable {
   // over.
   void SetPinned(const std::string& model, uint64_t version);
   uint64_t pinned(std::string_view model) const;
+  std::vector<uint64_t> pins() const;  // of all models
 
   void SetLoading(const std::string& model, uint64_t version);
   // `by_comparison`: as in VersionReport.
@@ -113,7 +118,7 @@ class ServingTable {
 
   struct Model {
     std::shared_ptr<const LoadedVersion> serving;
-    Versions standby;  // what served last first
+    Versions standby;  // what served last first, then what never did
     uint64_t pinned = 0;
     bool unloaded = false;
     std::optional<VersionReport> last;  // of an unloaded model: what served

@@ -17,6 +17,8 @@ namespace {
 constexpr char kWorse[] = "worse";  // than what serves, on the canary set
 constexpr char kIncomparable[] = "incomparable";
 
+constexpr char kUnloadedMeanwhile[] = "it was unloaded meanwhile";
+
 absl::Status Stopped() { return absl::UnavailableError("the model service is shutting down"); }
 
 bool SameSignature(const ModelInfo& a, const ModelInfo& b) { return a.input == b.input && a.classes == b.classes; }
@@ -130,7 +132,8 @@ bool VersionLoader::PollOnce() {
     reload.done(result->second);
   }
   if (!reloads.empty()) return listing.ok();
-  const std::optional<LoadAction> action = NextLoad(states, clock_.Now());
+  std::optional<LoadAction> action = NextLoad(states, clock_.Now());
+  if (!action) action = NextStandby(states, clock_.Now());
   if (!action) return false;
   models_[action->model].last_turn = ++turns_;
   (void)Load(*action);  // told in the table, the log and the metrics
@@ -189,6 +192,8 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
                       .available = versions,
                       .serving = model.serving,
                       .candidate = model.rollout == nullptr ? 0 : model.candidate.version,
+                      .standby = table_.standby(name),
+                      .standby_wanted = table_.standby_max(),
                       .pinned = table_.pinned(name),
                       .failed = model.failed,
                       .unloaded = table_.unloaded(name),
@@ -253,7 +258,7 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
     }
   }
   std::optional<CanaryScore> score;
-  if (result.status.ok()) CompareWithLive(by_pin, result, score);
+  if (result.status.ok()) CompareWithLive(by_pin || action.standby, result, score);
   if (!result.status.ok()) {
     Refuse(action, result);
     return result.status;
@@ -267,7 +272,7 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
                 start);
 }
 
-void VersionLoader::CompareWithLive(bool by_pin, LoadResult& result, std::optional<CanaryScore>& score) {
+void VersionLoader::CompareWithLive(bool whatever, LoadResult& result, std::optional<CanaryScore>& score) {
   const ModelInfo& info = result.predictor->info();
   if (options_.canary_set) {
     const absl::StatusOr<std::optional<CanaryScore>> measured = options_.canary_set->Measure(*result.predictor);
@@ -280,7 +285,7 @@ void VersionLoader::CompareWithLive(bool by_pin, LoadResult& result, std::option
     if (!score) LogWarning("the canary set does not fit the model, and says nothing of it", {{"model", info.model}});
   }
   const auto live = table_.Find(info.model, 0);
-  if (!live.ok() || by_pin) return;
+  if (!live.ok() || whatever) return;
   const ModelInfo& live_info = (*live)->info();
   if (shadow_ != nullptr && !SameSignature(info, live_info)) {
     result.status = absl::FailedPreconditionError(absl::StrCat("incomparable: it maps ", SignatureText(info),
@@ -302,6 +307,11 @@ absl::Status VersionLoader::Accept(const LoadAction& action, bool by_pin, std::s
   const absl::Duration took = clock_.Now() - start;
   metrics_->CountLoad(action.model, "loaded", "");
   metrics_->ObserveLoadTime(action.model, took);
+  if (action.standby) {
+    if (!table_.StandBy(loaded)) return GiveUp(action.model, version, kUnloadedMeanwhile);
+    LogInfo("a version stands by", {{"model", action.model}, {"version", version}, {"load_time", took}});
+    return absl::OkStatus();
+  }
   if (by_pin && table_.pinned(action.model) != version) {
     return GiveUp(action.model, version, absl::StrCat("version ", version, " was unpinned meanwhile"));
   }
@@ -323,7 +333,7 @@ absl::Status VersionLoader::Serve(const std::shared_ptr<const LoadedVersion>& ve
   const ModelInfo& info = version->info();
   Model& model = models_[info.model];
   if (model.rollout != nullptr && model.rollout->candidate() != version) EndRollout(info.model, "replaced", "");
-  if (!table_.Publish(version)) return GiveUp(info.model, info.version, "it was unloaded meanwhile");
+  if (!table_.Publish(version)) return GiveUp(info.model, info.version, kUnloadedMeanwhile);
   model.rollout = nullptr;
   metrics_->SetActive(info.model, info.version, info.step);
   *before = std::exchange(model.serving, info.version);
@@ -343,7 +353,7 @@ absl::Status VersionLoader::StartRollout(const LoadAction& action, const std::sh
   model.candidate = action.version;
   if (!table_.StartRollout(model.rollout)) {
     model.rollout = nullptr;
-    return GiveUp(action.model, action.version.version, "it was unloaded meanwhile");
+    return GiveUp(action.model, action.version.version, kUnloadedMeanwhile);
   }
   metrics_->SetCandidate(action.model, action.version.version);
   LogInfo("trying a candidate", {{"model", action.model},

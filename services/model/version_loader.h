@@ -113,8 +113,9 @@ class VersionLoader {
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   absl::Status Load(const LoadAction& action);
-  // Measures the version on the canary set, if there is one, and compares it with the one that serves.
-  void CompareWithLive(bool by_pin, LoadResult& result, std::optional<CanaryScore>& score);
+  // Measures the version on the canary set, if there is one, and compares it with the one that serves, unless it is
+  // wanted whatever comes of that.
+  void CompareWithLive(bool whatever, LoadResult& result, std::optional<CanaryScore>& score);
   absl::Status Accept(const LoadAction& action, bool by_pin, std::shared_ptr<const LoadedVersion> loaded,
                       absl::Time start);
   absl::Status StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded);

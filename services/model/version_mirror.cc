@@ -10,6 +10,7 @@
 #include "common/grpc_channel.h"
 #include "common/grpc_status.h"
 #include "common/hashing.h"
+#include "common/limits.h"
 #include "common/log.h"
 #include "common/model_name.h"
 #include "common/signing.h"
@@ -69,7 +70,9 @@ void VersionMirror::Run() {
 }
 
 bool VersionMirror::PollOnce() {
-  const absl::StatusOr<v1::ListExportedVersionsResponse> listing = List();
+  std::vector<uint64_t> pins = options_.pins ? options_.pins() : std::vector<uint64_t>();
+  if (pins.size() > kExportedVersionsMax) pins.resize(kExportedVersionsMax);
+  const absl::StatusOr<v1::ListExportedVersionsResponse> listing = List(pins);
   up_.Set(listing.ok() ? 1 : 0);
   if (!listing.ok()) {
     Note(listing.status());
@@ -87,6 +90,7 @@ bool VersionMirror::PollOnce() {
   const std::string& model = listing->model();
   const MirrorPlan plan = PlanMirror(wanted, Local(model), retry_at, clock_.Now());
   for (uint64_t version : plan.remove) {
+    if (std::ranges::find(pins, version) != pins.end()) continue;
     const absl::Status removed = RemoveTree(options_.repository / model / absl::StrCat(version));
     if (!removed.ok()) LogWarning("an old version stays", {{"version", version}, {"error", removed}});
   }
@@ -123,9 +127,10 @@ void VersionMirror::Note(const absl::Status& status) {
   status_ = status;
 }
 
-absl::StatusOr<v1::ListExportedVersionsResponse> VersionMirror::List() {
+absl::StatusOr<v1::ListExportedVersionsResponse> VersionMirror::List(const std::vector<uint64_t>& pins) {
   v1::ListExportedVersionsRequest request;
   request.set_newest(options_.keep);
+  request.mutable_besides()->Assign(pins.begin(), pins.end());
   MILLRACE_ASSIGN_OR_RETURN(v1::ListExportedVersionsResponse listing,
                             Call(&v1::VersionSource::Stub::ListExportedVersions, request));
   MILLRACE_RETURN_IF_ERROR(CheckModelName("the source's model", listing.model()));

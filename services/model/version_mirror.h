@@ -5,13 +5,14 @@
 // A version comes file by file in pieces of 1 MiB; a piece that is lost is asked for again where the file stopped. It
 // is written under a name that starts with '.', every file is checked against the digest in its manifest, the manifest
 // against the source's listing, and only then does the version get its name. A source that is away is asked again for
-// ever; what is here stays.
+// ever; what is here stays. Pinned versions are kept beside the newest, and stay even if the source has lost them.
 //
 // Metrics: millrace_model_source_up, millrace_model_source_fetches_total{result}, millrace_model_source_bytes_total.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -44,6 +45,8 @@ class VersionMirror {
     absl::Duration poll_interval;
     std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
     uint32_t keep = 3;                                                // newest versions that are kept here
+    // Of whichever model: the source says only with its listing which one it has. Called on the mirror's thread.
+    std::function<std::vector<uint64_t>()> pins = nullptr;
   };
 
   // `metrics` and `clock` must outlive the mirror.
@@ -72,7 +75,7 @@ class VersionMirror {
 
   void Run();
   void Note(const absl::Status& status);
-  absl::StatusOr<v1::ListExportedVersionsResponse> List();
+  absl::StatusOr<v1::ListExportedVersionsResponse> List(const std::vector<uint64_t>& pins);
   std::vector<MirroredVersion> Local(const std::string& model) const;
   void FetchNext(const std::string& model, const MirroredVersion& version);
   absl::Status Fetch(const std::string& model, const MirroredVersion& version);

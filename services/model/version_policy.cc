@@ -27,6 +27,15 @@ const AvailableVersion* BestCandidate(const ModelState& model, absl::Time now) {
   return nullptr;
 }
 
+const AvailableVersion* BestStandby(const ModelState& model, absl::Time now) {
+  if (model.unloaded || model.standby.size() >= model.standby_wanted) return nullptr;
+  for (auto version = model.available.rbegin(); version != model.available.rend(); ++version) {
+    const bool loaded = std::ranges::find(model.standby, version->version) != model.standby.end();
+    if (version->version < model.serving && !loaded && MayTry(model, *version, now)) return &*version;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 std::optional<LoadAction> NextLoad(std::span<const ModelState> models, absl::Time now) {
@@ -41,6 +50,14 @@ std::optional<LoadAction> NextLoad(std::span<const ModelState> models, absl::Tim
   }
   if (chosen == nullptr) return std::nullopt;
   return LoadAction{.model = chosen->model, .version = *candidate};
+}
+
+std::optional<LoadAction> NextStandby(std::span<const ModelState> models, absl::Time now) {
+  for (const ModelState& model : models) {
+    const AvailableVersion* version = BestStandby(model, now);
+    if (version != nullptr) return LoadAction{.model = model.model, .version = *version, .standby = true};
+  }
+  return std::nullopt;
 }
 
 absl::Duration RetryDelay(int attempts) {

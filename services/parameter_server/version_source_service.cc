@@ -1,5 +1,6 @@
 #include "services/parameter_server/version_source_service.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <utility>
@@ -8,6 +9,7 @@
 #include "common/files.h"
 #include "common/grpc_status.h"
 #include "common/hashing.h"
+#include "common/limits.h"
 #include "common/model/manifest.h"
 #include "common/signing.h"
 #include "common/status_macros.h"
@@ -31,16 +33,23 @@ VersionSourceService::VersionSourceService(std::filesystem::path root, std::stri
 grpc::ServerUnaryReactor* VersionSourceService::ListExportedVersions(grpc::CallbackServerContext* context,
                                                                      const v1::ListExportedVersionsRequest* request,
                                                                      v1::ListExportedVersionsResponse* response) {
-  return Finish(context, List(request->newest(), *response));
+  return Finish(context, List(*request, *response));
 }
 
-absl::Status VersionSourceService::List(uint32_t newest, v1::ListExportedVersionsResponse& response) const {
+absl::Status VersionSourceService::List(const v1::ListExportedVersionsRequest& request,
+                                        v1::ListExportedVersionsResponse& response) const {
+  const uint32_t newest = request.newest();
   if (newest == 0 || newest > kExportedVersionsMax) {
     return absl::InvalidArgumentError(absl::StrCat("newest ", newest, " is not in [1, ", kExportedVersionsMax, "]"));
   }
+  if (request.besides_size() > static_cast<int>(kExportedVersionsMax)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("besides names ", request.besides_size(), " versions; the limit is ", kExportedVersionsMax));
+  }
   response.set_model(model_);
+  uint32_t newer = 0;
   for (uint64_t version : NumberedEntries(directory_)) {
-    if (static_cast<uint32_t>(response.versions_size()) == newest) break;
+    if (newer >= newest && std::ranges::find(request.besides(), version) == request.besides().end()) continue;
     const std::filesystem::path directory = directory_ / absl::StrCat(version);
     const auto manifest = ReadFile(directory / kManifestFile, kManifestBytesMax);
     if (absl::IsNotFound(manifest.status())) continue;  // being written, or removed meanwhile
@@ -49,6 +58,7 @@ absl::Status VersionSourceService::List(uint32_t newest, v1::ListExportedVersion
     exported.set_version(version);
     exported.set_manifest_sha256(Sha256Hex(*manifest));
     exported.set_signature(ReadFile(directory / kSignatureFile, kSignatureBytesMax).value_or(""));
+    ++newer;
   }
   return absl::OkStatus();
 }

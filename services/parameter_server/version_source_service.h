@@ -1,7 +1,7 @@
 // Hands out the versions that the job has exported: implements v1.VersionSource over <root>/<model>/.
 //
-// Threads: runs on gRPC's callback threads; a call reads at most 64 manifests or 1 MiB. Keeps no state, so an answer is
-// as new as the directory and a reader that comes back goes on where it was.
+// Threads: runs on gRPC's callback threads; a call reads at most 128 manifests or 1 MiB. Keeps no state, so an answer
+// is as new as the directory and a reader that comes back goes on where it was.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,6 @@
 #include "millrace/v1/version_source.grpc.pb.h"
 
 namespace millrace {
-
-inline constexpr uint32_t kExportedVersionsMax = 64;
 
 class VersionSourceService final : public v1::VersionSource::CallbackService {
  public:
@@ -29,7 +27,7 @@ class VersionSourceService final : public v1::VersionSource::CallbackService {
                                              v1::ReadExportedFileResponse* response) override;
 
  private:
-  absl::Status List(uint32_t newest, v1::ListExportedVersionsResponse& response) const;
+  absl::Status List(const v1::ListExportedVersionsRequest& request, v1::ListExportedVersionsResponse& response) const;
   absl::StatusOr<std::string> Read(const v1::ReadExportedFileRequest& request) const;
 
   const std::string model_;

@@ -23,6 +23,8 @@ WITH_GPUS = chart.CHART / "ci" / "gpu-values.yaml"
 SHARED_VOLUME = chart.CHART / "ci" / "shared-volume-values.yaml"
 # Where users may say anything: their own labels, and parts of pods.
 FREE = {"global", "stringMap", "quantities", "affinity", "tolerations[]", "podSelector", "namespaceSelector", "ipBlock"}
+# Numbers by a name of the user's own.
+FREE.add("pins")
 
 
 def closed(schema, name="values"):
@@ -436,6 +438,13 @@ class Cluster(unittest.TestCase):
         self.assertIn(mount, container["volumeMounts"])
         self.assertIn({"name": "admin-token", "secret": token_of("tokens", "admin")}, spec["volumes"])
         self.assertNotIn("--admin-token-file", flags_of(self.model_pod({})["containers"][0]))
+
+    def test_pinned_versions_are_told_to_every_pod(self):
+        (container,) = self.model_pod({"model": {"pins": {"mnist": 123456789, "digits-2": 7}}})["containers"]
+        pins = [argument for argument in container["args"] if argument.startswith("--pin=")]
+        self.assertEqual(pins, ["--pin=digits-2=7", "--pin=mnist=123456789"])
+        self.assertNotEqual(chart.template({"model": {"pins": {"mnist": 0}}}).returncode, 0)
+        self.assertNotEqual(chart.template({"model": {"pins": {"../mnist": 1}}}).returncode, 0)
 
     def test_versions_are_measured_on_a_canary_set(self):
         dataset = {"kind": "claim", "claim": {"name": "mnist", "subPath": "idx"}}

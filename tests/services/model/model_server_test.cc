@@ -66,6 +66,24 @@ TEST_F(ModelServerTest, ReadyFromTheFirstGoodVersionUntilTheDrain) {
   EXPECT_THAT(server->Ready(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));
 }
 
+TEST_F(ModelServerTest, AVersionThatIsPinnedFromTheStartIsWaitedFor) {
+  ModelServer::Options options = Options();
+  options.pins = {"mnist=2"};
+  auto server = *Create(options);
+  const auto says = [&](const std::string& text) {
+    return Eventually([&] { return server->StatusPage().find(text) != std::string::npos; });
+  };
+  PublishFake(root_ / "models", "mnist", 1);
+  PublishFake(root_ / "models", "mnist", 3);
+  PublishFake(root_ / "models", "other", 1);
+  ASSERT_THAT(server->Started({}), IsOk());
+  ASSERT_TRUE(Eventually([&] { return !server->HealthNames().empty(); }));
+  EXPECT_THAT(server->HealthNames(), ElementsAre("other")) << "it is not there yet";
+  PublishFake(root_ / "models", "mnist", 2);
+  ASSERT_TRUE(says("2 SERVING PINNED"));
+  server->Drain(absl::ZeroDuration());
+}
+
 TEST_F(ModelServerTest, ImpossibleOptionsAreRefused) {
   std::ofstream(root_ / "file") << "x";
   ModelServer::Options options = Options();
@@ -86,6 +104,13 @@ TEST_F(ModelServerTest, ImpossibleOptionsAreRefused) {
   options = Options();
   options.drain_delay = -absl::Seconds(1);
   EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--drain-seconds")));
+  for (const char* pin : {"mnist", "mnist=", "=1", "mnist=0", "mnist=newest", "../mnist=1"}) {
+    options = Options();
+    options.pins = {pin};
+    EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--pin"))) << pin;
+  }
+  options.pins = {"mnist=1", "mnist=2"};
+  EXPECT_THAT(Create(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("twice")));
 }
 
 }  // namespace

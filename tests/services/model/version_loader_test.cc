@@ -211,6 +211,47 @@ TEST_F(VersionLoaderStandbyTest, APinNeedsNoFiles) {
   EXPECT_EQ(loads_, 2);
 }
 
+class VersionLoaderStandbysTest : public VersionLoaderTest {
+ protected:
+  VersionLoaderStandbysTest() : VersionLoaderTest(2) {}
+};
+
+TEST_F(VersionLoaderStandbysTest, WhatIsThereBeforeTheFirstStandsByToo) {
+  for (const uint64_t version : {1, 2, 4}) Publish(version);
+  Publish(3, "bad");
+  EXPECT_TRUE(loader_->PollOnce());
+  EXPECT_EQ(Serving(), 4u) << "what serves comes first";
+  EXPECT_EQ(Serving("mnist", 2), 0u);
+  PollAll();
+  EXPECT_EQ(Serving("mnist", 2), 2u);
+  EXPECT_EQ(Serving("mnist", 1), 1u) << "3 is refused";
+  EXPECT_EQ(Serving(), 4u);
+  EXPECT_EQ(loads_, 4);
+
+  Publish(5);
+  PollAll();
+  EXPECT_EQ(Serving(), 5u);
+  EXPECT_EQ(Serving("mnist", 4), 4u);
+  EXPECT_EQ(Serving("mnist", 2), 2u);
+  EXPECT_EQ(Serving("mnist", 1), 0u) << "two are enough";
+  EXPECT_EQ(loads_, 5);
+}
+
+TEST_F(VersionLoaderStandbysTest, AnUnloadEndsTheLoadOfAStandby) {
+  Publish(1);
+  Publish(2);
+  loader_ = std::make_unique<VersionLoader>(
+      VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
+      [this](const std::string& directory) {
+        if (Serving() == 2) EXPECT_THAT(loader_->Unload("mnist"), IsOk());
+        return FakeLoader()(directory);
+      },
+      table_, model_metrics_, clock_);
+  PollAll();
+  EXPECT_FALSE(table_.serves("mnist"));
+  EXPECT_TRUE(table_.standby("mnist").empty());
+}
+
 TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
   Publish(1);
   PollAll();

@@ -79,7 +79,8 @@ class FakeSource : public v1::VersionSource::Service {
     MutexLock lock(&mutex_);
     response->set_model(state_.model);
     for (auto it = state_.versions.rbegin(); it != state_.versions.rend(); ++it) {
-      if (static_cast<uint32_t>(response->versions_size()) == request->newest()) break;
+      const bool asked_for = std::ranges::find(request->besides(), it->first) != request->besides().end();
+      if (static_cast<uint32_t>(response->versions_size()) >= request->newest() && !asked_for) continue;
       v1::ExportedVersion& version = *response->add_versions();
       version.set_version(it->first);
       version.set_manifest_sha256(Sha256Hex(it->second.at("manifest.json")));
@@ -136,8 +137,13 @@ class VersionMirrorTest : public ::testing::Test {
   std::unique_ptr<GrpcServer> server_;
   FakeClock clock_;
   Metrics metrics_{"test"};
-  VersionMirror mirror_{
-      {.source = address_, .repository = repository_, .poll_interval = absl::Milliseconds(10)}, metrics_, clock_};
+  std::vector<uint64_t> pins_;
+  VersionMirror mirror_{{.source = address_,
+                         .repository = repository_,
+                         .poll_interval = absl::Milliseconds(10),
+                         .pins = [this] { return pins_; }},
+                        metrics_,
+                        clock_};
 };
 
 TEST_F(VersionMirrorTest, TheNewestVersionsComeWholeAndOlderOnesGo) {
@@ -157,6 +163,20 @@ TEST_F(VersionMirrorTest, TheNewestVersionsComeWholeAndOlderOnesGo) {
   PollAll();
   EXPECT_THAT(Versions(), ElementsAre("30", "40", "50"));
   EXPECT_THAT(source_->reads, Each(StartsWith("50/")));
+}
+
+TEST_F(VersionMirrorTest, WhatIsPinnedIsKeptBesideTheNewest) {
+  for (uint64_t version : {10, 20, 30, 40, 50}) source_->Publish(version, absl::StrCat("number ", version));
+  pins_ = {10, 844};
+  Serve();
+  PollAll();
+  EXPECT_THAT(Versions(), ElementsAre("10", "30", "40", "50"));
+  source_->versions.erase(10);
+  PollAll();
+  EXPECT_THAT(Versions(), ElementsAre("10", "30", "40", "50")) << "the source has lost it";
+  pins_.clear();
+  PollAll();
+  EXPECT_THAT(Versions(), ElementsAre("30", "40", "50"));
 }
 
 TEST_F(VersionMirrorTest, SignaturesComeToo) {

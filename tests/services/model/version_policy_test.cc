@@ -49,6 +49,32 @@ TEST(NextLoad, APinnedVersionAndNothingElseIsLoaded) {
   EXPECT_EQ(Next(state), 30u) << "unpinned";
 }
 
+TEST(NextStandby, TakesTheNewestBeforeTheOneThatServesUntilThereAreEnough) {
+  ModelState state = State("m", {10, 20, 30, 40, 50}, 40);
+  const auto next = [&] {
+    const auto action = NextStandby({&state, 1}, kNow);
+    EXPECT_TRUE(!action || action->standby);
+    return action ? std::optional(action->version.version) : std::nullopt;
+  };
+  EXPECT_EQ(next(), std::nullopt);
+  state.standby_wanted = 3;
+  EXPECT_EQ(next(), 30u);
+  state.standby = {50, 30};
+  EXPECT_EQ(next(), 20u);
+  state.failed[20] = {.identity = 200, .retry_at = absl::InfiniteFuture()};
+  EXPECT_EQ(next(), 10u) << "what was refused is passed over";
+  state.unloaded = true;
+  EXPECT_EQ(next(), std::nullopt);
+  state.unloaded = false;
+  state.standby = {50, 30, 10};
+  EXPECT_EQ(next(), std::nullopt) << "enough";
+  state.standby.clear();
+  state.serving = 10;
+  EXPECT_EQ(next(), std::nullopt) << "nothing is older";
+  state.serving = 0;
+  EXPECT_EQ(next(), std::nullopt) << "nothing serves";
+}
+
 TEST(NextLoad, APinOverrulesARefusalByComparisonOnly) {
   ModelState state = State("m", {10, 20}, 10);
   state.failed[20] = {.identity = 200, .retry_at = absl::InfiniteFuture(), .by_comparison = true};

@@ -19,6 +19,7 @@ namespace millrace {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class VersionSourceServiceTest : public ::testing::Test {
@@ -27,11 +28,12 @@ class VersionSourceServiceTest : public ::testing::Test {
     fs::create_directories(root_ / "models/mnist" / version);
     std::ofstream(root_ / "models/mnist" / version / file, std::ios::binary) << contents;
   }
-  absl::StatusOr<v1::ListExportedVersionsResponse> List(uint32_t newest) {
+  absl::StatusOr<v1::ListExportedVersionsResponse> List(uint32_t newest, const std::vector<uint64_t>& besides = {}) {
     grpc::ClientContext context;
     SetDeadline(context, absl::Seconds(20));
     v1::ListExportedVersionsRequest request;
     request.set_newest(newest);
+    request.mutable_besides()->Assign(besides.begin(), besides.end());
     v1::ListExportedVersionsResponse response;
     const absl::Status status = FromGrpcStatus(stub_->ListExportedVersions(&context, request, &response));
     if (!status.ok()) return status;
@@ -76,6 +78,16 @@ TEST_F(VersionSourceServiceTest, ListsWholeVersionsNewestFirst) {
   EXPECT_EQ(listing->versions(1).version(), 12u);
   EXPECT_EQ(listing->versions(1).signature(), "");
 
+  const auto versions = [&](uint32_t newest, const std::vector<uint64_t>& besides) {
+    std::vector<uint64_t> found;
+    for (const v1::ExportedVersion& version : List(newest, besides)->versions()) found.push_back(version.version());
+    return found;
+  };
+  EXPECT_THAT(versions(1, {6, 24, 7}), ElementsAre(18, 6)) << "those that are there";
+  EXPECT_THAT(versions(2, {18, 12}), ElementsAre(18, 12)) << "once each";
+  EXPECT_THAT(List(1, std::vector<uint64_t>(65)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("65 versions; the limit is 64")));
+
   EXPECT_THAT(List(0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("[1, 64]")));
   EXPECT_THAT(List(65), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("newest 65")));
 }
@@ -99,7 +111,8 @@ TEST_F(VersionSourceServiceTest, ReadsAFileInPieces) {
 TEST_F(VersionSourceServiceTest, HandsOutNothingButFilesOfVersions) {
   Write("6", "manifest.json", "{}");
   std::ofstream(root_ / "secret") << "secret";
-  for (const std::string& name : std::vector<std::string>{"../../../secret", "/etc/passwd", ".", "..", "", ".hidden", std::string("a\0b", 3)}) {
+  for (const std::string& name :
+       std::vector<std::string>{"../../../secret", "/etc/passwd", ".", "..", "", ".hidden", std::string("a\0b", 3)}) {
     EXPECT_THAT(Read(6, name), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("plain file name"))) << name;
   }
   EXPECT_THAT(Read(6, "model.pt"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("6/model.pt")));
