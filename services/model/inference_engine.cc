@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/thread_priority.h"
 #include "services/model/image_preparation.h"
 #include "services/model/retry_hint.h"
 
@@ -16,8 +17,9 @@ namespace {
 // A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
 constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
 
-// The last part of a call's time: who cancels it then has no time left, who does so earlier has changed his mind.
-constexpr double kNearDeadline = 0.125;
+// The last part of a call's time: who cancels it then has no time left, who does so earlier has changed his mind. Large,
+// for our count of the time begins when the call is read: on busy processors long after the client's.
+constexpr double kNearDeadline = 0.5;
 
 // How long batches go before what nobody waits for.
 constexpr absl::Duration kChorePatience = absl::Milliseconds(20);
@@ -132,19 +134,25 @@ InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersi
 
   Finished finished;
   std::unique_ptr<Job> job;
+  bool refused = false;
+  bool at_once = false;
   {
     MutexLock lock(&mutex_);
     call->ticket = ++tickets_;
     const bool quiet = Quiet(call->start);
     call->fault = Admit(call);
-    if (!call->fault.ok()) {
+    refused = !call->fault.ok();
+    if (refused) {
       finished.push_back(call);
     } else if (quiet && request.kind != InferenceRequest::Kind::kImage && request.rows <= limits_.batch_rows) {
       job = Take(finished);
     } else if (batcher_.HasWork()) {
       work_.Signal();
     }
+    at_once = job != nullptr || batcher_.HasWork();
   }
+  // While more is asked than can be computed, the executors' time is worth more than an early refusal.
+  if (refused || at_once) AvoidInterrupting(refused);
   const Ticket ticket = call->ticket;
   call.reset();
   Answer(finished);

@@ -24,7 +24,8 @@ namespace millrace {
 // A request that finds nothing else under way is computed on its caller's thread: a hand-over takes a good part of the
 // time of a small forward pass. All others are computed by the engine's own threads, one per executor, which leaves the
 // callers free to bring more; so is one that comes on the heels of the last answer, for then more are behind it,
-// unread.
+// unread. A thread whose request is refused no longer interrupts the executors when it has more to read, until one of
+// them is free again: refusing costs less so, and leaves more of the processors for what is admitted.
 //
 // Threads: any. Infer, Cancel and the callbacks may run at once.
 class InferenceEngine {

@@ -1,5 +1,6 @@
 #include "common/thread_priority.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <thread>
@@ -20,6 +21,18 @@ TEST(ThreadPriorityTest, LowersThatOfTheCallingThreadAlone) {
   }).join();
   EXPECT_GT(lowered, before);
   EXPECT_EQ(Nice(), before);
+}
+
+TEST(ThreadPriorityTest, AvoidsInterruptingUntilToldOtherwise) {
+  std::thread([] {
+    AvoidInterrupting(true);
+    EXPECT_EQ(sched_getscheduler(0), SCHED_BATCH);
+    AvoidInterrupting(false);
+    EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+    AvoidInterrupting(true);
+    EXPECT_EQ(sched_getscheduler(0), SCHED_BATCH);
+  }).join();
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
 }
 
 }  // namespace

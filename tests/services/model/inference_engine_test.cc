@@ -1,5 +1,7 @@
 #include "services/model/inference_engine.h"
 
+#include <sched.h>
+
 #include <atomic>
 #include <future>
 #include <limits>
@@ -343,6 +345,19 @@ TEST_F(InferenceEngineTest, WhatRunsAtOnceDoesNotTeachTheMargin) {
   predictor_->blocked = false;
   busy.join();
   pending->future.wait();
+}
+
+TEST_F(InferenceEngineTest, WhoIsRefusedInterruptsNobodyUntilAnExecutorIsFree) {
+  InferenceEngine engine({.executors = 1, .requests = 1}, clock_);
+  EXPECT_THAT(Ask(engine, {1})->future.get(), IsOk());
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+  std::thread busy = Occupy(engine);
+  EXPECT_THAT(Ask(engine, {1})->future.get(), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(sched_getscheduler(0), SCHED_BATCH);
+  predictor_->blocked = false;
+  busy.join();
+  EXPECT_THAT(Ask(engine, {1})->future.get(), IsOk());
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
 }
 
 TEST_F(InferenceEngineTest, EveryReleaseAndRefusalIsCountedUnderItsName) {
