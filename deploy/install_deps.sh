@@ -20,6 +20,7 @@ packages=(
 )
 test_packages=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev python3 python3-yaml python3-venv bubblewrap
                iproute2                   # for networks of several hosts
+               libb64-0d                  # of Triton's perf_analyzer
                chromium chromium-driver   # for the page to draw on
                podman runc netavark aardvark-dns iptables catatonit podman-compose)   # for the images
 fuzz_packages=(clang libclang-rt-14-dev)

@@ -1,5 +1,5 @@
-// Clients that others wrote, against the real program: Triton's (tests/clients/triton_client.py), grpcurl (by
-// reflection), curl, and what the README says to type.
+// Clients that others wrote, against the real program: Triton's (tests/clients/triton_client.py) and its perf_analyzer,
+// grpcurl (by reflection), curl, and what the README says to type.
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -30,7 +30,8 @@ using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
 const std::filesystem::path kSource = MILLRACE_SOURCE_DIR;
-const std::filesystem::path kPython = kSource / "build/clients/bin/python3";  // tests/clients/install.sh
+const std::filesystem::path kClients = kSource / "build/clients";  // made by tests/clients/install.sh
+const std::filesystem::path kPython = kClients / "bin/python3";
 
 class StockClientsTest : public ::testing::Test {
  protected:
@@ -102,6 +103,29 @@ TEST_F(StockClientsTest, TritonsClientOverGrpcAndHttp) {
   if (!ClientsAreThere()) GTEST_SKIP();
   ChildProcess client({kPython, kSource / "tests/clients/triton_client.py", grpc_, http_, "mnist", "469"});
   EXPECT_EQ(client.Wait(), 0) << client.rest_of_stdout() << client.all_of_stderr();
+}
+
+// Reads metadata, configuration and, before and after, statistics.
+TEST_F(StockClientsTest, TritonsPerfAnalyzerOverGrpcStreamsAndHttp) {
+  if (!ClientsAreThere()) GTEST_SKIP();
+  for (const std::vector<std::string>& protocol :
+       std::vector<std::vector<std::string>>{{"-i", "grpc", "-u", grpc_},
+                                             {"-i", "grpc", "-u", grpc_, "--streaming", "--async"},
+                                             {"-i", "http", "-u", http_}}) {
+    std::vector<std::string> command = {"/usr/bin/env",
+                                        "LD_LIBRARY_PATH=" + (kClients / "lib").string(),
+                                        kClients / "bin/perf_analyzer",
+                                        "-m",
+                                        "mnist",
+                                        "--request-count",
+                                        "50"};
+    command.insert(command.end(), protocol.begin(), protocol.end());
+    ChildProcess analyzer(command);
+    EXPECT_EQ(analyzer.Wait(), 0) << analyzer.all_of_stderr();
+    const std::string report = analyzer.rest_of_stdout();
+    EXPECT_THAT(report, HasSubstr("Request count: 50\n"));
+    EXPECT_THAT(report, HasSubstr("Successful request count: 50\n")) << "by the server's statistics";
+  }
 }
 
 // Knows of every service what reflection tells, gRPC's own included.

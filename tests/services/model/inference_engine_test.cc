@@ -347,6 +347,32 @@ TEST_F(InferenceEngineTest, WhatRunsAtOnceDoesNotTeachTheMargin) {
   pending->future.wait();
 }
 
+TEST_F(InferenceEngineTest, WhoGivesUpInTheSecondHalfOfHisTimeTeachesTheMargin) {
+  InferenceEngine engine({.executors = 1}, clock_);
+  const std::vector<uint8_t> pixels = Pixels({1});
+  engine.Infer(version_, {.input = pixels}, [&](const Result&) { clock_.Advance(absl::Milliseconds(11)); });
+  std::thread busy = Occupy(engine);
+  const auto give_up_after = [&](absl::Duration time) {
+    for (int i = 0; i < 20; ++i) {
+      const auto pending = Ask(engine, {1}, clock_.Now() + absl::Milliseconds(100));
+      clock_.Advance(time);
+      engine.Cancel(pending->ticket);
+      EXPECT_THAT(pending->future.get(), StatusIs(absl::StatusCode::kCancelled));
+    }
+  };
+  const auto fits = [&] {
+    const auto pending = Ask(engine, {1}, clock_.Now() + absl::Milliseconds(20));
+    engine.Cancel(pending->ticket);
+    return absl::IsCancelled(pending->future.get().status());
+  };
+  give_up_after(absl::Milliseconds(45));
+  EXPECT_TRUE(fits()) << "11 ms and an eighth of 20";
+  give_up_after(absl::Milliseconds(55));
+  EXPECT_FALSE(fits()) << "half of 20 is the most";
+  predictor_->blocked = false;
+  busy.join();
+}
+
 TEST_F(InferenceEngineTest, WhoIsRefusedInterruptsNobodyUntilAnExecutorIsFree) {
   InferenceEngine engine({.executors = 1, .requests = 1}, clock_);
   EXPECT_THAT(Ask(engine, {1})->future.get(), IsOk());
