@@ -3,8 +3,6 @@
 #include <sched.h>
 #include <sys/resource.h>
 
-#include <utility>
-
 namespace millrace {
 namespace {
 
@@ -16,10 +14,11 @@ constexpr int kNice = 10;
 void LowerThreadPriority() { setpriority(PRIO_PROCESS, 0, kNice); }
 
 void AvoidInterrupting(bool avoid) {
-  thread_local bool avoids = false;
-  if (std::exchange(avoids, avoid) == avoid) return;  // a system call the less
+  thread_local int policy = sched_getscheduler(0);  // perhaps that of the thread which started this one
+  const int wanted = avoid ? SCHED_BATCH : SCHED_OTHER;
+  if (policy == wanted || (policy != SCHED_BATCH && policy != SCHED_OTHER)) return;
   const sched_param no_realtime = {};
-  sched_setscheduler(0, avoid ? SCHED_BATCH : SCHED_OTHER, &no_realtime);
+  if (sched_setscheduler(0, wanted, &no_realtime) == 0) policy = wanted;
 }
 
 }  // namespace millrace

@@ -9,7 +9,7 @@ void LowerThreadPriority();
 
 // Whether from now on the calling thread, when there is something for it to do, lets others on a busy processor finish
 // their turn, of some milliseconds, and then does all that has come meanwhile. That costs both sides less than a turn
-// for each thing. A hint, as above.
+// for each thing. Threads that it starts begin as it is. A hint, as above.
 void AvoidInterrupting(bool avoid);
 
 }  // namespace millrace

@@ -39,7 +39,7 @@ grpc::ServerUnaryReactor* AdminService::Rollback(grpc::CallbackServerContext* co
 }
 
 absl::Status AdminService::CheckThere(const std::string& model, uint64_t version) const {
-  if (table_.Standby(model, version) != nullptr) return absl::OkStatus();
+  if (table_.FindStandby(model, version) != nullptr) return absl::OkStatus();
   std::error_code error;
   if (std::filesystem::exists(VersionDirectory(repository_, model, version) / kManifestFile, error)) {
     return absl::OkStatus();
@@ -48,15 +48,22 @@ absl::Status AdminService::CheckThere(const std::string& model, uint64_t version
 }
 
 absl::Status AdminService::PinVersion(const v1::PinRequest& request, v1::PinResponse& response) {
-  MILLRACE_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedVersion> serving, table_.Find(request.model(), 0));
-  const std::string& model = serving->info().model;
-  if (request.version() != 0 && request.version() != serving->info().version) {
+  const absl::StatusOr<std::shared_ptr<const LoadedVersion>> found = table_.Find(request.model(), 0);
+  std::string model = request.model().empty() ? std::string(ServingTable::kDefaultModel) : request.model();
+  uint64_t serving = 0;
+  if (found.ok()) {
+    model = (*found)->info().model;
+    serving = (*found)->info().version;
+  } else if (table_.pinned(model) == 0) {  // else it is a pin that keeps all versions from serving
+    return found.status();
+  }
+  if (request.version() != 0 && request.version() != serving) {
     MILLRACE_RETURN_IF_ERROR(CheckThere(model, request.version()));
   }
   loader_.Pin(model, request.version());
   LogInfo(request.version() == 0 ? "unpinned" : "pinned", {{"model", model}, {"version", request.version()}});
   response.set_model(model);
-  response.set_serving(serving->info().version);
+  response.set_serving(serving);
   return absl::OkStatus();
 }
 
@@ -64,10 +71,11 @@ absl::Status AdminService::RollBack(const v1::RollbackRequest& request, v1::Roll
   MILLRACE_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedVersion> serving, table_.Find(request.model(), 0));
   const std::string& model = serving->info().model;
   MILLRACE_ASSIGN_OR_RETURN(const std::vector<ServingTable::Account> accounts, table_.Accounts(model, 0));
-  uint64_t before = 0;
-  for (const ServingTable::Account& account : accounts) {
-    if (account.version < serving->info().version) before = account.version;  // ascending
+  uint64_t served = 0, loaded = 0;
+  for (const ServingTable::Account& account : accounts) {  // ascending
+    if (account.version < serving->info().version) (account.served ? served : loaded) = account.version;
   }
+  const uint64_t before = served != 0 ? served : loaded;
   if (before == 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("no version of model ", model, " before ", serving->info().version, " has been loaded here"));

@@ -27,7 +27,7 @@ Batcher::Refusal Refuse(Batcher::Refusal::Reason reason, absl::Duration retry_af
 std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Time now) {
   if (request.deadline <= now) return Refuse(Refusal::Reason::kLate, absl::ZeroDuration());
   if (const std::optional<Refusal> over = OverLimit(request, now)) return over;
-  const bool met_free_executor = lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors);
+  const bool met_free_executor = idle();
   const absl::Duration margin = MarginOf(request, now);
   if (!met_free_executor) {
     const absl::Time due = request.deadline - margin;

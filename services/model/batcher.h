@@ -106,7 +106,9 @@ class Batcher {
   // in two hundred is late.
   void ObserveEnd(Id id, bool late);
 
-  bool HasWork() const { return !lanes_.empty() && running_.size() < static_cast<size_t>(limits_.executors); }
+  bool HasWork() const { return !lanes_.empty() && HasFreeExecutor(); }
+  // Whether a request that comes now is computed at once.
+  bool idle() const { return lanes_.empty() && HasFreeExecutor(); }
   int running() const { return static_cast<int>(running_.size()); }
   size_t open() const { return open_.size(); }
   uint64_t waiting_rows() const { return waiting_rows_; }
@@ -129,6 +131,7 @@ class Batcher {
     bool met_free_executor = false;
   };
 
+  bool HasFreeExecutor() const { return running_.size() < static_cast<size_t>(limits_.executors); }
   // What a request that comes now must be predicted to have left of its time.
   absl::Duration MarginOf(const Request& request, absl::Time now) const;
   std::optional<Refusal> OverLimit(const Request& request, absl::Time now) const;

@@ -17,8 +17,9 @@ namespace {
 // A client that waited for its answer takes longer than this to ask again; a request that was there already does not.
 constexpr absl::Duration kOnTheHeels = absl::Microseconds(30);
 
-// The last part of a call's time: who cancels it then has no time left, who does so earlier has changed his mind. Large,
-// for our count of the time begins when the call is read: on busy processors long after the client's.
+// The last part of a call's time: who cancels it then has no time left, who does so earlier has changed his mind.
+// Large, for our count of the time begins when the call is read: on busy processors long after the client's. Who asks
+// twice and cancels the slower call in this part counts as late too.
 constexpr double kNearDeadline = 0.5;
 
 // How long batches go before what nobody waits for.
@@ -134,12 +135,13 @@ InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersi
 
   Finished finished;
   std::unique_ptr<Job> job;
+  bool idle = false;
   bool refused = false;
-  bool at_once = false;
   {
     MutexLock lock(&mutex_);
     call->ticket = ++tickets_;
     const bool quiet = Quiet(call->start);
+    idle = batcher_.idle();
     call->fault = Admit(call);
     refused = !call->fault.ok();
     if (refused) {
@@ -149,10 +151,9 @@ InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersi
     } else if (batcher_.HasWork()) {
       work_.Signal();
     }
-    at_once = job != nullptr || batcher_.HasWork();
   }
   // While more is asked than can be computed, the executors' time is worth more than an early refusal.
-  if (refused || at_once) AvoidInterrupting(refused);
+  if (idle || refused) AvoidInterrupting(!idle);
   const Ticket ticket = call->ticket;
   call.reset();
   Answer(finished);

@@ -89,15 +89,17 @@ int main(int argc, char** argv) {
                  "How many times as long as the version that serves a candidate may compute")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  app.add_option("--standby-versions", standby_versions,
-                 "Of each model, how many versions before the one that serves are loaded too: requests may name them, "
-                 "and a rollback or pin to one takes no time to load")
+  app.add_option(
+         "--standby-versions", standby_versions,
+         "Of each model, how many versions beside the one that serves are loaded too, those that served last or "
+         "else the newest before it: requests may name them, and a rollback or pin to one takes no time to load")
       ->capture_default_str()
       ->check(CLI::Range(0, 32));
-  app.add_option(
-      "--pin", pins,
-      "MODEL=VERSION (mnist=4220), once per model: from the start exactly this version is to serve, whatever "
-      "else the repository holds, until an operator pins another or ends it");
+  app.add_option("--pin", pins,
+                 "MODEL=VERSION (mnist=4220), several with commas between: from the start exactly this version is to "
+                 "serve, whatever "
+                 "else the repository holds, until an operator pins another or ends it")
+      ->delimiter(',');
   app.add_option(
       "--admin-token-file", admin_token_file,
       "File with the bearer token that pins, rollbacks, loads and unloads need; without one only this machine may ask");

@@ -25,11 +25,11 @@ struct MirrorPlan {
   std::vector<uint64_t> remove = {};
 };
 
-// `source`: what should be here, newest first; `local`: what is; `retry_at`: when a version whose fetch has failed may
-// be tried again. The newest that is missing comes first, and one that fails does not keep the others away. Nothing is
-// removed before everything that should be here is, so that a service that starts anew finds what it could serve
-// before.
+// `source`: what should be here, newest first; `local`: what is; `pins`: versions that are pinned, which stay even if
+// the source does not name them; `retry_at`: when a version whose fetch has failed may be tried again. A pinned one
+// that is missing comes first, then the newest, and one that fails does not keep the others away. Nothing is removed
+// before everything else that should be here is, so that a service that starts anew finds what it could serve before.
 MirrorPlan PlanMirror(std::span<const MirroredVersion> source, std::span<const MirroredVersion> local,
-                      const std::map<uint64_t, absl::Time>& retry_at, absl::Time now);
+                      std::span<const uint64_t> pins, const std::map<uint64_t, absl::Time>& retry_at, absl::Time now);
 
 }  // namespace millrace

@@ -59,6 +59,8 @@ ModelMetrics::ModelMetrics(prometheus::Registry& registry)
                              "Accuracy of a version on the canary set; of an autoencoder, its error.")),
       candidate_version_(Register(prometheus::BuildGauge(), registry, "millrace_model_candidate_version",
                                   "Version that a rollout tries beside the active one; 0 if none.")),
+      pinned_version_(Register(prometheus::BuildGauge(), registry, "millrace_model_pinned_version",
+                               "Version that is to serve whatever is pushed; 0: none.")),
       rollouts_(Register(prometheus::BuildCounter(), registry, "millrace_model_rollouts_total",
                          "Rollouts that have ended, by result and, for verdicts against a candidate, reason.")),
       rollout_rows_(Register(prometheus::BuildCounter(), registry, "millrace_model_rollout_rows_total",
@@ -100,6 +102,10 @@ void ModelMetrics::SetActive(const std::string& model, uint64_t version, uint64_
   SetCandidate(model, 0);
   rollouts_.Add({{"model", model}, {"result", "promoted"}, {"reason", ""}});
   RowsOfRollouts(model);
+}
+
+void ModelMetrics::SetPinned(const std::string& model, uint64_t version) {
+  pinned_version_.Add({{"model", model}}).Set(static_cast<double>(version));
 }
 
 void ModelMetrics::SetCandidate(const std::string& model, uint64_t version) {

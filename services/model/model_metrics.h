@@ -61,6 +61,7 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   // From now on no candidate is tried.
   void SetActive(const std::string& model, uint64_t version, uint64_t step);
   void SetCandidate(const std::string& model, uint64_t version);
+  void SetPinned(const std::string& model, uint64_t version);
   void CountRollout(const std::string& model, const std::string& result, const std::string& reason);
 
   // Valid as long as the metrics.
@@ -100,6 +101,7 @@ class ModelMetrics : public std::enable_shared_from_this<ModelMetrics> {
   prometheus::Family<prometheus::Gauge>& in_flight_;
   prometheus::Family<prometheus::Gauge>& canary_score_;
   prometheus::Family<prometheus::Gauge>& candidate_version_;
+  prometheus::Family<prometheus::Gauge>& pinned_version_;
   prometheus::Family<prometheus::Counter>& rollouts_;
   prometheus::Family<prometheus::Counter>& rollout_rows_;
   prometheus::Gauge* repository_readable_;

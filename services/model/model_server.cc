@@ -22,6 +22,12 @@ namespace {
 
 constexpr uint32_t kMirroredVersionsMin = 3;
 
+std::vector<uint64_t> PinnedVersions(const ServingTable& table) {
+  std::vector<uint64_t> versions;
+  for (const auto& [model, version] : table.pins()) versions.push_back(version);
+  return versions;
+}
+
 std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, const ServingTable& table,
                                           Metrics& metrics, const Clock& clock) {
   if (options.source.empty()) return nullptr;
@@ -31,7 +37,7 @@ std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, c
                                                                 .poll_interval = options.poll_interval,
                                                                 .credentials = options.source_credentials,
                                                                 .keep = std::max(kMirroredVersionsMin, loaded),
-                                                                .pins = [&table] { return table.pins(); }},
+                                                                .pins = [&table] { return PinnedVersions(table); }},
                                          metrics, clock);
 }
 
@@ -146,15 +152,22 @@ ModelServer::ModelServer(Options options, const Pins& pins, std::optional<Canary
                             const InferenceAnswer& answer) { request_log_->Observe(version, request, fault, answer); });
   }
   table_.OnChange([this] { service_.VersionsChanged(); });
-  for (const auto& [model, version] : pins) loader_.Pin(model, version);
+  for (const auto& [model, version] : pins) {
+    loader_.Pin(model, version);
+    LogInfo("pinned", {{"model", model}, {"version", version}});
+  }
 }
 
 absl::Status ModelServer::Ready() {
   if (draining_) return absl::UnavailableError("draining");
   if (!table_.serves_any()) {
     const absl::Status source = mirror_ == nullptr ? absl::OkStatus() : mirror_->status();
-    return absl::UnavailableError(absl::StrCat("no model version serves yet from ", options_.repository.string(),
-                                               source.ok() ? "" : absl::StrCat("; the source: ", source.message())));
+    std::string why = absl::StrCat("no model version serves yet from ", options_.repository.string());
+    for (const auto& [model, version] : table_.pins()) {
+      absl::StrAppend(&why, "; version ", version, " of model ", model, " is pinned");
+    }
+    if (!source.ok()) absl::StrAppend(&why, "; the source: ", source.message());
+    return absl::UnavailableError(why);
   }
   return absl::OkStatus();
 }

@@ -134,7 +134,7 @@ bool ServingTable::Publish(std::shared_ptr<const LoadedVersion> version) {
     std::erase(model.standby, version);
     StandDown(model);
     retired = Retire(model, version->info().version, standby_max_);
-    Open(model, *version);
+    Open(model, *version, true);
     if constexpr (kPlantedBug == PlantedBug::kLeakedVersion) new std::shared_ptr(version);
     model.serving = std::move(version);
   }
@@ -158,13 +158,13 @@ ServingTable::Versions ServingTable::Retire(Model& model, uint64_t version, size
   return retired;
 }
 
-bool ServingTable::StandBy(std::shared_ptr<const LoadedVersion> version) {
+bool ServingTable::AddStandby(std::shared_ptr<const LoadedVersion> version) {
   Versions retired;
   {
     MutexLock lock(&mutex_);
     Model& model = models_[version->info().model];
     if (model.serving == nullptr) return false;
-    Open(model, *version);
+    Open(model, *version, false);
     model.standby.push_back(std::move(version));
     retired = Retire(model, 0, standby_max_);
   }
@@ -172,7 +172,7 @@ bool ServingTable::StandBy(std::shared_ptr<const LoadedVersion> version) {
   return true;
 }
 
-std::vector<uint64_t> ServingTable::standby(std::string_view name) const {
+std::vector<uint64_t> ServingTable::standby_versions(std::string_view name) const {
   MutexLock lock(&mutex_);
   std::vector<uint64_t> versions;
   if (const auto found = models_.find(name); found != models_.end()) {
@@ -181,7 +181,7 @@ std::vector<uint64_t> ServingTable::standby(std::string_view name) const {
   return versions;
 }
 
-std::shared_ptr<const LoadedVersion> ServingTable::Standby(std::string_view name, uint64_t version) const {
+std::shared_ptr<const LoadedVersion> ServingTable::FindStandby(std::string_view name, uint64_t version) const {
   MutexLock lock(&mutex_);
   const auto found = models_.find(name);
   return found == models_.end() ? nullptr : FindIn(found->second.standby, version);
@@ -227,7 +227,7 @@ bool ServingTable::StartRollout(const std::shared_ptr<Rollout>& rollout) {
     if (model.serving == nullptr) return false;
     GiveUpCandidate(model);
     retired = Retire(model, candidate.info().version, standby_max_);
-    Open(model, candidate);
+    Open(model, candidate, false);
     model.serving->SetRollout(rollout);
   }
   Changed();
@@ -251,12 +251,16 @@ void ServingTable::GiveUpCandidate(Model& model) {
   model.retired[version] = rollout->candidate();
 }
 
-void ServingTable::Open(Model& model, const LoadedVersion& version) {
+void ServingTable::Open(Model& model, const LoadedVersion& version, bool serves) {
   const uint64_t number = version.info().version;
   model.candidates.erase(number);
   model.retired.erase(number);  // of its first life, if it is loaded again, or of its time as a candidate
   std::erase_if(model.retired, [](const auto& retired) { return retired.second.expired(); });
-  model.accounts[number] = version.statistics();
+  Account& account = model.accounts[number];
+  account = {.model = version.info().model,
+             .version = number,
+             .statistics = version.statistics(),
+             .served = account.served || serves};
   if (model.accounts.size() > kAccountsPerModelMax) model.accounts.erase(model.accounts.begin());
 }
 
@@ -266,13 +270,13 @@ absl::StatusOr<std::vector<ServingTable::Account>> ServingTable::Accounts(std::s
   std::vector<Account> accounts;
   for (const auto& [name, model] : models_) {
     if (!wanted.empty() && name != wanted) continue;
-    for (const auto& [number, statistics] : model.accounts) {
-      if (version == 0 || number == version) accounts.push_back({name, number, statistics});
+    for (const auto& [number, account] : model.accounts) {
+      if (version == 0 || number == version) accounts.push_back(account);
     }
   }
   if (accounts.empty() && !wanted.empty()) {
     return absl::NotFoundError(
-        version == 0 ? absl::StrCat("no version of model ", ToAbsl(wanted), " has served")
+        version == 0 ? absl::StrCat("no version of model ", ToAbsl(wanted), " has been loaded")
                      : absl::StrCat("there is no account of version ", version, " of model ", ToAbsl(wanted)));
   }
   return accounts;
@@ -297,11 +301,11 @@ uint64_t ServingTable::pinned(std::string_view model) const {
   return found == models_.end() ? 0 : found->second.pinned;
 }
 
-std::vector<uint64_t> ServingTable::pins() const {
+std::map<std::string, uint64_t> ServingTable::pins() const {
   MutexLock lock(&mutex_);
-  std::vector<uint64_t> pins;
+  std::map<std::string, uint64_t> pins;
   for (const auto& [name, model] : models_) {
-    if (model.pinned != 0) pins.push_back(model.pinned);
+    if (model.pinned != 0) pins[name] = model.pinned;
   }
   return pins;
 }
@@ -395,8 +399,13 @@ std::vector<VersionReport> ServingTable::Report() const {
         reports.push_back(report);
       }
     }
+    bool pin_is_there = model.pinned == 0;
     for (auto report = reports.begin() + first; report != reports.end(); ++report) {
       report->pinned = report->version == model.pinned;
+      pin_is_there = pin_is_there || report->pinned;
+    }
+    if (!pin_is_there) {
+      reports.push_back({.model = name, .version = model.pinned, .reason = "not loaded yet", .pinned = true});
     }
     std::sort(reports.begin() + first, reports.end(),
               [](const VersionReport& a, const VersionReport& b) { return a.version > b.version; });

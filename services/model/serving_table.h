@@ -52,8 +52,8 @@ class ServingTable {
 
   // The version for a request. `model` may be empty: the only one that serves, else kDefaultModel. `version` 0: the one
   // that serves; else that one, the candidate beside it or one on standby. UNAVAILABLE if nothing serves yet, or
-  // nothing of this model, which is known to the repository or was unloaded; NOT_FOUND for a model or version that is
-  // not there.
+  // nothing of this model, which is known to the repository, is pinned or was unloaded; NOT_FOUND for a model or
+  // version that is not there.
   absl::StatusOr<std::shared_ptr<const LoadedVersion>> Find(std::string_view model, uint64_t version) const;
 
   // By label: "stable", the version that serves, or "canary", the candidate. Errors as above; NOT_FOUND names the
@@ -69,10 +69,10 @@ class ServingTable {
 
   // The version stays loaded beside the one that serves, after those on standby that have served. False if nothing
   // serves, because the model has been unloaded meanwhile: nothing changes.
-  bool StandBy(std::shared_ptr<const LoadedVersion> version);
+  bool AddStandby(std::shared_ptr<const LoadedVersion> version);
   // If the version is on standby; else null.
-  std::shared_ptr<const LoadedVersion> Standby(std::string_view model, uint64_t version) const;
-  std::vector<uint64_t> standby(std::string_view model) const;
+  std::shared_ptr<const LoadedVersion> FindStandby(std::string_view model, uint64_t version) const;
+  std::vector<uint64_t> standby_versions(std::string_view model) const;
 
   // From now on nothing answers for the model, and nothing is published for it, until EndUnload; what serves or is on
   // standby is retired. NOT_FOUND for a model of which nothing is known.
@@ -90,7 +90,7 @@ class ServingTable {
   // over.
   void SetPinned(const std::string& model, uint64_t version);
   uint64_t pinned(std::string_view model) const;
-  std::vector<uint64_t> pins() const;  // of all models
+  std::map<std::string, uint64_t> pins() const;  // by model
 
   void SetLoading(const std::string& model, uint64_t version);
   // `by_comparison`: as in VersionReport.
@@ -108,8 +108,9 @@ class ServingTable {
     std::string model;
     uint64_t version = 0;
     std::shared_ptr<const VersionStatistics> statistics;
+    bool served = false;  // requests that name no version
   };
-  static constexpr size_t kAccountsPerModelMax = 32;  // the newest; of versions that serve and of those that did
+  static constexpr size_t kAccountsPerModelMax = 32;  // the newest; of versions that are loaded or were
   // By model, then version. Empty name: of all models; version 0: all of the model's. NOT_FOUND if there is none.
   absl::StatusOr<std::vector<Account>> Accounts(std::string_view model, uint64_t version) const;
 
@@ -124,11 +125,11 @@ class ServingTable {
     std::optional<VersionReport> last;  // of an unloaded model: what served
     std::map<uint64_t, std::weak_ptr<const LoadedVersion>> retired;
     std::map<uint64_t, VersionReport> candidates;  // loading or refused
-    std::map<uint64_t, std::shared_ptr<const VersionStatistics>> accounts;
+    std::map<uint64_t, Account> accounts;
   };
 
   static void GiveUpCandidate(Model& model);
-  static void Open(Model& model, const LoadedVersion& version);
+  static void Open(Model& model, const LoadedVersion& version, bool serves);
   // What serves, if anything, goes on standby.
   static void StandDown(Model& model);
   // Retires, of what is on standby, every life of this version and all but the last `standby_max`. Returns them, for

@@ -63,6 +63,7 @@ absl::Status VersionLoader::repository_status() const {
 
 void VersionLoader::Pin(const std::string& model, uint64_t version) {
   table_.SetPinned(model, version);
+  metrics_->SetPinned(model, version);
   LookNow();
 }
 
@@ -192,7 +193,7 @@ std::vector<ModelState> VersionLoader::Snapshot(const RepositoryListing& listing
                       .available = versions,
                       .serving = model.serving,
                       .candidate = model.rollout == nullptr ? 0 : model.candidate.version,
-                      .standby = table_.standby(name),
+                      .standby = table_.standby_versions(name),
                       .standby_wanted = table_.standby_max(),
                       .pinned = table_.pinned(name),
                       .failed = model.failed,
@@ -212,7 +213,7 @@ void VersionLoader::NoteUnload(const std::string& name, Model& model) {
 void VersionLoader::ServeFromStandby(const std::string& name, const Model& model, const RepositoryListing& listing) {
   const uint64_t pinned = table_.pinned(name);
   if (pinned == 0 || pinned == model.serving) return;
-  const std::shared_ptr<const LoadedVersion> standby = table_.Standby(name, pinned);
+  const std::shared_ptr<const LoadedVersion> standby = table_.FindStandby(name, pinned);
   if (standby == nullptr) return;
   if (const auto available = listing.models.find(name); available != listing.models.end()) {
     for (const AvailableVersion& version : available->second) {
@@ -308,7 +309,7 @@ absl::Status VersionLoader::Accept(const LoadAction& action, bool by_pin, std::s
   metrics_->CountLoad(action.model, "loaded", "");
   metrics_->ObserveLoadTime(action.model, took);
   if (action.standby) {
-    if (!table_.StandBy(loaded)) return GiveUp(action.model, version, kUnloadedMeanwhile);
+    if (!table_.AddStandby(loaded)) return GiveUp(action.model, version, kUnloadedMeanwhile);
     LogInfo("a version stands by", {{"model", action.model}, {"version", version}, {"load_time", took}});
     return absl::OkStatus();
   }
@@ -396,8 +397,12 @@ void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
                            .attempts = attempts,
                            .by_comparison = result.refusal == kWorse || result.refusal == kIncomparable};
 
-  metrics_->CountLoad(action.model, refused ? "refused" : "failed", result.refusal);
   table_.SetRefused(action.model, version, std::string(result.status.message()), model.failed[version].by_comparison);
+  if (action.standby) {  // nobody waits for it: no alarm
+    LogInfo("a version cannot stand by", {{"model", action.model}, {"version", version}, {"error", result.status}});
+    return;
+  }
+  metrics_->CountLoad(action.model, refused ? "refused" : "failed", result.refusal);
   LogError(refused ? "refused a version" : "could not load a version, will try again", {{"model", action.model},
                                                                                         {"version", version},
                                                                                         {"reason", result.refusal},

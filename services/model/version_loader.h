@@ -30,8 +30,9 @@
 namespace millrace {
 
 // Polls the repository, asks the version policy, loads off to the side, publishes or refuses, and follows rollouts to
-// their end: a candidate is promoted or, by its verdict, refused; a newer one takes its place; a pin ends it. A failure
-// of the storage is logged and waited out; what serves goes on serving.
+// their end: a candidate is promoted or, by its verdict, refused; a newer one takes its place; a pin ends it. When
+// there is nothing else to do it loads what is to stand by, as the table has room for it, and compares it with nothing.
+// A failure of the storage is logged and waited out; what serves goes on serving.
 //
 // Threads: everything happens on one thread between Start and Stop, or on the caller's in PollOnce; never both at once.
 class VersionLoader {
@@ -41,7 +42,7 @@ class VersionLoader {
     absl::Duration poll_interval;
     // Called with a version before it is published, if set; may take its time.
     std::function<void(const std::shared_ptr<const LoadedVersion>&)> warm = nullptr;
-    // By which a version is compared with the one that serves, unless it is pinned; none: it is not.
+    // By which a version that is to serve is compared with the one that does, unless it is pinned; none: it is not.
     std::optional<CanarySet> canary_set = std::nullopt;
     double canary_margin = 0.02;  // as CheckNotWorse takes it
     // How a version comes to serve in another's place, unless it is pinned: then at once.

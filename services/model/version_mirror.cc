@@ -70,9 +70,7 @@ void VersionMirror::Run() {
 }
 
 bool VersionMirror::PollOnce() {
-  std::vector<uint64_t> pins = options_.pins ? options_.pins() : std::vector<uint64_t>();
-  if (pins.size() > kExportedVersionsMax) pins.resize(kExportedVersionsMax);
-  const absl::StatusOr<v1::ListExportedVersionsResponse> listing = List(pins);
+  const absl::StatusOr<v1::ListExportedVersionsResponse> listing = List();
   up_.Set(listing.ok() ? 1 : 0);
   if (!listing.ok()) {
     Note(listing.status());
@@ -88,9 +86,8 @@ bool VersionMirror::PollOnce() {
   std::erase_if(failures_, [&](const auto& failure) { return !retry_at.contains(failure.first); });
 
   const std::string& model = listing->model();
-  const MirrorPlan plan = PlanMirror(wanted, Local(model), retry_at, clock_.Now());
+  const MirrorPlan plan = PlanMirror(wanted, Local(model), Pins(), retry_at, clock_.Now());
   for (uint64_t version : plan.remove) {
-    if (std::ranges::find(pins, version) != pins.end()) continue;
     const absl::Status removed = RemoveTree(options_.repository / model / absl::StrCat(version));
     if (!removed.ok()) LogWarning("an old version stays", {{"version", version}, {"error", removed}});
   }
@@ -98,6 +95,8 @@ bool VersionMirror::PollOnce() {
   Note(failures_.empty() ? absl::OkStatus() : failures_.rbegin()->second.status);
   return plan.fetch.has_value();
 }
+
+std::vector<uint64_t> VersionMirror::Pins() const { return options_.pins ? options_.pins() : std::vector<uint64_t>(); }
 
 void VersionMirror::FetchNext(const std::string& model, const MirroredVersion& version) {
   const absl::Status fetched = Fetch(model, version);
@@ -127,10 +126,12 @@ void VersionMirror::Note(const absl::Status& status) {
   status_ = status;
 }
 
-absl::StatusOr<v1::ListExportedVersionsResponse> VersionMirror::List(const std::vector<uint64_t>& pins) {
+absl::StatusOr<v1::ListExportedVersionsResponse> VersionMirror::List() {
   v1::ListExportedVersionsRequest request;
   request.set_newest(options_.keep);
-  request.mutable_besides()->Assign(pins.begin(), pins.end());
+  for (const uint64_t pin : Pins()) {
+    if (request.besides_size() < static_cast<int>(kExportedVersionsMax)) request.add_besides(pin);
+  }
   MILLRACE_ASSIGN_OR_RETURN(v1::ListExportedVersionsResponse listing,
                             Call(&v1::VersionSource::Stub::ListExportedVersions, request));
   MILLRACE_RETURN_IF_ERROR(CheckModelName("the source's model", listing.model()));

@@ -75,7 +75,8 @@ class VersionMirror {
 
   void Run();
   void Note(const absl::Status& status);
-  absl::StatusOr<v1::ListExportedVersionsResponse> List(const std::vector<uint64_t>& pins);
+  std::vector<uint64_t> Pins() const;
+  absl::StatusOr<v1::ListExportedVersionsResponse> List();
   std::vector<MirroredVersion> Local(const std::string& model) const;
   void FetchNext(const std::string& model, const MirroredVersion& version);
   absl::Status Fetch(const std::string& model, const MirroredVersion& version);

@@ -47,18 +47,18 @@ absl::Status VersionSourceService::List(const v1::ListExportedVersionsRequest& r
         absl::StrCat("besides names ", request.besides_size(), " versions; the limit is ", kExportedVersionsMax));
   }
   response.set_model(model_);
-  uint32_t newer = 0;
   for (uint64_t version : NumberedEntries(directory_)) {
-    if (newer >= newest && std::ranges::find(request.besides(), version) == request.besides().end()) continue;
+    const bool besides = response.versions_size() >= static_cast<int>(newest);
+    if (besides && std::ranges::find(request.besides(), version) == request.besides().end()) continue;
     const std::filesystem::path directory = directory_ / absl::StrCat(version);
     const auto manifest = ReadFile(directory / kManifestFile, kManifestBytesMax);
     if (absl::IsNotFound(manifest.status())) continue;  // being written, or removed meanwhile
+    if (besides && !manifest.ok()) continue;  // it would keep all newer ones away for as long as it is asked for
     MILLRACE_RETURN_IF_ERROR(manifest.status());
     v1::ExportedVersion& exported = *response.add_versions();
     exported.set_version(version);
     exported.set_manifest_sha256(Sha256Hex(*manifest));
     exported.set_signature(ReadFile(directory / kSignatureFile, kSignatureBytesMax).value_or(""));
-    ++newer;
   }
   return absl::OkStatus();
 }

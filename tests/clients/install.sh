@@ -3,26 +3,38 @@
 # Without a way to the package index it says so and succeeds: the test is then skipped, as loudly.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+clients=build/clients
 
-wanted=(tests/clients/requirements.txt tests/clients/perf_analyzer.txt)
-cmp -s <(cat "${wanted[@]}") build/clients/installed.txt && exit 0
-
-rm -rf build/clients
-mkdir -p build
-
-install_perf_analyzer() {
-  local files=build/clients/perf_analyzer
-  build/clients/bin/pip download --quiet --disable-pip-version-check --no-deps --dest "$files" -r tests/clients/perf_analyzer.txt \
-    && for wheel in "$files"/*.whl; do python3 -m zipfile -e "$wheel" "$files"; done \
-    && install -D -t build/clients/bin "$files"/*.data/data/bin/perf_analyzer \
-    && install -D -m 644 -t build/clients/lib "$files"/nvidia/cuda_runtime/lib/libcudart.so.12 \
-    && rm -r "$files"
+# Triton's client, in a virtual environment of its own.
+triton_client() {
+  rm -rf "$clients"
+  python3 -m venv "$clients" && "$clients/bin/pip" install --quiet --disable-pip-version-check -r "$1" && return
+  rm -rf "$clients"
+  return 1
 }
 
-if python3 -m venv build/clients && build/clients/bin/pip install --quiet --disable-pip-version-check -r "${wanted[0]}" \
-    && install_perf_analyzer; then
-  cat "${wanted[@]}" > build/clients/installed.txt
-else
-  rm -rf build/clients
-  echo "tests: the stock clients (${wanted[*]}) cannot be installed: tests with them are skipped" >&2
-fi
+# Triton's load generator, out of a wheel that brings it, beside the library that it is linked to.
+perf_analyzer() {
+  local wheels=$clients/wheels
+  rm -rf "$wheels" "$clients/perf_analyzer"
+  "$clients/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$wheels" -r "$1" || return
+  local wheel
+  for wheel in "$wheels"/*.whl; do python3 -m zipfile -e "$wheel" "$wheels" || return; done
+  install -D -t "$clients/perf_analyzer" "$wheels"/*.data/data/bin/perf_analyzer \
+    "$wheels"/nvidia/cuda_runtime/lib/libcudart.so.12 && rm -r "$wheels"
+}
+
+# Runs a function unless it has succeeded with these requirements before.
+provide() {
+  local requirements=$2 marker
+  marker=$clients/$(basename "$requirements")
+  cmp -s "$requirements" "$marker" && return
+  if "$1" "$requirements"; then
+    cp "$requirements" "$marker"
+  else
+    echo "tests: what $requirements names cannot be installed: tests with it are skipped" >&2
+  fi
+}
+
+provide triton_client tests/clients/requirements.txt
+provide perf_analyzer tests/clients/perf_analyzer.txt

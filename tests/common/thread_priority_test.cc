@@ -31,6 +31,11 @@ TEST(ThreadPriorityTest, AvoidsInterruptingUntilToldOtherwise) {
     EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
     AvoidInterrupting(true);
     EXPECT_EQ(sched_getscheduler(0), SCHED_BATCH);
+    std::thread([] {
+      EXPECT_EQ(sched_getscheduler(0), SCHED_BATCH);
+      AvoidInterrupting(false);
+      EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+    }).join();
   }).join();
   EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
 }

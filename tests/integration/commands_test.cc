@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "common/address.h"
 #include "gmock/gmock.h"
@@ -51,9 +52,10 @@ class CommandsTest : public testing::Test {
   }
   // As a person who goes on with a run types it.
   Outcome Resume(const fs::path& out) { return Run({"train", "--resume", "--no-serving", "--out", out.string()}); }
-  // Of what is wrong: what is waited for is the machine's affair, and shown on a slow one.
-  static int64_t Lines(const std::string& text) {
-    const std::vector<std::string_view> lines = absl::StrSplit(text, '\n', absl::SkipEmpty());
+  // The lines that say what is wrong. What is waited for is the machine's affair, and shown on a slow one.
+  static int64_t Complaints(std::string_view errors) {
+    absl::ConsumeSuffix(&errors, "\n");
+    const std::vector<std::string_view> lines = absl::StrSplit(errors, '\n');
     return std::ranges::count_if(lines, [](std::string_view line) { return !line.starts_with("waiting for "); });
   }
 
@@ -78,7 +80,7 @@ TEST_F(CommandsTest, BadUsageIsOneLineAndExitCode64) {
                                                    {"load-test", "--target", "nowhere"}}) {
     const Outcome outcome = Run(arguments);
     EXPECT_EQ(outcome.exit_code, 64) << testing::PrintToString(arguments);
-    EXPECT_EQ(Lines(outcome.errors), 1) << testing::PrintToString(arguments) << outcome.errors;
+    EXPECT_EQ(Complaints(outcome.errors), 1) << testing::PrintToString(arguments) << outcome.errors;
   }
 }
 
@@ -92,7 +94,7 @@ TEST_F(CommandsTest, ADeviceThatIsNotThereIsNamedAndExitCode78) {
 TEST_F(CommandsTest, MissingDataIsOneLineAndLeavesNothingBehind) {
   const Outcome outcome = Train({"--data-dir", (temporary_ / "nowhere").string()}, out_);
   EXPECT_EQ(outcome.exit_code, 78);
-  EXPECT_EQ(Lines(outcome.errors), 1) << outcome.errors;
+  EXPECT_EQ(Complaints(outcome.errors), 1) << outcome.errors;
   EXPECT_THAT(outcome.errors, HasSubstr("nowhere"));
   EXPECT_FALSE(fs::exists(out_));
 }
@@ -101,7 +103,7 @@ TEST_F(CommandsTest, DamagedDataIsNamedByTheDataService) {
   fs::resize_file(data_dir_ / "train-images-idx3-ubyte", 1000);
   const Outcome outcome = Train({}, out_);
   EXPECT_EQ(outcome.exit_code, 78);
-  EXPECT_EQ(Lines(outcome.errors), 1) << outcome.errors;
+  EXPECT_EQ(Complaints(outcome.errors), 1) << outcome.errors;
   EXPECT_THAT(outcome.errors, HasSubstr("train-images-idx3-ubyte"));
   EXPECT_FALSE(HoldsResults(out_));
 }
@@ -111,7 +113,7 @@ TEST_F(CommandsTest, AnUnusableOutputPathIsOneLine) {
   for (const fs::path& out : {temporary_ / "file", temporary_ / "file/out", fs::path("/proc/millrace")}) {
     const Outcome outcome = Train({}, out);
     EXPECT_EQ(outcome.exit_code, 78) << out;
-    EXPECT_EQ(Lines(outcome.errors), 1) << outcome.errors;
+    EXPECT_EQ(Complaints(outcome.errors), 1) << outcome.errors;
     EXPECT_THAT(outcome.errors, HasSubstr(out.string()));
   }
   EXPECT_EQ(Train({"--json", (temporary_ / "nowhere/result.json").string()}, out_).exit_code, 78);
@@ -122,7 +124,7 @@ TEST_F(CommandsTest, EarlierResultsAreKept) {
   fs::create_directories(out_ / "models/mnist/46");
   const Outcome outcome = Train({}, out_);
   EXPECT_EQ(outcome.exit_code, 78);
-  EXPECT_EQ(Lines(outcome.errors), 1) << outcome.errors;
+  EXPECT_EQ(Complaints(outcome.errors), 1) << outcome.errors;
   EXPECT_THAT(outcome.errors, HasSubstr("--resume"));
   EXPECT_FALSE(fs::exists(out_ / "job.textproto"));
 }
@@ -135,7 +137,7 @@ TEST_F(CommandsTest, APortInUseIsOneLineAndExitCode1) {
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(outcome.errors, HasSubstr(address));
   EXPECT_THAT(outcome.errors, HasSubstr("in use"));
-  EXPECT_EQ(Lines(outcome.errors), 1) << outcome.errors;
+  EXPECT_EQ(Complaints(outcome.errors), 1) << outcome.errors;
   EXPECT_FALSE(fs::exists(out_));
 }
 
@@ -259,7 +261,7 @@ TEST_F(CommandsTest, ServesWhatItTrained) {
   const Outcome bad =
       Run({"predict", "--target", target, (temporary_ / "no.png").string(), (temporary_ / "3.png").string()});
   EXPECT_EQ(bad.exit_code, 1);
-  EXPECT_EQ(Lines(bad.errors), 1) << bad.errors;
+  EXPECT_EQ(Complaints(bad.errors), 1) << bad.errors;
   EXPECT_EQ(Run({"status", "--target", target}).exit_code, 0);
   EXPECT_EQ(Run({"models", "--target", target}).exit_code, 0);
   const fs::path json_file = temporary_ / "load.json";

@@ -32,6 +32,7 @@ using ::testing::MatchesRegex;
 const std::filesystem::path kSource = MILLRACE_SOURCE_DIR;
 const std::filesystem::path kClients = kSource / "build/clients";  // made by tests/clients/install.sh
 const std::filesystem::path kPython = kClients / "bin/python3";
+const std::filesystem::path kPerfAnalyzer = kClients / "perf_analyzer/perf_analyzer";
 
 class StockClientsTest : public ::testing::Test {
  protected:
@@ -64,9 +65,9 @@ class StockClientsTest : public ::testing::Test {
                                {{"127.0.0.1:8500", grpc_}, {"127.0.0.1:8501", http_}});
   }
 
-  static bool ClientsAreThere() {
-    if (std::filesystem::exists(kPython)) return true;
-    std::cerr << "SKIPPED: the stock clients are not installed; tests/clients/install.sh does it\n";
+  static bool IsThere(const std::filesystem::path& client) {
+    if (std::filesystem::exists(client)) return true;
+    std::cerr << "SKIPPED: " << client << " is not installed; tests/clients/install.sh does it\n";
     return false;
   }
 
@@ -100,29 +101,27 @@ class StockClientsTest : public ::testing::Test {
 };
 
 TEST_F(StockClientsTest, TritonsClientOverGrpcAndHttp) {
-  if (!ClientsAreThere()) GTEST_SKIP();
+  if (!IsThere(kPython)) GTEST_SKIP();
   ChildProcess client({kPython, kSource / "tests/clients/triton_client.py", grpc_, http_, "mnist", "469"});
   EXPECT_EQ(client.Wait(), 0) << client.rest_of_stdout() << client.all_of_stderr();
 }
 
 // Reads metadata, configuration and, before and after, statistics.
 TEST_F(StockClientsTest, TritonsPerfAnalyzerOverGrpcStreamsAndHttp) {
-  if (!ClientsAreThere()) GTEST_SKIP();
+  if (!IsThere(kPerfAnalyzer)) GTEST_SKIP();
   for (const std::vector<std::string>& protocol :
        std::vector<std::vector<std::string>>{{"-i", "grpc", "-u", grpc_},
                                              {"-i", "grpc", "-u", grpc_, "--streaming", "--async"},
                                              {"-i", "http", "-u", http_}}) {
     std::vector<std::string> command = {"/usr/bin/env",
-                                        "LD_LIBRARY_PATH=" + (kClients / "lib").string(),
-                                        kClients / "bin/perf_analyzer",
+                                        "LD_LIBRARY_PATH=" + kPerfAnalyzer.parent_path().string(),
+                                        kPerfAnalyzer,
                                         "-m",
                                         "mnist",
                                         "--request-count",
                                         "50"};
     command.insert(command.end(), protocol.begin(), protocol.end());
-    ChildProcess analyzer(command);
-    EXPECT_EQ(analyzer.Wait(), 0) << analyzer.all_of_stderr();
-    const std::string report = analyzer.rest_of_stdout();
+    const std::string report = Run(command);
     EXPECT_THAT(report, HasSubstr("Request count: 50\n"));
     EXPECT_THAT(report, HasSubstr("Successful request count: 50\n")) << "by the server's statistics";
   }
@@ -157,7 +156,7 @@ TEST_F(StockClientsTest, TheReadmesGrpcurlLine) {
 }
 
 TEST_F(StockClientsTest, TheReadmesPythonExample) {
-  if (!ClientsAreThere()) GTEST_SKIP();
+  if (!IsThere(kPython)) GTEST_SKIP();
   std::ofstream(root_ / "example.py") << FromReadme("import numpy as np\nimport tritonclient.grpc", "```");
   ChildProcess example({kPython, root_ / "example.py"});
   EXPECT_EQ(example.Wait(), 0) << example.all_of_stderr();

@@ -79,6 +79,34 @@ TEST_F(AdminServiceTest, RollsBackToWhatServedBeforeAndStaysThere) {
   EXPECT_EQ(Serving(), 30u);
 }
 
+TEST_F(AdminServiceTest, RollsBackToWhatServedRatherThanToWhatOnlyStandsBy) {
+  const auto load = [&](uint64_t version) {
+    return std::make_shared<const LoadedVersion>(std::make_unique<FakePredictor>(FakeInfo("mnist", version)),
+                                                 model_metrics_->AddVersion("mnist", version), 0);
+  };
+  ServeOpenly();
+  Publish(10);
+  PublishAndLoad(20);
+  table_.AddStandby(load(10));
+  EXPECT_EQ(Rollback()->pinned(), 10u) << "nothing else is older";
+  EXPECT_THAT(Pin(0), IsOk());
+  Publish(30);
+  PublishAndLoad(40);
+  table_.AddStandby(load(30));
+  EXPECT_EQ(Rollback()->pinned(), 20u);
+}
+
+TEST_F(AdminServiceTest, APinThatWaitsCanBeEnded) {
+  ServeOpenly();
+  loader_.Pin("mnist", 15);
+  PublishAndLoad(10);
+  EXPECT_FALSE(table_.serves("mnist"));
+  EXPECT_THAT(Pin(12), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(Pin(0), IsOk());
+  PollAll();
+  EXPECT_EQ(Serving(), 10u);
+}
+
 TEST_F(AdminServiceTest, OnlyWhatIsThereCanBePinned) {
   ServeOpenly();
   PublishAndLoad(10);

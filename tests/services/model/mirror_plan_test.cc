@@ -12,8 +12,9 @@ using Versions = std::vector<MirroredVersion>;
 
 const absl::Time kNow = absl::UnixEpoch() + absl::Hours(1);
 
-MirrorPlan Plan(const Versions& source, const Versions& local, const std::map<uint64_t, absl::Time>& retry_at = {}) {
-  return PlanMirror(source, local, retry_at, kNow);
+MirrorPlan Plan(const Versions& source, const Versions& local, const std::map<uint64_t, absl::Time>& retry_at = {},
+                const std::vector<uint64_t>& pins = {}) {
+  return PlanMirror(source, local, pins, retry_at, kNow);
 }
 
 TEST(MirrorPlanTest, TheNewestThatIsMissingComesFirst) {
@@ -43,6 +44,16 @@ TEST(MirrorPlanTest, RemovesWhatTheSourceNoLongerNamesOnceAllElseIsHere) {
   EXPECT_THAT(Plan(source, {{50, "of another job"}, {40, "d"}, {30, "c"}, {20, "b"}}).remove, ElementsAre(50u, 20u));
   EXPECT_THAT(Plan(source, {{30, "c"}, {20, "b"}}).remove, IsEmpty()) << "40 may never come";
   EXPECT_THAT(Plan(source, {{30, "c"}, {20, "b"}}, {{40, kNow + absl::Seconds(1)}}).remove, IsEmpty());
+}
+
+TEST(MirrorPlanTest, WhatIsPinnedComesFirstAndStays) {
+  const Versions source = {{40, "d"}, {30, "c"}, {10, "a"}};
+  EXPECT_EQ(Plan(source, {}, {}, {10}).fetch, (MirroredVersion{10, "a"}));
+  EXPECT_EQ(Plan(source, {}, {{10, kNow + absl::Seconds(1)}}, {10}).fetch, (MirroredVersion{40, "d"}));
+  EXPECT_THAT(Plan(source, {{40, "d"}, {30, "c"}, {20, "b"}}, {}, {10}).remove, ElementsAre(20u))
+      << "10 may never come, and is wanted for ever";
+  EXPECT_THAT(Plan({{40, "d"}}, {{40, "d"}, {20, "b"}, {10, "a"}}, {}, {10}).remove, ElementsAre(20u))
+      << "the source has lost it";
 }
 
 TEST(MirrorPlanTest, ASourceWithoutVersionsTakesNoneAway) { EXPECT_THAT(Plan({}, {{30, "c"}}).remove, IsEmpty()); }

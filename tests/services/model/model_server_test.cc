@@ -3,10 +3,15 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "common/files.h"
+#include "common/grpc_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/model/fake_model.h"
+#include "tests/services/model/fake_source.h"
 #include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temporary_directory.h"
@@ -73,14 +78,35 @@ TEST_F(ModelServerTest, AVersionThatIsPinnedFromTheStartIsWaitedFor) {
   const auto says = [&](const std::string& text) {
     return Eventually([&] { return server->StatusPage().find(text) != std::string::npos; });
   };
+  EXPECT_THAT(server->Ready(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("version 2 of model mnist is pinned")));
   PublishFake(root_ / "models", "mnist", 1);
   PublishFake(root_ / "models", "mnist", 3);
   PublishFake(root_ / "models", "other", 1);
   ASSERT_THAT(server->Started({}), IsOk());
   ASSERT_TRUE(Eventually([&] { return !server->HealthNames().empty(); }));
-  EXPECT_THAT(server->HealthNames(), ElementsAre("other")) << "it is not there yet";
+  EXPECT_THAT(server->HealthNames(), ElementsAre("other"));
+  EXPECT_TRUE(says("2 LOADING PINNED")) << server->StatusPage();
+  EXPECT_TRUE(says("not loaded yet"));
   PublishFake(root_ / "models", "mnist", 2);
   ASSERT_TRUE(says("2 SERVING PINNED"));
+  server->Drain(absl::ZeroDuration());
+}
+
+TEST_F(ModelServerTest, ASourceFillsTheRepositoryWithAllThatIsToBeLoaded) {
+  FakeSource source;
+  for (const uint64_t version : {10, 20, 30, 40, 50, 60}) source->Publish(version, absl::StrCat("number ", version));
+  const auto grpc = *GrpcServer::Start({.address = "unix:" + (root_ / "source").string()}, {&source});
+  ModelServer::Options options = Options();
+  options.source = grpc->address();
+  options.standby_versions = 3;
+  options.pins = {"mnist=10"};
+  auto server = *Create(options);
+  ASSERT_THAT(server->Started({}), IsOk());
+  const auto there = [&] { return NumberedEntries(root_ / "models/mnist"); };
+  EXPECT_TRUE(Eventually([&] { return there() == std::vector<uint64_t>{60, 50, 40, 30, 10}; }));
+  EXPECT_TRUE(Eventually([&] { return server->Ready().ok(); }));
+  EXPECT_THAT(server->StatusPage(), HasSubstr("10 SERVING PINNED"));
   server->Drain(absl::ZeroDuration());
 }
 

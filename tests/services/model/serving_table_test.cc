@@ -86,7 +86,7 @@ TEST_F(ServingTableStandbyTest, WhatServedLastIsFoundByItsNumberAndMayServeAgain
   EXPECT_EQ(Serving("mnist"), 4u);
   EXPECT_EQ(Serving("mnist", 2), 2u);
   EXPECT_THAT(table_.Find("mnist", 1), StatusIs(absl::StatusCode::kNotFound));
-  table_.Publish(table_.Standby("mnist", 2));
+  table_.Publish(table_.FindStandby("mnist", 2));
   EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kStandby), std::pair(3u, State::kStandby),
                                     std::pair(2u, State::kServing)));
 }
@@ -114,7 +114,7 @@ TEST_F(ServingTableStandbyTest, AVersionOnStandbyThatIsRefusedWhenLoadedAgainIsO
 TEST_F(ServingTableStandbyTest, AnUnloadedModelHasNone) {
   PublishEach({1, 2, 3});
   EXPECT_THAT(table_.Unload("mnist"), IsOk());
-  EXPECT_EQ(table_.Standby("mnist", 2), nullptr);
+  EXPECT_EQ(table_.FindStandby("mnist", 2), nullptr);
   EXPECT_THAT(States(), ElementsAre(std::pair(3u, State::kRetired)));
 }
 
@@ -152,6 +152,19 @@ TEST_F(ServingTableTest, ACandidateIsFoundByVersionAndByLabelUntilItServesOrIsGi
   EXPECT_THAT(table_.FindLabel("mnist", "canary"), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(States(), ElementsAre(std::pair(4u, State::kServing), std::pair(3u, State::kRefused)));
   EXPECT_EQ(table_.Accounts("mnist", 0)->size(), 2u);
+}
+
+TEST_F(ServingTableTest, APinnedVersionThatIsNotThereIsListedAndOthersWaitForIt) {
+  table_.SetPinned("mnist", 7);
+  const std::vector<VersionReport> reports = table_.Report();
+  ASSERT_EQ(reports.size(), 1u);
+  EXPECT_EQ(reports[0].version, 7u);
+  EXPECT_EQ(reports[0].reason, "not loaded yet");
+  EXPECT_TRUE(reports[0].pinned);
+  EXPECT_THAT(table_.Find("mnist", 0), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("version 7 is pinned")));
+  EXPECT_EQ(table_.pins(), (std::map<std::string, uint64_t>{{"mnist", 7}}));
+  table_.SetPinned("mnist", 0);
+  EXPECT_TRUE(table_.Report().empty());
 }
 
 TEST_F(ServingTableTest, AccountsOutliveTheirVersionsInBoundedNumber) {

@@ -168,6 +168,7 @@ TEST_F(VersionLoaderTest, APinSurvivesPushesAndEndsWhenItIsTakenAway) {
   PollAll();
   EXPECT_EQ(Serving(), 2u);
   EXPECT_TRUE(table_.Report()[0].pinned);
+  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_pinned_version{model=\"mnist\"} 2"));
   Publish(4);
   PollAll();
   EXPECT_EQ(Serving(), 2u);
@@ -237,19 +238,59 @@ TEST_F(VersionLoaderStandbysTest, WhatIsThereBeforeTheFirstStandsByToo) {
   EXPECT_EQ(loads_, 5);
 }
 
+TEST_F(VersionLoaderStandbysTest, ThatCannotBeLoadedAreNoAlarm) {
+  Publish(1, "bad");
+  Publish(2);
+  PollAll();
+  EXPECT_EQ(Serving(), 2u);
+  EXPECT_EQ(table_.Report()[1].reason, "digest: model.pt differs");
+  EXPECT_THAT(metrics_.Render(), Not(HasSubstr("result=\"refused\"")));
+}
+
+TEST_F(VersionLoaderStandbysTest, ComeBackWhenAnUnloadedModelIsLoadedAgain) {
+  for (const uint64_t version : {1, 2, 3}) Publish(version);
+  PollAll();
+  EXPECT_THAT(loader_->Unload("mnist"), IsOk());
+  PollAll();
+  EXPECT_TRUE(table_.standby_versions("mnist").empty());
+  EXPECT_THAT(Reload(), IsOk());
+  PollAll();
+  EXPECT_EQ(Serving(), 3u);
+  EXPECT_EQ(table_.standby_versions("mnist"), (std::vector<uint64_t>{2, 1}));
+}
+
+TEST_F(VersionLoaderStandbysTest, APinOfOneThatIsBeingLoadedIsFollowed) {
+  Publish(1);
+  Publish(2);
+  loader_ = std::make_unique<VersionLoader>(
+      VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
+      [this](const std::string& directory) {
+        ++loads_;
+        if (Serving() == 2) loader_->Pin("mnist", 1);
+        return FakeLoader()(directory);
+      },
+      table_, model_metrics_, clock_);
+  PollAll();
+  EXPECT_EQ(Serving(), 1u);
+  EXPECT_EQ(loads_, 2);
+  EXPECT_EQ(table_.standby_versions("mnist"), std::vector<uint64_t>{2});
+}
+
 TEST_F(VersionLoaderStandbysTest, AnUnloadEndsTheLoadOfAStandby) {
   Publish(1);
   Publish(2);
   loader_ = std::make_unique<VersionLoader>(
       VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
       [this](const std::string& directory) {
-        if (Serving() == 2) EXPECT_THAT(loader_->Unload("mnist"), IsOk());
+        if (Serving() == 2) {
+          EXPECT_THAT(loader_->Unload("mnist"), IsOk());
+        }
         return FakeLoader()(directory);
       },
       table_, model_metrics_, clock_);
   PollAll();
   EXPECT_FALSE(table_.serves("mnist"));
-  EXPECT_TRUE(table_.standby("mnist").empty());
+  EXPECT_TRUE(table_.standby_versions("mnist").empty());
 }
 
 TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {

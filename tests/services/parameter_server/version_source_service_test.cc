@@ -85,6 +85,9 @@ TEST_F(VersionSourceServiceTest, ListsWholeVersionsNewestFirst) {
   };
   EXPECT_THAT(versions(1, {6, 24, 7}), ElementsAre(18, 6)) << "those that are there";
   EXPECT_THAT(versions(2, {18, 12}), ElementsAre(18, 12)) << "once each";
+  fs::remove(root_ / "models/mnist/6/manifest.json");
+  fs::create_directory(root_ / "models/mnist/6/manifest.json");
+  EXPECT_THAT(versions(1, {6}), ElementsAre(18)) << "one that cannot be read keeps none away";
   EXPECT_THAT(List(1, std::vector<uint64_t>(65)),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("65 versions; the limit is 64")));
 
