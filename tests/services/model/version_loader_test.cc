@@ -9,43 +9,14 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/services/model/fake_model.h"
-#include "tests/services/model/serving_fixture.h"
+#include "tests/services/model/version_loader_fixture.h"
 #include "tests/testing/eventually.h"
 #include "tests/testing/status_matchers.h"
 
 namespace millrace {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-using ::testing::Not;
-
-class VersionLoaderTest : public ServingFixture {
- protected:
-  explicit VersionLoaderTest(size_t standby_max = 0) : ServingFixture(standby_max) {
-    loader_ = std::make_unique<VersionLoader>(
-        VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
-        [this](const std::string& directory) {
-          ++loads_;
-          return FakeLoader()(directory);
-        },
-        table_, model_metrics_, clock_);
-  }
-
-  void Publish(uint64_t version, const std::string& word = "good") {
-    PublishFake(root_ / "models", "mnist", version, word);
-  }
-  void PollAll() { ServingFixture::PollAll(*loader_); }
-  absl::Status Reload(const std::string& model = "mnist") {
-    absl::Status status = absl::UnknownError("not answered");
-    loader_->Reload(model, [&](const absl::Status& result) { status = result; });
-    PollAll();
-    return status;
-  }
-
-  int loads_ = 0;
-  std::unique_ptr<VersionLoader> loader_;
-};
 
 TEST_F(VersionLoaderTest, WaitsForARepositoryThenServesTheNewest) {
   PollAll();
@@ -177,122 +148,6 @@ TEST_F(VersionLoaderTest, APinSurvivesPushesAndEndsWhenItIsTakenAway) {
   EXPECT_EQ(Serving(), 4u);
 }
 
-class VersionLoaderStandbyTest : public VersionLoaderTest {
- protected:
-  VersionLoaderStandbyTest() : VersionLoaderTest(1) {
-    for (const uint64_t version : {1, 2}) {
-      Publish(version);
-      PollAll();
-    }
-  }
-};
-
-TEST_F(VersionLoaderStandbyTest, APinLoadsNothingUnlessTheFilesHaveChanged) {
-  ASSERT_EQ(loads_, 2);
-  loader_->Pin("mnist", 1);
-  PollAll();
-  EXPECT_EQ(Serving(), 1u);
-  EXPECT_EQ(loads_, 2);
-  Publish(2);
-  loader_->Pin("mnist", 2);
-  PollAll();
-  EXPECT_EQ(Serving(), 2u);
-  EXPECT_EQ(loads_, 3);
-}
-
-TEST_F(VersionLoaderStandbyTest, APinNeedsNoFiles) {
-  fs::remove_all(root_ / "models/mnist/1");
-  loader_->Pin("mnist", 1);
-  PollAll();
-  EXPECT_EQ(Serving(), 1u);
-  fs::remove_all(root_ / "models");
-  loader_->Pin("mnist", 2);
-  PollAll();
-  EXPECT_EQ(Serving(), 2u);
-  EXPECT_EQ(loads_, 2);
-}
-
-class VersionLoaderStandbysTest : public VersionLoaderTest {
- protected:
-  VersionLoaderStandbysTest() : VersionLoaderTest(2) {}
-};
-
-TEST_F(VersionLoaderStandbysTest, WhatIsThereBeforeTheFirstStandsByToo) {
-  for (const uint64_t version : {1, 2, 4}) Publish(version);
-  Publish(3, "bad");
-  EXPECT_TRUE(loader_->PollOnce());
-  EXPECT_EQ(Serving(), 4u) << "what serves comes first";
-  EXPECT_EQ(Serving("mnist", 2), 0u);
-  PollAll();
-  EXPECT_EQ(Serving("mnist", 2), 2u);
-  EXPECT_EQ(Serving("mnist", 1), 1u) << "3 is refused";
-  EXPECT_EQ(Serving(), 4u);
-  EXPECT_EQ(loads_, 4);
-
-  Publish(5);
-  PollAll();
-  EXPECT_EQ(Serving(), 5u);
-  EXPECT_EQ(Serving("mnist", 4), 4u);
-  EXPECT_EQ(Serving("mnist", 2), 2u);
-  EXPECT_EQ(Serving("mnist", 1), 0u) << "two are enough";
-  EXPECT_EQ(loads_, 5);
-}
-
-TEST_F(VersionLoaderStandbysTest, ThatCannotBeLoadedAreNoAlarm) {
-  Publish(1, "bad");
-  Publish(2);
-  PollAll();
-  EXPECT_EQ(Serving(), 2u);
-  EXPECT_EQ(table_.Report()[1].reason, "digest: model.pt differs");
-  EXPECT_THAT(metrics_.Render(), Not(HasSubstr("result=\"refused\"")));
-}
-
-TEST_F(VersionLoaderStandbysTest, ComeBackWhenAnUnloadedModelIsLoadedAgain) {
-  for (const uint64_t version : {1, 2, 3}) Publish(version);
-  PollAll();
-  EXPECT_THAT(loader_->Unload("mnist"), IsOk());
-  PollAll();
-  EXPECT_TRUE(table_.standby_versions("mnist").empty());
-  EXPECT_THAT(Reload(), IsOk());
-  PollAll();
-  EXPECT_EQ(Serving(), 3u);
-  EXPECT_EQ(table_.standby_versions("mnist"), (std::vector<uint64_t>{2, 1}));
-}
-
-TEST_F(VersionLoaderStandbysTest, APinOfOneThatIsBeingLoadedIsFollowed) {
-  Publish(1);
-  Publish(2);
-  loader_ = std::make_unique<VersionLoader>(
-      VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
-      [this](const std::string& directory) {
-        ++loads_;
-        if (Serving() == 2) loader_->Pin("mnist", 1);
-        return FakeLoader()(directory);
-      },
-      table_, model_metrics_, clock_);
-  PollAll();
-  EXPECT_EQ(Serving(), 1u);
-  EXPECT_EQ(loads_, 2);
-  EXPECT_EQ(table_.standby_versions("mnist"), std::vector<uint64_t>{2});
-}
-
-TEST_F(VersionLoaderStandbysTest, AnUnloadEndsTheLoadOfAStandby) {
-  Publish(1);
-  Publish(2);
-  loader_ = std::make_unique<VersionLoader>(
-      VersionLoader::Options{.repository = root_ / "models", .poll_interval = absl::Milliseconds(1)},
-      [this](const std::string& directory) {
-        if (Serving() == 2) {
-          EXPECT_THAT(loader_->Unload("mnist"), IsOk());
-        }
-        return FakeLoader()(directory);
-      },
-      table_, model_metrics_, clock_);
-  PollAll();
-  EXPECT_FALSE(table_.serves("mnist"));
-  EXPECT_TRUE(table_.standby_versions("mnist").empty());
-}
-
 TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
   Publish(1);
   PollAll();
@@ -305,6 +160,7 @@ TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
 }
 
 // Fake versions say version % 4 of every row: here version 1 is right in 60 %, 4 in 40 %, 3 in none.
+
 TEST_F(VersionLoaderTest, AVersionThatIsWorseOnTheCanarySetIsRefusedUnlessItIsPinned) {
   std::vector<uint8_t> labels(100, 0);
   std::fill_n(labels.begin(), 60, 1);
@@ -341,193 +197,6 @@ TEST_F(VersionLoaderTest, AVersionThatIsWorseOnTheCanarySetIsRefusedUnlessItIsPi
 }
 
 // Fake versions agree if they are the same modulo 4.
-class VersionLoaderRolloutTest : public VersionLoaderTest {
- protected:
-  VersionLoaderRolloutTest() {
-    loader_ = std::make_unique<VersionLoader>(
-        VersionLoader::Options{
-            .repository = root_ / "models",
-            .poll_interval = absl::Milliseconds(1),
-            .rollout = {.mode = RolloutOptions::Mode::kShadow, .limits = {.rows = 3, .latency_ratio_max = 1e9}}},
-        [this](const std::string& directory) {
-          if (during_load_) during_load_();
-          return FakeLoader()(directory);
-        },
-        table_, model_metrics_, clock_);
-    Publish(1);
-    PollAll();
-  }
-  // Requests until the rollout has a verdict.
-  void Ask() {
-    const std::vector<uint8_t> pixels(kFakeShape.bytes());
-    const InferenceRequest request{.input = pixels, .any_version = true};
-    const auto stable = *table_.Find("mnist", 0);
-    ASSERT_TRUE(Eventually([&] {
-      RouteRequest(stable, request);
-      return stable->rollout()->verdict().has_value();
-    }));
-  }
-  // The same, and what the loader makes of it.
-  void Decide() {
-    Ask();
-    PollAll();
-  }
-  uint64_t Candidate() const {
-    const auto found = table_.FindLabel("mnist", "canary");
-    return found.ok() ? (*found)->info().version : 0;
-  }
-
-  std::function<void()> during_load_;
-};
-
-TEST_F(VersionLoaderRolloutTest, TheFirstVersionServesAtOnceAndTheNextAfterItsVerdict) {
-  EXPECT_EQ(Serving(), 1u);
-  Publish(5);
-  PollAll();
-  EXPECT_EQ(Serving(), 1u);
-  EXPECT_EQ(Candidate(), 5u);
-  EXPECT_THAT(metrics_.Render(), HasSubstr("millrace_model_candidate_version{model=\"mnist\"} 5"));
-  EXPECT_THAT(table_.Report()[0].reason, HasSubstr("of 3 rows compared"));
-  Decide();
-  EXPECT_EQ(Serving(), 5u);
-  EXPECT_EQ(Candidate(), 0u);
-  const std::string text = metrics_.Render();
-  EXPECT_THAT(text, HasSubstr("millrace_model_candidate_version{model=\"mnist\"} 0"));
-  EXPECT_THAT(text, HasSubstr("millrace_model_active_version{model=\"mnist\"} 5"));
-  EXPECT_THAT(text, HasSubstr("millrace_model_rollouts_total{model=\"mnist\",reason=\"\",result=\"promoted\"} 1"));
-}
-
-TEST_F(VersionLoaderRolloutTest, AVerdictAgainstACandidateRefusesItUntilItIsPinned) {
-  Publish(2);
-  PollAll();
-  Decide();
-  EXPECT_EQ(Serving(), 1u);
-  EXPECT_EQ(Candidate(), 0u);
-  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kRefused);
-  EXPECT_THAT(table_.Report()[0].reason, HasSubstr("rolled back: agreement: 0 of "));
-  EXPECT_THAT(
-      metrics_.Render(),
-      HasSubstr("millrace_model_rollouts_total{model=\"mnist\",reason=\"agreement\",result=\"rolled_back\"} 1"));
-  PollAll();
-  EXPECT_EQ(Candidate(), 0u);  // not tried again
-  loader_->Pin("mnist", 2);
-  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kLoading);  // no longer refused
-  loader_->Pin("mnist", 0);
-  EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kRefused);
-  EXPECT_THAT(table_.Report()[0].reason, HasSubstr("rolled back"));
-  loader_->Pin("mnist", 2);
-  PollAll();
-  EXPECT_EQ(Serving(), 2u);
-}
-
-TEST_F(VersionLoaderRolloutTest, AVerdictThatFallsWhileANewerVersionLoadsIsFollowed) {
-  Publish(2);
-  PollAll();
-  during_load_ = [this] {
-    during_load_ = nullptr;
-    Ask();
-  };
-  Publish(5);
-  PollAll();
-  EXPECT_EQ(Candidate(), 5u);
-  EXPECT_EQ(table_.Report().back().version, 1u);
-  EXPECT_EQ(table_.Report()[1].version, 2u);
-  EXPECT_EQ(table_.Report()[1].state, VersionReport::State::kRefused);
-  EXPECT_THAT(metrics_.Render(), HasSubstr("reason=\"agreement\",result=\"rolled_back\"} 1"));
-}
-
-TEST_F(VersionLoaderRolloutTest, AnUnloadEndsTheRollout) {
-  Publish(5);
-  PollAll();
-  EXPECT_THAT(loader_->Unload("mnist"), IsOk());
-  PollAll();
-  const std::string text = metrics_.Render();
-  EXPECT_THAT(text, HasSubstr("millrace_model_active_version{model=\"mnist\"} 0"));
-  EXPECT_THAT(text, HasSubstr("millrace_model_candidate_version{model=\"mnist\"} 0"));
-  EXPECT_THAT(text, HasSubstr("reason=\"\",result=\"ended\"} 1"));
-  EXPECT_THAT(Reload(), IsOk());
-  EXPECT_EQ(Serving(), 5u);
-  EXPECT_EQ(Candidate(), 0u);
-}
-
-TEST_F(VersionLoaderRolloutTest, AReloadOfWhatServesCountsTheRolloutThatItEnds) {
-  Publish(5);
-  PollAll();
-  EXPECT_THAT(Reload(), IsOk());
-  EXPECT_EQ(Serving(), 1u);
-  EXPECT_EQ(Candidate(), 5u) << "tried again";
-  EXPECT_THAT(metrics_.Render(), HasSubstr("reason=\"\",result=\"replaced\"} 1"));
-}
-
-TEST_F(VersionLoaderRolloutTest, ANewerVersionReplacesTheCandidateWhichIsTriedAgainIfThatOneFails) {
-  Publish(5);
-  PollAll();
-  Publish(6);
-  PollAll();
-  EXPECT_EQ(Candidate(), 6u);
-  EXPECT_THAT(metrics_.Render(), HasSubstr("reason=\"\",result=\"replaced\"} 1"));
-  Decide();
-  EXPECT_EQ(Serving(), 1u);
-  EXPECT_EQ(Candidate(), 5u);
-  Decide();
-  EXPECT_EQ(Serving(), 5u);
-}
-
-TEST_F(VersionLoaderRolloutTest, APinEndsTheRollout) {
-  Publish(5);
-  PollAll();
-  loader_->Pin("mnist", 1);
-  PollAll();
-  EXPECT_EQ(Serving(), 1u);
-  EXPECT_EQ(Candidate(), 0u);
-  EXPECT_THAT(metrics_.Render(), HasSubstr("reason=\"\",result=\"ended\"} 1"));
-  loader_->Pin("mnist", 0);
-  PollAll();
-  EXPECT_EQ(Candidate(), 5u);
-  loader_->Pin("mnist", 5);  // the candidate itself
-  PollAll();
-  EXPECT_EQ(Serving(), 5u);
-}
-
-TEST_F(VersionLoaderRolloutTest, AVersionOfAnotherKindCannotBeComparedAndIsRefusedUnlessPinned) {
-  Publish(5, "autoencoder");
-  PollAll();
-  EXPECT_EQ(Candidate(), 0u);
-  EXPECT_EQ(table_.Report()[0].reason,
-            "incomparable: it maps [1, 2, 3] to a reconstruction, version 1 which serves [1, 2, 3] to 4 classes; a pin "
-            "makes it serve");
-  during_load_ = [this] {
-    during_load_ = nullptr;
-    loader_->Pin("mnist", 0);
-  };
-  loader_->Pin("mnist", 5);
-  PollAll();
-  EXPECT_EQ(Candidate(), 0u) << "unpinned while it was loading";
-  EXPECT_EQ(Serving(), 1u);
-  loader_->Pin("mnist", 5);
-  PollAll();
-  EXPECT_EQ(Serving(), 5u);
-}
-
-TEST_F(VersionLoaderRolloutTest, TheVerdictIsFollowedAtOnce) {
-  loader_ = std::make_unique<VersionLoader>(
-      VersionLoader::Options{.repository = root_ / "models",
-                             .poll_interval = absl::Hours(1),
-                             .rollout = {.mode = RolloutOptions::Mode::kCanary,
-                                         .canary_fraction = 1,
-                                         .limits = {.rows = 3, .latency_ratio_max = 1e9}}},
-      FakeLoader(), table_, model_metrics_, clock_);
-  PollAll();
-  Publish(5);
-  PollAll();
-  ASSERT_EQ(Candidate(), 5u);
-  loader_->Start();
-  const std::vector<uint8_t> pixels(kFakeShape.bytes());
-  EXPECT_TRUE(Eventually([&] {
-    RouteRequest(*table_.Find("mnist", 0), {.input = pixels, .any_version = true});
-    return Serving() == 5;
-  }));
-}
 
 TEST_F(VersionLoaderTest, APinIsFollowedAtOnce) {
   loader_ = std::make_unique<VersionLoader>(
@@ -571,7 +240,7 @@ TEST_F(VersionLoaderTest, AReloadLoadsWhatServesAgainAndLeavesItIfThatFails) {
   ASSERT_EQ(table_.Report().size(), 1u);
   EXPECT_EQ(table_.Report()[0].state, VersionReport::State::kServing);
   EXPECT_THAT(table_.Report()[0].reason, HasSubstr("model.pt differs"));
-  fs::remove_all(root_ / "models");
+  std::filesystem::remove_all(root_ / "models");
   EXPECT_THAT(Reload(), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_EQ(Serving(), 1u);
 }
