@@ -18,6 +18,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
+// Fake versions agree if they are the same modulo 4.
 class VersionLoaderRolloutTest : public VersionLoaderTest {
  protected:
   VersionLoaderRolloutTest() {

@@ -160,7 +160,6 @@ TEST_F(VersionLoaderTest, APinnedVersionThatIsRefusedLeavesTheOtherServing) {
 }
 
 // Fake versions say version % 4 of every row: here version 1 is right in 60 %, 4 in 40 %, 3 in none.
-
 TEST_F(VersionLoaderTest, AVersionThatIsWorseOnTheCanarySetIsRefusedUnlessItIsPinned) {
   std::vector<uint8_t> labels(100, 0);
   std::fill_n(labels.begin(), 60, 1);
@@ -195,8 +194,6 @@ TEST_F(VersionLoaderTest, AVersionThatIsWorseOnTheCanarySetIsRefusedUnlessItIsPi
   PollAll();
   EXPECT_EQ(Serving(), 3u);
 }
-
-// Fake versions agree if they are the same modulo 4.
 
 TEST_F(VersionLoaderTest, APinIsFollowedAtOnce) {
   loader_ = std::make_unique<VersionLoader>(
