@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
-#include <string_view>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -53,10 +54,9 @@ class CommandsTest : public testing::Test {
   // As a person who goes on with a run types it.
   Outcome Resume(const fs::path& out) { return Run({"train", "--resume", "--no-serving", "--out", out.string()}); }
   // The lines that say what is wrong. What is waited for is the machine's affair, and shown on a slow one.
-  static int64_t Complaints(std::string_view errors) {
-    absl::ConsumeSuffix(&errors, "\n");
-    const std::vector<std::string_view> lines = absl::StrSplit(errors, '\n');
-    return std::ranges::count_if(lines, [](std::string_view line) { return !line.starts_with("waiting for "); });
+  static int64_t Complaints(const std::string& errors) {
+    const std::vector<std::string> lines = absl::StrSplit(absl::StripSuffix(errors, "\n"), '\n');
+    return std::ranges::count_if(lines, [](const std::string& line) { return !line.starts_with("waiting for "); });
   }
 
   TemporaryDirectory temporary_;
