@@ -97,8 +97,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0, 32));
   app.add_option("--pin", pins,
                  "MODEL=VERSION (mnist=4220), several with commas between: from the start exactly this version is to "
-                 "serve, whatever "
-                 "else the repository holds, until an operator pins another or ends it")
+                 "serve, whatever else the repository holds, until an operator pins another or ends it")
       ->delimiter(',');
   app.add_option(
       "--admin-token-file", admin_token_file,
