@@ -80,7 +80,8 @@ TEST_F(VersionSourceServiceTest, ListsWholeVersionsNewestFirst) {
 
   const auto versions = [&](uint32_t newest, const std::vector<uint64_t>& besides) {
     std::vector<uint64_t> found;
-    for (const v1::ExportedVersion& version : List(newest, besides)->versions()) found.push_back(version.version());
+    const auto listing = List(newest, besides);
+    for (const v1::ExportedVersion& version : listing->versions()) found.push_back(version.version());
     return found;
   };
   EXPECT_THAT(versions(1, {6, 24, 7}), ElementsAre(18, 6)) << "those that are there";
