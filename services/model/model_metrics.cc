@@ -100,6 +100,7 @@ void ModelMetrics::SetActive(const std::string& model, uint64_t version, uint64_
   active_version_.Add({{"model", model}}).Set(static_cast<double>(version));
   active_step_.Add({{"model", model}}).Set(static_cast<double>(step));
   SetCandidate(model, 0);
+  pinned_version_.Add({{"model", model}});
   rollouts_.Add({{"model", model}, {"result", "promoted"}, {"reason", ""}});
   RowsOfRollouts(model);
 }

@@ -16,6 +16,13 @@
 
 namespace millrace {
 
+// For a whole run, which takes many times as long under a sanitizer.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr absl::Duration kRunTimeout = absl::Minutes(12);
+#else
+inline constexpr absl::Duration kRunTimeout = absl::Minutes(4);
+#endif
+
 // A real program of the project, as built, run with the given arguments: `Program("millrace", {"train", ...})`.
 // What it writes to stderr is kept; it is killed with the object. Not thread-safe.
 class Program {
@@ -23,7 +30,7 @@ class Program {
   Program(const std::string& name, std::vector<std::string> arguments, const std::filesystem::path& stderr_file);
 
   // The exit code (128 + signal if one killed it). Throws if it still runs after `timeout`.
-  int Wait(absl::Duration timeout = absl::Minutes(4));
+  int Wait(absl::Duration timeout = kRunTimeout);
   bool Runs() { return process_->Poll(); }
   pid_t pid() const { return process_->pid(); }
   void Signal(int signal_number) { process_->Signal(signal_number); }
