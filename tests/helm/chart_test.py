@@ -21,10 +21,9 @@ WITH_EVERYTHING = chart.CHART / "ci" / "production-values.yaml"
 JOBSET = chart.CHART / "ci" / "jobset-values.yaml"
 WITH_GPUS = chart.CHART / "ci" / "gpu-values.yaml"
 SHARED_VOLUME = chart.CHART / "ci" / "shared-volume-values.yaml"
-# Where users may say anything: their own labels, and parts of pods.
-FREE = {"global", "stringMap", "quantities", "affinity", "tolerations[]", "podSelector", "namespaceSelector", "ipBlock"}
-# Numbers by a name of the user's own.
-FREE.add("pins")
+# Where users may say anything: their own labels, and parts of pods; or name models.
+FREE = {"global", "stringMap", "quantities", "affinity", "tolerations[]", "podSelector", "namespaceSelector", "ipBlock",
+        "pins"}
 
 
 def closed(schema, name="values"):
