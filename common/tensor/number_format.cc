@@ -51,15 +51,32 @@ void DecodeAs(const ByteRope& values, std::span<float> out) {
   });
 }
 
+// Of the formats in which numbers lie one by one.
+size_t NumberBytes(v1::NumberFormat format) { return IsNarrow(format) ? sizeof(c10::Half) : sizeof(float); }
+
 }  // namespace
 
-size_t NumberBytes(v1::NumberFormat format) {
-  return format == v1::NUMBER_FORMAT_BFLOAT16 || format == v1::NUMBER_FORMAT_FLOAT16 ? 2 : sizeof(float);
+size_t EncodedBytes(v1::NumberFormat format, size_t count) {
+  return format == v1::NUMBER_FORMAT_MXINT8 ? Mxint8Bytes(count) : count * NumberBytes(format);
+}
+
+std::optional<size_t> EncodedCount(v1::NumberFormat format, size_t bytes) {
+  if (format == v1::NUMBER_FORMAT_MXINT8) return Mxint8Count(bytes);
+  if (bytes % NumberBytes(format) != 0) return std::nullopt;
+  return bytes / NumberBytes(format);
 }
 
 void Round(v1::NumberFormat format, std::span<float> values) {
-  if (format == v1::NUMBER_FORMAT_BFLOAT16) RoundTo<c10::BFloat16>(values);
-  if (format == v1::NUMBER_FORMAT_FLOAT16) RoundTo<c10::Half>(values);
+  switch (format) {
+    case v1::NUMBER_FORMAT_BFLOAT16:
+      return RoundTo<c10::BFloat16>(values);
+    case v1::NUMBER_FORMAT_FLOAT16:
+      return RoundTo<c10::Half>(values);
+    case v1::NUMBER_FORMAT_MXINT8:
+      return RoundToMxint8(values);
+    default:
+      return;
+  }
 }
 
 void Encode(v1::NumberFormat format, std::span<const float> values, std::span<std::byte> out) {
@@ -69,6 +86,8 @@ void Encode(v1::NumberFormat format, std::span<const float> values, std::span<st
       return EncodeAs<c10::BFloat16>(values, out);
     case v1::NUMBER_FORMAT_FLOAT16:
       return EncodeAs<c10::Half>(values, out);
+    case v1::NUMBER_FORMAT_MXINT8:
+      return EncodeMxint8(values, out);
     default:
       std::ranges::copy(std::as_bytes(values), out.begin());
   }
@@ -81,6 +100,8 @@ void Decode(v1::NumberFormat format, const ByteRope& values, std::span<float> ou
       return DecodeAs<c10::BFloat16>(values, out);
     case v1::NUMBER_FORMAT_FLOAT16:
       return DecodeAs<c10::Half>(values, out);
+    case v1::NUMBER_FORMAT_MXINT8:
+      return DecodeMxint8(values, out);
     default:
       CopyFloats(values, out);
   }

@@ -40,10 +40,11 @@ constexpr std::array<NamedOptimizer, 3> kOptimizers = {{
     {"adamw", v1::OPTIMIZER_KIND_ADAMW, 1e-3, 1e-2},
 }};
 
-constexpr std::array<Named<v1::NumberFormat>, 3> kWires = {{
+constexpr std::array<Named<v1::NumberFormat>, 4> kWires = {{
     {"fp32", v1::NUMBER_FORMAT_UNSPECIFIED},
     {"bf16", v1::NUMBER_FORMAT_BFLOAT16},
     {"fp16", v1::NUMBER_FORMAT_FLOAT16},
+    {"mxint8", v1::NUMBER_FORMAT_MXINT8},
 }};
 
 absl::StatusOr<NamedOptimizer> FindOptimizer(absl::string_view name) {
@@ -194,8 +195,8 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
       ->default_str("none");
   app.add_option(
          "--wire", job.wire,
-         "numbers in which gradients and weights travel; all are the same bits for every cluster, but fp32's are "
-         "others than bf16's")
+         "numbers in which gradients and weights travel, of 32, 16, 16 or 8 bits (of which 32 share an exponent); with "
+         "each the bits are the same for every cluster, but others than with another")
       ->group(what)
       ->default_str("fp32")
       ->check(CLI::IsMember(NamesOf(kWires)));

@@ -35,7 +35,7 @@ struct JobFlags {
   std::optional<uint32_t> evaluation_batch_size;
   std::optional<std::string> normalize;  // unit, standard
   std::optional<std::string> augment;    // as ParseAugmentation takes it
-  std::optional<std::string> wire;       // fp32, bf16, fp16
+  std::optional<std::string> wire;       // fp32, bf16, fp16, mxint8
   TrainingFlags training;
   AsynchronyFlags asynchrony;
 };
@@ -65,7 +65,7 @@ struct TrainOptions {
   uint32_t keep_checkpoints = 3;
   uint32_t backup_workers = 0;
   std::string sign_key{};  // PEM file; empty: exported versions are not signed
-  std::string bin_dir;  // empty: where this program lies
+  std::string bin_dir;     // empty: where this program lies
   std::string log_level = "info";
 };
 

@@ -115,6 +115,15 @@ absl::Status CheckSlotSamples(const NetworkInfo& network, const v1::JobSpec& spe
   return absl::OkStatus();
 }
 
+// Numbers that share an exponent must be of similar size. A channel's variance may be a thousandth of its neighbour's,
+// and as zero it would be divided by.
+absl::Status CheckWire(const NetworkInfo& network, const v1::JobSpec& spec) {
+  const uint64_t statistics = network.table.statistics_size();
+  if (spec.wire() != v1::NUMBER_FORMAT_MXINT8 || statistics == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("wire MXINT8 is for a network without statistics (batch normalisation); this one has ", statistics));
+}
+
 absl::StatusOr<v1::NetworkSpec> ResolveNetwork(const v1::JobSpec& spec, const v1::DatasetInfo& dataset) {
   v1::NetworkSpec network;
   network.set_architecture(spec.architecture());
@@ -167,7 +176,7 @@ absl::Status ValidateJobSpec(const v1::JobSpec& spec) {
     return absl::InvalidArgumentError("loss is unknown; known: CROSS_ENTROPY, MSE");
   }
   if (!v1::NumberFormat_IsValid(spec.wire())) {
-    return absl::InvalidArgumentError("wire is unknown; known: FLOAT32, BFLOAT16, FLOAT16");
+    return absl::InvalidArgumentError("wire is unknown; known: FLOAT32, BFLOAT16, FLOAT16, MXINT8");
   }
   if (spec.normalization() != v1::NORMALIZATION_UNIT && spec.normalization() != v1::NORMALIZATION_STANDARD) {
     return absl::InvalidArgumentError("normalization is missing or unknown; known: UNIT, STANDARD");
@@ -202,6 +211,7 @@ absl::StatusOr<v1::JobPlan> ResolveJobPlan(const v1::JobSpec& spec, const v1::Da
       CheckRange("the network's number of parameters", info.table.size(), 1, std::numeric_limits<uint64_t>::max()));
   MILLRACE_RETURN_IF_ERROR(CheckLossOptions(plan.network(), spec));
   MILLRACE_RETURN_IF_ERROR(CheckSlotSamples(info, spec, dataset));
+  MILLRACE_RETURN_IF_ERROR(CheckWire(info, spec));
   plan.set_parameter_count(info.table.size());
   plan.set_statistics_count(info.table.statistics_size());
   plan.set_steps_per_epoch(StepsPerEpoch(dataset.train_count(), spec.batch_size()));

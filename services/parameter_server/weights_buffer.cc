@@ -7,8 +7,9 @@ namespace millrace {
 
 void WeightsDraft::Finish(uint64_t begin, uint64_t end) const {
   if (wire.empty()) return;
-  const size_t number = NumberBytes(format);
-  Encode(format, values.subspan(begin, end - begin), wire.subspan(begin * number, (end - begin) * number));
+  const size_t first = EncodedBytes(weights.format, begin);
+  Encode(weights.format, values.subspan(begin, end - begin),
+         wire.subspan(first, EncodedBytes(weights.format, end) - first));
 }
 
 void WeightsDraft::Fill(std::span<const float> all) const {
@@ -39,7 +40,7 @@ WeightsDraft WeightsPool::Begin(uint64_t version) {
                                     [buffer](const void*) { buffer->held.store(false, std::memory_order_release); });
   const std::span<float> values = buffer->values.span();
   const std::span<const std::byte> wire = IsNarrow(wire_) ? buffer->wire.span() : std::as_bytes(values);
-  return {values, {version, values, wire, std::move(owner)}, wire_, buffer->wire.span()};
+  return {values, {version, values, wire_, wire, std::move(owner)}, buffer->wire.span()};
 }
 
 }  // namespace millrace

@@ -24,13 +24,14 @@ struct WeightsVersion {
   uint64_t version = 0;
   std::span<const float> values;
   // The same as they travel: `values` themselves unless the number format is narrow. Empty if they come from a disk.
+  v1::NumberFormat format{};
   std::span<const std::byte> wire;
   std::shared_ptr<const void> owner;  // keeps all of it alive and unchanged
 
-  // Of elements [begin, begin + count).
-  WireValues Travelling(uint64_t begin, uint64_t count) const {
-    const size_t number = wire.size() / values.size();
-    return {wire.subspan(begin * number, count * number), owner};
+  // Of elements [begin, end), `begin` a multiple of kNumbersTogether, and `end` too unless it is the last.
+  WireValues Travelling(uint64_t begin, uint64_t end) const {
+    const size_t first = EncodedBytes(format, begin);
+    return {wire.subspan(first, EncodedBytes(format, end) - first), owner};
   }
 };
 
@@ -38,10 +39,9 @@ struct WeightsVersion {
 struct WeightsDraft {
   std::span<float> values;
   WeightsVersion weights;     // the same memory
-  v1::NumberFormat format{};  // of the wire
   std::span<std::byte> wire;  // empty unless the format is narrow
 
-  // Elements [begin, end) of `values` will not change any more: makes them ready to travel.
+  // Elements [begin, end) of `values`, cut as for Travelling, will not change any more: makes them ready to travel.
   void Finish(uint64_t begin, uint64_t end) const;
   // All of them are these.
   void Fill(std::span<const float> all) const;

@@ -29,7 +29,8 @@ std::optional<WeightsOutbox::Piece> WeightsOutbox::Next() {
   Advance();
   if (sending_.weights.owner == nullptr || next_offset_ >= sending_.ready) return std::nullopt;
   const uint64_t all = sending_.weights.values.size(), count = ChunkSize(all, next_offset_, chunk_elements_);
-  Piece piece{{sending_.weights.version, next_offset_}, sending_.weights.Travelling(next_offset_, count)};
+  Piece piece{{sending_.weights.version, next_offset_},
+              sending_.weights.Travelling(next_offset_, next_offset_ + count)};
   next_offset_ += count;
   if (next_offset_ == all) {  // let go of the buffer
     sending_.weights.owner.reset();

@@ -12,11 +12,16 @@ namespace {
 
 // Small enough to stay in the second-level cache between the checksum and the copy or addition.
 constexpr size_t kBlockElements = 16384;
+static_assert(kBlockElements % kNumbersTogether == 0);
 
-// The parent of two siblings, in the left one's place.
-void AddInto(float* __restrict out, const float* __restrict in, size_t count, v1::NumberFormat wire) {
+void AddInto(float* __restrict out, const float* __restrict in, size_t count) {
   for (size_t i = 0; i < count; ++i) out[i] += in[i];
-  Round(wire, {out, count});
+}
+
+// Calls fn(begin, count) for the blocks of a vector of `size`.
+template <typename Fn>
+void ForEachBlock(size_t size, Fn fn) {
+  for (size_t begin = 0; begin < size; begin += kBlockElements) fn(begin, std::min(kBlockElements, size - begin));
 }
 
 }  // namespace
@@ -49,9 +54,7 @@ class GradientSum::Pool : public std::enable_shared_from_this<Pool> {
 };
 
 GradientSum::GradientSum(size_t parameter_count, v1::NumberFormat wire)
-    : wire_(wire),
-      pool_(std::make_shared<Pool>(parameter_count)),
-      rounded_(IsNarrow(wire) ? std::min(kBlockElements, parameter_count) : 0) {}
+    : wire_(wire), pool_(std::make_shared<Pool>(parameter_count)) {}
 GradientSum::~GradientSum() = default;
 
 void GradientSum::Begin(uint32_t slots) {
@@ -64,41 +67,43 @@ uint64_t GradientSum::Add(uint32_t slot, std::span<const std::span<const float>>
   assert(IsSlotNode(leaf, slots_));
   const bool right_child =
       !partials_.empty() && leaf != SlotNode{0, slots_} && partials_.back().node == SlotSibling(leaf, slots_);
-  if (!right_child) partials_.push_back({leaf, pool_->Take()});
+  const bool straight_in = right_child && !IsNarrow(wire_);  // what is rounded first needs a place of its own
+  if (!straight_in) partials_.push_back({leaf, pool_->Take()});
 
   float* out = partials_.back().sum->data();
   checksum_.Reset();
-  for (std::span<const float> piece : pieces) {
-    for (size_t begin = 0; begin < piece.size(); begin += kBlockElements) {
-      const std::span<const float> block = piece.subspan(begin, std::min(kBlockElements, piece.size() - begin));
+  for (const std::span<const float> piece : pieces) {
+    ForEachBlock(piece.size(), [&](size_t begin, size_t count) {
+      const std::span<const float> block = piece.subspan(begin, count);
       checksum_.Update(std::as_bytes(block));
-      if (!right_child) {
-        std::memcpy(out, block.data(), block.size_bytes());
-        Round(wire_, {out, block.size()});
-      } else if (rounded_.empty()) {
-        AddInto(out, block.data(), block.size(), wire_);
+      if (straight_in) {
+        AddInto(out, block.data(), count);
       } else {
-        std::memcpy(rounded_.data(), block.data(), block.size_bytes());
-        Round(wire_, std::span(rounded_).first(block.size()));
-        AddInto(out, rounded_.data(), block.size(), wire_);
+        std::memcpy(out, block.data(), block.size_bytes());
       }
-      out += block.size();
-    }
+      out += count;
+    });
   }
   assert(out == partials_.back().sum->data() + partials_.back().sum->size());
-  if (right_child) {
+  if (straight_in) {
     partials_.back().node = SlotParent(leaf, slots_);
-    MergeSiblings();
+  } else {
+    Round(wire_, partials_.back().sum->span());
   }
+  MergeSiblings();
   return checksum_.Value();
 }
 
 void GradientSum::MergeSiblings() {
   while (partials_.size() >= 2) {
-    Partial& right = partials_[partials_.size() - 1];
+    const Partial& right = partials_[partials_.size() - 1];
     Partial& left = partials_[partials_.size() - 2];
     if (SlotSibling(right.node, slots_) != left.node) return;
-    AddInto(left.sum->data(), right.sum->data(), left.sum->size(), wire_);
+    const std::span<float> sum = left.sum->span();
+    ForEachBlock(sum.size(), [&](size_t begin, size_t count) {
+      AddInto(sum.data() + begin, right.sum->data() + begin, count);
+      Round(wire_, sum.subspan(begin, count));
+    });
     left.node = SlotParent(right.node, slots_);
     partials_.pop_back();
   }

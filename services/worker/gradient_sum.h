@@ -1,6 +1,7 @@
 // Adds the gradients of a lease's slots in the fixed tree (DESIGN D1), touching each value as rarely as possible: a
 // slot that has its left sibling waiting is added straight into it, and its checksum is taken in the same pass. If the
-// job's gradients travel in a narrow number format, every node is rounded to it, as on the shards (number_format.h).
+// job's gradients travel in a narrow number format, every node is rounded to it, as on the shards (number_format.h):
+// there a slot is copied and rounded before it is added.
 //
 //   GradientSum sum(parameter_count);
 //   sum.Begin(plan.spec().slots());
@@ -54,7 +55,6 @@ class GradientSum {
   uint32_t slots_ = 0;
   std::vector<Partial> partials_;  // nodes from left to right, none the sibling of its neighbour
   Checksum checksum_;
-  std::vector<float> rounded_;  // a block of a leaf
 };
 
 }  // namespace millrace

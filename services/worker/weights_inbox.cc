@@ -31,15 +31,14 @@ absl::Status WeightsInbox::Receive(const WeightsChunkView& chunk) {
 }
 
 absl::StatusOr<uint64_t> WeightsInbox::Write(uint64_t offset, const ByteRope& values) {
-  const size_t number = NumberBytes(format_);
-  const uint64_t count = values.size() / number;
-  if (count == 0 || values.size() % number != 0 || count > range_.size() - offset) {
+  const std::optional<uint64_t> count = EncodedCount(format_, values.size());
+  if (!count.has_value() || *count == 0 || *count > range_.size() - offset) {
     return absl::InvalidArgumentError(absl::StrCat("piece of ", values.size(), " bytes at ", offset, " of a range of ",
-                                                   range_.size(), " numbers of ", number, " bytes"));
+                                                   range_.size(), " numbers in ", v1::NumberFormat_Name(format_)));
   }
   version_.reset();  // the range holds a mixture until the last piece is in
-  Decode(format_, values, range_.subspan(offset, count));
-  return count;
+  Decode(format_, values, range_.subspan(offset, *count));
+  return *count;
 }
 
 void WeightsInbox::BeginFetch() {

@@ -38,6 +38,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 
 CHUNK_ELEMENTS = 262_144  # common/tensor/wire.h
+NUMBER_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "mxint8": 33 / 32}  # common/tensor/number_format.h
 HEARTBEATS_PER_SECOND = 2  # services/parameter_server/coordinator.h
 REGISTRATIONS_PER_SECOND = 5  # of a shard, services/parameter_server/parameter_server.cc
 SLOTS_MAX, SHARDS_MAX = 1024, 64  # common/limits.h
@@ -85,7 +86,7 @@ class Cluster:
     compute_seconds: float = 0  # of a slot
     bandwidth: float = math.inf  # bytes per second and direction
     latency: float = 0  # seconds, one way
-    number_bytes: int = 4
+    number_bytes: float = NUMBER_BYTES["fp32"]
 
     def rounds(self):
         """(width, leases) of the rounds in which a step's slots are granted."""
@@ -277,7 +278,7 @@ def main():
     parser.add_argument("--compute-ms", type=float, default=0, help="of one slot")
     parser.add_argument("--gigabits", type=float, default=25, help="per second and direction")
     parser.add_argument("--latency-us", type=float, default=50, help="one way")
-    parser.add_argument("--number-bytes", type=int, choices=(2, 4), default=4)
+    parser.add_argument("--wire", choices=NUMBER_BYTES, default="fp32")
     parser.add_argument("--ledger-leases", type=float, help="per second, as leases_bench prints it for so many workers")
     args = parser.parse_args()
     if min(args.workers, args.shards, args.slots, args.parameters) < 1:
@@ -287,7 +288,7 @@ def main():
     constants = fit(figures["grid"] + figures["small"])
     print("constants: " + ", ".join(f"{name} {value:.3g}" for name, value in asdict(constants).items()))
     report(Cluster(args.workers, args.shards, args.slots, int(args.parameters), args.compute_ms / 1e3,
-                   args.gigabits * 1e9 / 8, args.latency_us / 1e6, args.number_bytes), constants, args.ledger_leases)
+                   args.gigabits * 1e9 / 8, args.latency_us / 1e6, NUMBER_BYTES[args.wire]), constants, args.ledger_leases)
     for result in figures.get("unseen", []):
         c = cluster_of(result)
         predicted, measured = predict_local(c, constants) * 1e3, result["median_step_ms"]

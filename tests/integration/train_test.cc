@@ -116,7 +116,7 @@ TEST_F(TrainTest, EveryTrainingOptionKeepsTheBitsTheSame) {
 }
 
 TEST_F(TrainTest, NarrowNumbersOnTheWireToo) {
-  for (const char* wire : {"bf16", "fp16"}) {
+  for (const char* wire : {"bf16", "fp16", "mxint8"}) {
     const auto with = [&](const std::string& name, Flags shape) {
       const Flags job = {"--epochs", "6", "--wire", wire};
       shape.insert(shape.begin(), job.begin(), job.end());

@@ -1,6 +1,7 @@
 #include "tests/simulation/simulation.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 #include <utility>
@@ -45,7 +46,10 @@ v1::JobPlan RandomPlan(World& world) {
     optimizer.set_epsilon(1e-7);
   }
   optimizer.set_learning_rate(0.05);
-  if (world.Chance(0.2)) spec.set_wire(world.Chance(0.5) ? v1::NUMBER_FORMAT_BFLOAT16 : v1::NUMBER_FORMAT_FLOAT16);
+  if (world.Chance(0.2)) {
+    constexpr std::array kNarrow = {v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16, v1::NUMBER_FORMAT_MXINT8};
+    spec.set_wire(kNarrow[world.Random(kNarrow.size())]);
+  }
   if (world.Chance(0.3)) spec.mutable_asynchrony()->set_staleness(1 + world.Random(3));
   v1::DatasetInfo& dataset = *plan.mutable_dataset();
   dataset.set_name("toy");

@@ -16,6 +16,7 @@ namespace {
 
 using ::testing::ElementsAre;
 
+constexpr std::array kNarrow = {v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16, v1::NUMBER_FORMAT_MXINT8};
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 std::vector<float> Rounded(v1::NumberFormat format, std::vector<float> values) {
@@ -42,7 +43,7 @@ std::vector<uint32_t> Bits(const std::vector<float>& values) {
 }
 
 TEST(NumberFormatTest, Bfloat16HasEightBitsAndTiesGoToTheEvenOne) {
-  EXPECT_EQ(NumberBytes(v1::NUMBER_FORMAT_BFLOAT16), 2u);
+  EXPECT_EQ(EncodedBytes(v1::NUMBER_FORMAT_BFLOAT16, 3), 6u);
   // Neighbours in [1, 2) are 2^-7 apart.
   const float gap = std::ldexp(1.0f, -7);
   EXPECT_THAT(Rounded(v1::NUMBER_FORMAT_BFLOAT16, {1 + 0.4f * gap, 1 + 0.6f * gap, 1 + 0.5f * gap, 1 + 1.5f * gap,
@@ -51,7 +52,7 @@ TEST(NumberFormatTest, Bfloat16HasEightBitsAndTiesGoToTheEvenOne) {
 }
 
 TEST(NumberFormatTest, Float16HasElevenBitsSubnormalsAndALargestNumber) {
-  EXPECT_EQ(NumberBytes(v1::NUMBER_FORMAT_FLOAT16), 2u);
+  EXPECT_EQ(EncodedBytes(v1::NUMBER_FORMAT_FLOAT16, 3), 6u);
   const float gap = std::ldexp(1.0f, -10), smallest = std::ldexp(1.0f, -24);
   EXPECT_THAT(Rounded(v1::NUMBER_FORMAT_FLOAT16, {1 + 0.4f * gap, 1 + 1.5f * gap, 0.4f * smallest, 0.6f * smallest,
                                                   65519, 65520, 1e9f, -1e9f, kInfinity}),
@@ -60,15 +61,16 @@ TEST(NumberFormatTest, Float16HasElevenBitsSubnormalsAndALargestNumber) {
 
 TEST(NumberFormatTest, Float32IsLeftAsItIs) {
   const std::vector<float> values = {1.0f / 3, -0.0f, 1e-45f, kInfinity};
-  for (const v1::NumberFormat format : {v1::NUMBER_FORMAT_UNSPECIFIED, v1::NUMBER_FORMAT_FLOAT32}) {
-    EXPECT_EQ(NumberBytes(format), 4u);
+  constexpr auto kUnknown = static_cast<v1::NumberFormat>(999);  // as a newer peer may ask for
+  for (const v1::NumberFormat format : {v1::NUMBER_FORMAT_UNSPECIFIED, v1::NUMBER_FORMAT_FLOAT32, kUnknown}) {
+    EXPECT_EQ(EncodedBytes(format, 3), 12u);
     EXPECT_EQ(Bits(Rounded(format, values)), Bits(values));
     EXPECT_EQ(Bits(Sent(format, values, 5)), Bits(values));
   }
 }
 
 TEST(NumberFormatTest, NotANumberStaysOne) {
-  for (const v1::NumberFormat format : {v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16}) {
+  for (const v1::NumberFormat format : kNarrow) {
     EXPECT_TRUE(std::isnan(Rounded(format, {std::nanf("")})[0]));
     EXPECT_TRUE(std::isnan(Sent(format, {std::nanf("")}, 1)[0]));
   }
@@ -80,11 +82,44 @@ RC_GTEST_PROP(NumberFormatTest, WhatIsRoundedIsSentUnchanged, (std::vector<uint3
   for (const uint32_t word : bits) {
     if (const float value = std::bit_cast<float>(word); !std::isnan(value)) values.push_back(value);
   }
-  for (const v1::NumberFormat format : {v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16}) {
+  for (const v1::NumberFormat format : kNarrow) {
     const std::vector<float> rounded = Rounded(format, values);
     RC_ASSERT(Bits(Rounded(format, rounded)) == Bits(rounded));
     RC_ASSERT(Bits(Sent(format, rounded, cut)) == Bits(rounded));
     RC_ASSERT(Bits(Sent(format, values, cut)) == Bits(rounded));
+  }
+}
+
+// What is cut where numbers do not depend on each other travels and is rounded as the whole is.
+RC_GTEST_PROP(NumberFormatTest, PartsAreRoundedAsTheWhole, (std::vector<int16_t> numbers, uint8_t where)) {
+  std::vector<float> values(numbers.begin(), numbers.end());
+  const size_t cut = std::min(where % 8 * kNumbersTogether, values.size() / kNumbersTogether * kNumbersTogether);
+  for (const v1::NumberFormat format : kNarrow) {
+    std::vector<std::byte> whole(EncodedBytes(format, values.size())), parts(whole.size());
+    Encode(format, values, whole);
+    const std::span<const float> all = values;
+    const auto [first, second] = std::pair(std::span(parts).first(EncodedBytes(format, cut)),
+                                           std::span(parts).subspan(EncodedBytes(format, cut)));
+    Encode(format, all.first(cut), first);
+    Encode(format, all.subspan(cut), second);
+    RC_ASSERT(parts == whole);
+    std::vector<float> rounded = values;
+    Round(format, std::span(rounded).first(cut));
+    Round(format, std::span(rounded).subspan(cut));
+    RC_ASSERT(Bits(rounded) == Bits(Rounded(format, values)));
+  }
+}
+
+TEST(NumberFormatTest, BytesSayHowManyNumbersTheyAre) {
+  for (const v1::NumberFormat format : kNarrow) {
+    std::vector<bool> possible(200);
+    for (size_t count = 0; count < 100; ++count) {
+      ASSERT_EQ(EncodedCount(format, EncodedBytes(format, count)), count);
+      if (EncodedBytes(format, count) < possible.size()) possible[EncodedBytes(format, count)] = true;
+    }
+    for (size_t bytes = 0; bytes < 100; ++bytes) {
+      EXPECT_EQ(EncodedCount(format, bytes).has_value(), possible[bytes]) << bytes;
+    }
   }
 }
 

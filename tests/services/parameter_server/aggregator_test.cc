@@ -15,9 +15,9 @@
 namespace millrace {
 namespace {
 
-constexpr uint64_t kElements = 10;
-constexpr uint64_t kChunk = 4;  // chunks of 4, 4 and 2 elements
-const std::vector<uint64_t> kOffsets = {0, 4, 8};
+constexpr uint64_t kElements = 2 * kNumbersTogether + 2;
+constexpr uint64_t kChunk = kNumbersTogether;  // the third chunk has 2 elements
+const std::vector<uint64_t> kOffsets = {0, kChunk, 2 * kChunk};
 
 // One chunk of a flat gradient as it may arrive, cut into pieces.
 class Arrival {
@@ -59,7 +59,8 @@ std::vector<SlotNode> AllNodes(uint32_t slots) {
 RC_GTEST_PROP(AggregatorTest, AnyArrivalGivesTheBitsOfTheTree, ()) {
   const auto slots = *rc::gen::inRange<uint32_t>(1, 20);
   const std::vector<SlotNode> nodes = AllNodes(slots);
-  const auto wire = *rc::gen::element(v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16);
+  const auto wire = *rc::gen::element(v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16,
+                                      v1::NUMBER_FORMAT_MXINT8);
   Aggregator aggregator(kElements, kChunk, slots, wire);
   const auto steps = *rc::gen::inRange<uint64_t>(1, 4);
   for (uint64_t step = 0; step < steps; ++step) {
@@ -109,10 +110,12 @@ TEST(AggregatorTest, OneSlotIsTakenAsItIs) {
 TEST(AggregatorTest, SaysWhatIsMissing) {
   Aggregator aggregator(kElements, kChunk, 6);
   const auto gradient = NodeGradient(0, {0, 4}, 6, kElements);
-  for (uint64_t offset : {0u, 4u}) EXPECT_TRUE(*aggregator.Add({0, 4}, offset, Arrival(gradient, offset).rope()));
+  for (uint64_t chunk : {0, 1}) {
+    EXPECT_TRUE(*aggregator.Add({0, 4}, kOffsets[chunk], Arrival(gradient, kOffsets[chunk]).rope()));
+  }
   EXPECT_FALSE(aggregator.Holds({0, 4}));
   EXPECT_EQ(aggregator.MissingSlots().size(), 6u);
-  EXPECT_TRUE(*aggregator.Add({0, 4}, 8, Arrival(gradient, 8).rope()));
+  EXPECT_TRUE(*aggregator.Add({0, 4}, kOffsets[2], Arrival(gradient, kOffsets[2]).rope()));
   EXPECT_TRUE(aggregator.Holds({0, 4}));
   EXPECT_TRUE(aggregator.Holds({2, 3}));
   EXPECT_FALSE(aggregator.Holds({0, 6}));
@@ -131,15 +134,15 @@ TEST(AggregatorTest, AnUnfinishedStepLeavesNothingBehind) {
 TEST(AggregatorTest, RefusesWhatDoesNotFit) {
   Aggregator aggregator(kElements, kChunk, 6);
   const auto gradient = SlotGradient(0, 0, kElements);
-  const Arrival first(gradient, 0), last(gradient, 8);
+  const Arrival first(gradient, 0), last(gradient, kOffsets[2]);
   using absl::StatusCode;
   EXPECT_THAT(aggregator.Add({1, 3}, 0, first.rope()), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(aggregator.Add({2, 2}, 0, first.rope()), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(aggregator.Add({4, 8}, 0, first.rope()), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(aggregator.Add({0, 1}, 2, first.rope()), StatusIs(StatusCode::kInvalidArgument));
-  EXPECT_THAT(aggregator.Add({0, 1}, 12, first.rope()), StatusIs(StatusCode::kInvalidArgument));
-  EXPECT_THAT(aggregator.Add({0, 1}, UINT64_MAX - 3, first.rope()), StatusIs(StatusCode::kInvalidArgument));
-  EXPECT_THAT(aggregator.Add({0, 1}, 8, first.rope()), StatusIs(StatusCode::kInvalidArgument));
+  EXPECT_THAT(aggregator.Add({0, 1}, 3 * kChunk, first.rope()), StatusIs(StatusCode::kInvalidArgument));
+  EXPECT_THAT(aggregator.Add({0, 1}, UINT64_MAX - kChunk + 1, first.rope()), StatusIs(StatusCode::kInvalidArgument));
+  EXPECT_THAT(aggregator.Add({0, 1}, kOffsets[2], first.rope()), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(aggregator.Add({0, 1}, 0, last.rope()), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_EQ(aggregator.MissingSlots().size(), 6u);
 }

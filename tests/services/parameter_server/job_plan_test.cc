@@ -74,9 +74,7 @@ TEST(JobPlanTest, EveryLimitIsNamed) {
                 job.mutable_asynchrony()->set_staleness(1), job.mutable_asynchrony()->set_unbounded(true);
               }),
               HasSubstr("asynchrony.unbounded do not go together"));
-  EXPECT_THAT(error([](auto& job) {
-                job.mutable_asynchrony()->set_stale_gradients(v1::STALE_GRADIENTS_COMPENSATED);
-              }),
+  EXPECT_THAT(error([](auto& job) { job.mutable_asynchrony()->set_stale_gradients(v1::STALE_GRADIENTS_COMPENSATED); }),
               HasSubstr("asynchrony.compensation 0 must be over 0"));
   EXPECT_THAT(error([](auto& job) { job.set_model_name("../etc"); }), HasSubstr("model_name \"../etc\""));
   EXPECT_THAT(error([](auto& job) { job.set_architecture("torchscript"); }), HasSubstr("torchscript_path"));
@@ -124,7 +122,8 @@ TEST(JobPlanTest, StatisticsAreCountedAndTheLossIsResolved) {
   spec.set_architecture("autoencoder");
   EXPECT_EQ(ResolveJobPlan(spec, Mnist())->network().loss(), v1::LOSS_MSE);
   spec.set_label_smoothing(0.1);
-  EXPECT_THAT(ResolveJobPlan(spec, Mnist()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("label_smoothing")));
+  EXPECT_THAT(ResolveJobPlan(spec, Mnist()),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("label_smoothing")));
   spec.clear_label_smoothing();
   spec.set_best_by(v1::BEST_BY_ACCURACY);
   EXPECT_THAT(ResolveJobPlan(spec, Mnist()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("best_by")));
@@ -143,6 +142,16 @@ TEST(JobPlanTest, WhatCannotBeTrainedIsRefused) {
   v1::DatasetInfo one_class = Mnist();
   one_class.set_classes(1);
   EXPECT_THAT(ResolveJobPlan(Job(), one_class), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("classes")));
+}
+
+TEST(JobPlanTest, NumbersThatShareAnExponentAreNotForStatistics) {
+  v1::JobSpec job = Job();
+  job.set_wire(v1::NUMBER_FORMAT_MXINT8);
+  EXPECT_THAT(ResolveJobPlan(job, Mnist()), IsOk());
+  job.set_architecture("cnn_deep");
+  EXPECT_THAT(ResolveJobPlan(job, Mnist()), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("batch norm")));
+  job.set_wire(v1::NUMBER_FORMAT_BFLOAT16);
+  EXPECT_THAT(ResolveJobPlan(job, Mnist()), IsOk());
 }
 
 }  // namespace

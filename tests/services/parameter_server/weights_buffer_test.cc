@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -35,6 +36,27 @@ TEST(WeightsPoolTest, TheCurrentVersionStaysUntilTheNextIsPublished) {
   pool.Publish(next);
   EXPECT_EQ(pool.current().version, 1u);
   EXPECT_EQ(pool.current().values.data(), next.values.data());
+}
+
+TEST(WeightsPoolTest, PartsTravelInTheWiresFormat) {
+  std::vector<float> values(kElements);
+  for (size_t i = 0; i < kElements; ++i) values[i] = 1.0f / static_cast<float>(1 + i);
+  constexpr size_t kCut = 3 * kNumbersTogether;
+  for (const v1::NumberFormat wire :
+       {v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_MXINT8}) {
+    WeightsPool pool(0, std::vector<float>(kElements, 0), wire);
+    const WeightsDraft next = pool.Begin(1);
+    std::copy(values.begin(), values.end(), next.values.begin());
+    next.Finish(0, kCut);
+    next.Finish(kCut, kElements);
+    std::vector<std::byte> expected(EncodedBytes(wire, kElements)), travelling;
+    Encode(wire, values, expected);
+    for (const auto& [begin, end] : {std::pair{size_t{0}, kCut}, std::pair{kCut, kElements}}) {
+      const std::span<const std::byte> part = next.weights.Travelling(begin, end).bytes;
+      travelling.insert(travelling.end(), part.begin(), part.end());
+    }
+    EXPECT_EQ(travelling, expected) << v1::NumberFormat_Name(wire);
+  }
 }
 
 TEST(WeightsPoolTest, WhatIsHeldStaysAsItIs) {

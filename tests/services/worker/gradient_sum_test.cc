@@ -48,7 +48,8 @@ RC_GTEST_PROP(GradientSumTest, AddsInTheFixedTree, ()) {
   const auto width = uint32_t{1} << *rc::gen::inRange(0, 7);
   const auto begin = *rc::gen::inRange<uint32_t>(0, slots) / width * width;
   const SlotNode node{begin, std::min(begin + width, slots)};
-  const auto wire = *rc::gen::element(v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16);
+  const auto wire = *rc::gen::element(v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_FLOAT16,
+                                      v1::NUMBER_FORMAT_MXINT8);
   constexpr size_t kSize = 50;
   GradientSum sum(kSize, wire);
   RC_ASSERT(SumOf(sum, node, slots, kSize) == TreeSum(begin, width, slots, kSize, wire));
@@ -56,7 +57,8 @@ RC_GTEST_PROP(GradientSumTest, AddsInTheFixedTree, ()) {
 
 TEST(GradientSumTest, LargeGradientsGoBlockByBlock) {
   constexpr size_t kSize = 100003;
-  for (const v1::NumberFormat wire : {v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16}) {
+  for (const v1::NumberFormat wire :
+       {v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16, v1::NUMBER_FORMAT_MXINT8}) {
     GradientSum sum(kSize, wire);
     EXPECT_EQ(SumOf(sum, {0, 5}, 5, kSize), TreeSum(0, 8, 5, kSize, wire));
   }

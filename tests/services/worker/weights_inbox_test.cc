@@ -48,7 +48,8 @@ TEST_P(WeightsInboxTest, HoldsAVersionOnceAllOfItCame) {
 TEST_P(WeightsInboxTest, RefusesWhatDoesNotFit) {
   EXPECT_THAT(Receive(7, 0, {1, 2, 3, 4}), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(Receive(7, 0, {}), StatusIs(StatusCode::kInvalidArgument));
-  EXPECT_THAT(Receive(7, 0, {1, 2}, /*cut_bytes=*/1), StatusIs(StatusCode::kInvalidArgument));
+  EXPECT_THAT(Receive(7, 0, {1, 2}, /*cut_bytes=*/EncodedBytes(GetParam(), 2) - 1),
+              StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(Receive(7, 1, {2}), StatusIs(StatusCode::kInvalidArgument));
   EXPECT_THAT(Receive(7, 0, {1, 2}), IsOk());
   EXPECT_THAT(Receive(8, 2, {3}), StatusIs(StatusCode::kInvalidArgument));
@@ -82,7 +83,7 @@ TEST_P(WeightsInboxTest, AFetchSpoilsWhatIsArriving) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, WeightsInboxTest,
                          testing::Values(v1::NUMBER_FORMAT_FLOAT32, v1::NUMBER_FORMAT_BFLOAT16,
-                                         v1::NUMBER_FORMAT_FLOAT16),
+                                         v1::NUMBER_FORMAT_FLOAT16, v1::NUMBER_FORMAT_MXINT8),
                          [](const auto& info) { return v1::NumberFormat_Name(info.param); });
 
 }  // namespace
