@@ -20,8 +20,6 @@ namespace millrace {
 
 namespace {
 
-constexpr uint32_t kMirroredVersionsMin = 3;
-
 std::vector<uint64_t> PinnedVersions(const ServingTable& table) {
   std::vector<uint64_t> versions;
   for (const auto& [model, version] : table.pins()) versions.push_back(version);
@@ -36,9 +34,27 @@ std::unique_ptr<VersionMirror> MakeMirror(const ModelServer::Options& options, c
                                                                 .repository = options.repository,
                                                                 .poll_interval = options.poll_interval,
                                                                 .credentials = options.source_credentials,
-                                                                .keep = std::max(kMirroredVersionsMin, loaded),
+                                                                .keep = std::max(VersionMirror::kKeptMin, loaded),
                                                                 .pins = [&table] { return PinnedVersions(table); }},
                                          metrics, clock);
+}
+
+// Versions by model.
+absl::StatusOr<std::map<std::string, uint64_t>> ParsePins(const std::vector<std::string>& texts) {
+  std::map<std::string, uint64_t> pins;
+  for (const std::string& text : texts) {
+    const std::vector<std::string> parts = absl::StrSplit(text, absl::MaxSplits('=', 1));
+    uint64_t version = 0;
+    if (parts.size() != 2 || !absl::SimpleAtoi(parts[1], &version) || version == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--pin must be MODEL=VERSION, with a version from 1, and is '", text, "'"));
+    }
+    MILLRACE_RETURN_IF_ERROR(CheckModelName("--pin: the model's name", parts[0]));
+    if (!pins.try_emplace(parts[0], version).second) {
+      return absl::InvalidArgumentError(absl::StrCat("--pin names model ", parts[0], " twice"));
+    }
+  }
+  return pins;
 }
 
 std::string RolloutText(const RolloutOptions& options) {
@@ -105,23 +121,6 @@ absl::StatusOr<std::unique_ptr<ModelServer>> ModelServer::Create(Options options
   }
   return std::unique_ptr<ModelServer>(new ModelServer(std::move(options), pins, std::move(canary_set), std::move(load),
                                                       std::move(request_log), metrics, clock));
-}
-
-absl::StatusOr<ModelServer::Pins> ModelServer::ParsePins(const std::vector<std::string>& texts) {
-  Pins pins;
-  for (const std::string& text : texts) {
-    const std::vector<std::string> parts = absl::StrSplit(text, absl::MaxSplits('=', 1));
-    uint64_t version = 0;
-    if (parts.size() != 2 || !absl::SimpleAtoi(parts[1], &version) || version == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--pin must be MODEL=VERSION, with a version from 1, and is '", text, "'"));
-    }
-    MILLRACE_RETURN_IF_ERROR(CheckModelName("--pin: the model's name", parts[0]));
-    if (!pins.try_emplace(parts[0], version).second) {
-      return absl::InvalidArgumentError(absl::StrCat("--pin names model ", parts[0], " twice"));
-    }
-  }
-  return pins;
 }
 
 ModelServer::ModelServer(Options options, const Pins& pins, std::optional<CanarySet> canary_set, LoadVersion load,

@@ -67,8 +67,7 @@ class ModelServer : public Service {
   void Drain(absl::Duration grace) override;
 
  private:
-  using Pins = std::map<std::string, uint64_t>;
-  static absl::StatusOr<Pins> ParsePins(const std::vector<std::string>& texts);
+  using Pins = std::map<std::string, uint64_t>;  // by model
 
   ModelServer(Options options, const Pins& pins, std::optional<CanarySet> canary_set, LoadVersion load,
               std::unique_ptr<RequestLog> request_log, Metrics& metrics, const Clock& clock);

@@ -39,12 +39,13 @@ namespace millrace {
 // status() and Stop: any.
 class VersionMirror {
  public:
+  static constexpr uint32_t kKeptMin = 3;  // one that serves, one to go back to, one that comes
   struct Options {
     std::string source;  // HOST:PORT or unix:/path
     std::filesystem::path repository;
     absl::Duration poll_interval;
     std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // as MakeChannel takes them
-    uint32_t keep = 3;                                                // newest versions that are kept here
+    uint32_t keep = kKeptMin;                                         // newest versions that are kept here
     // Of whichever model: the source says only with its listing which one it has. Called on the mirror's thread.
     std::function<std::vector<uint64_t>()> pins = nullptr;
   };
