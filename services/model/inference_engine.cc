@@ -4,11 +4,8 @@
 #include <optional>
 #include <utility>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "common/status_macros.h"
 #include "common/thread_priority.h"
-#include "services/model/image_preparation.h"
 #include "services/model/retry_hint.h"
 
 namespace millrace {
@@ -24,10 +21,6 @@ constexpr double kNearDeadline = 0.5;
 
 // How long batches go before what nobody waits for.
 constexpr absl::Duration kChorePatience = absl::Milliseconds(20);
-
-std::span<const float> FloatsOf(std::span<const uint8_t> bytes) {
-  return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
-}
 
 Lane& LaneOf(const LoadedVersion& version, const InferenceRequest& request) {
   const bool floats = request.kind == InferenceRequest::Kind::kFloats;
@@ -59,41 +52,6 @@ absl::Status StatusOf(const Batcher::Refusal& refusal) {
 
 }  // namespace
 
-// Written under the engine's mutex but for `answer.values`, of which each running slice has a range of its own, and
-// `unwanted`.
-struct InferenceEngine::Call {
-  Ticket ticket = 0;
-  std::shared_ptr<const LoadedVersion> version;
-  InferenceRequest request;
-  InferenceDone done;
-  absl::Time start;
-
-  InferenceAnswer answer;
-  absl::Status fault;
-  uint32_t rows_left = 0;
-  int running_slices = 0;
-  bool admitted = false;
-  std::atomic<bool> unwanted = false;  // cancelled, or failed elsewhere: not worth computing
-};
-
-// What a batch computes of one call.
-struct InferenceEngine::Part {
-  std::shared_ptr<Call> call;
-  uint32_t first_row = 0;
-  uint32_t rows = 0;
-  std::vector<uint8_t> decoded = {};  // of an image
-  absl::Status fault = {};
-};
-
-struct InferenceEngine::Job {
-  Batcher::Batch batch;
-  absl::Time taken;
-  std::vector<Part> parts;
-  uint32_t rows = 0;  // that were really computed
-  absl::Time computing;
-  absl::Duration compute;
-};
-
 InferenceEngine::InferenceEngine(const Batcher::Limits& limits, const Clock& clock)
     : limits_(limits), clock_(clock), batcher_(limits), executors_(static_cast<size_t>(limits.executors)) {
   for (Executor& executor : executors_) executor.thread = std::thread([this, &executor] { RunExecutor(executor); });
@@ -106,9 +64,9 @@ InferenceEngine::~InferenceEngine() {
     stop_ = true;
     work_.SignalAll();
     chore_done_.SignalAll();
-    std::vector<std::shared_ptr<Call>> calls;
+    std::vector<std::shared_ptr<EngineCall>> calls;
     for (const auto& [ticket, call] : calls_) calls.push_back(call);
-    for (const std::shared_ptr<Call>& call : calls) {
+    for (const std::shared_ptr<EngineCall>& call : calls) {
       if (call->fault.ok()) call->fault = absl::UnavailableError("the model service is shutting down");
       FinishIfOver(call, finished);
     }
@@ -119,7 +77,7 @@ InferenceEngine::~InferenceEngine() {
 
 InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersion> version,
                                                const InferenceRequest& request, InferenceDone done) {
-  auto call = std::make_shared<Call>();
+  auto call = std::make_shared<EngineCall>();
   call->version = std::move(version);
   call->request = request;
   call->done = std::move(done);
@@ -134,7 +92,7 @@ InferenceEngine::Ticket InferenceEngine::Infer(std::shared_ptr<const LoadedVersi
   call->answer.rows = call->rows_left = request.kind == InferenceRequest::Kind::kImage ? 1 : request.rows;
 
   Finished finished;
-  std::unique_ptr<Job> job;
+  std::unique_ptr<BatchJob> job;
   bool idle = false;
   bool refused = false;
   {
@@ -165,7 +123,7 @@ bool InferenceEngine::Quiet(absl::Time now) const {
   return busy_ == 0 && batcher_.waiting_rows() == 0 && now - quiet_since_ >= kOnTheHeels;
 }
 
-absl::Status InferenceEngine::Admit(const std::shared_ptr<Call>& call) {
+absl::Status InferenceEngine::Admit(const std::shared_ptr<EngineCall>& call) {
   if (stop_) return absl::UnavailableError("the model service is shutting down");
   const std::optional<Batcher::Refusal> refusal =
       batcher_.Admit({.id = call->ticket,
@@ -190,14 +148,14 @@ void InferenceEngine::Cancel(Ticket ticket) {
     MutexLock lock(&mutex_);
     const auto found = calls_.find(ticket);
     if (found == calls_.end()) return;
-    const std::shared_ptr<Call> call = found->second;
+    const std::shared_ptr<EngineCall> call = found->second;
     if (call->fault.ok()) call->fault = absl::CancelledError("the client cancelled the request");
     FinishIfOver(call, finished);
   }
   Answer(finished);
 }
 
-void InferenceEngine::FinishIfOver(const std::shared_ptr<Call>& call, Finished& finished) {
+void InferenceEngine::FinishIfOver(const std::shared_ptr<EngineCall>& call, Finished& finished) {
   if (!call->fault.ok()) {
     call->unwanted = true;
     Close(*call);
@@ -210,7 +168,7 @@ void InferenceEngine::FinishIfOver(const std::shared_ptr<Call>& call, Finished& 
   finished.push_back(call);
 }
 
-void InferenceEngine::Close(const Call& call) {
+void InferenceEngine::Close(const EngineCall& call) {
   const absl::Time now = clock_.Now();
   // A client gives up at its deadline, which is before ours: a call's way here does not count.
   const absl::Time near = call.request.deadline - (call.request.deadline - call.start) * kNearDeadline;
@@ -220,22 +178,22 @@ void InferenceEngine::Close(const Call& call) {
   batcher_.Close(call.ticket);
 }
 
-std::unique_ptr<InferenceEngine::Job> InferenceEngine::Take(Finished& finished) {
+std::unique_ptr<BatchJob> InferenceEngine::Take(Finished& finished) {
   const absl::Time now = clock_.Now();
   Batcher::Decision decision = batcher_.Next(now);
   for (const Batcher::Id id : decision.expired) {
-    const std::shared_ptr<Call> call = calls_.at(id);
+    const std::shared_ptr<EngineCall> call = calls_.at(id);
     call->fault = absl::DeadlineExceededError("the deadline passed while the request waited for an executor");
     FinishIfOver(call, finished);
   }
   if (!decision.batch) return nullptr;
   ++busy_;
-  auto job = std::make_unique<Job>();
+  auto job = std::make_unique<BatchJob>();
   job->batch = *std::move(decision.batch);
   job->taken = now;
   job->parts.reserve(job->batch.slices.size());
   for (const Batcher::Slice& slice : job->batch.slices) {
-    const std::shared_ptr<Call>& call = calls_.at(slice.id);
+    const std::shared_ptr<EngineCall>& call = calls_.at(slice.id);
     ++call->running_slices;
     if (slice.first_row == 0) {
       call->answer.queue = now - call->start;
@@ -253,7 +211,7 @@ std::unique_ptr<InferenceEngine::Job> InferenceEngine::Take(Finished& finished) 
 void InferenceEngine::RunExecutor(Executor& executor) {
   for (;;) {
     Finished finished;
-    std::unique_ptr<Job> job;
+    std::unique_ptr<BatchJob> job;
     std::function<void()> chore;
     {
       MutexLock lock(&mutex_);
@@ -271,8 +229,8 @@ void InferenceEngine::RunExecutor(Executor& executor) {
   }
 }
 
-void InferenceEngine::Run(Job& job) {
-  Compute(job);
+void InferenceEngine::Run(BatchJob& job) {
+  job.Compute(clock_);
   Finished finished;
   {
     MutexLock lock(&mutex_);
@@ -288,95 +246,10 @@ void InferenceEngine::Run(Job& job) {
   if (job.rows == job.batch.rows) job.batch.lane->time.Observe(job.rows, quiet_since_ - job.taken);
 }
 
-void InferenceEngine::Compute(Job& job) {
-  const LoadedVersion& version = *job.parts.front().call->version;
-  const ModelInfo& info = version.info();
-  for (Part& part : job.parts) {
-    if (part.call->request.kind != InferenceRequest::Kind::kImage || part.call->unwanted) continue;
-    absl::StatusOr<std::vector<uint8_t>> pixels = RowOfPicture(part.call->request.input, info.input);
-    if (pixels.ok()) part.decoded = *std::move(pixels);
-    part.fault = pixels.status();
-  }
-
-  // The last look at who still waits. Times from here on are the forward pass's.
-  job.computing = clock_.Now();
-  std::vector<Part*> wanted;
-  for (Part& part : job.parts) {
-    if (part.call->unwanted) {
-      part.fault = absl::CancelledError("the client cancelled the request");
-    } else if (part.fault.ok() && part.call->request.deadline <= job.computing) {
-      part.fault = absl::DeadlineExceededError("the deadline passed before the forward pass began");
-    }
-    if (!part.fault.ok()) continue;
-    wanted.push_back(&part);
-    job.rows += part.rows;
-  }
-  if (wanted.empty()) return;
-
-  const InferenceRequest& first = wanted.front()->call->request;  // all are computed in the same way
-  const auto pixels_of = [&](const Part& part) -> std::span<const uint8_t> {
-    if (!part.decoded.empty()) return part.decoded;
-    const uint64_t row_bytes = RowBytes(info, part.call->request);
-    return part.call->request.input.subspan(part.first_row * row_bytes, part.rows * row_bytes);
-  };
-  std::vector<uint8_t> gathered;
-  std::span<const uint8_t> pixels = pixels_of(*wanted.front());
-  if (wanted.size() > 1) {
-    gathered.reserve(job.rows * (pixels.size() / wanted.front()->rows));
-    for (const Part* part : wanted) {
-      const std::span<const uint8_t> rows = pixels_of(*part);
-      gathered.insert(gathered.end(), rows.begin(), rows.end());
-    }
-    pixels = gathered;
-  }
-  for (const Part* part : wanted) {
-    if (part->call->request.deadline <= job.computing) version.series().CountExpiredExecuted(part->rows);
-  }
-  const bool floats = first.kind == InferenceRequest::Kind::kFloats;
-  RowAnswers answers = floats ? RunRows(version.predictor(), FloatsOf(pixels), job.rows, first.deterministic)
-                              : RunRows(version.predictor(), pixels, job.rows, first.deterministic);
-  job.compute = clock_.Now() - job.computing;
-  version.series().ObserveBatch(job.rows, job.batch.release);
-  DriftWatch* const drift = version.series().drift();
-  if (drift != nullptr && drift->classes() == version.info().classes && answers.faults.empty()) {
-    if (floats) {
-      drift->Observe(answers.values, FloatsOf(pixels), job.rows);
-    } else {
-      drift->Observe(answers.values, pixels, job.rows);
-    }
-  }
-  version.statistics()->CountBatch(job.rows, job.compute);
-
-  Distribute(job, wanted, std::move(answers));
-}
-
-void InferenceEngine::Distribute(Job& job, const std::vector<Part*>& wanted, RowAnswers answers) {
-  const auto row_values = static_cast<ptrdiff_t>(job.parts.front().call->version->info().values_per_row());
-  auto fault = answers.faults.begin();
-  uint32_t row = 0;
-  for (Part* part : wanted) {
-    const uint32_t end = row + part->rows;
-    std::vector<float>& values = part->call->answer.values;
-    if (fault != answers.faults.end() && fault->row < end) {
-      part->fault = absl::Status(fault->status.code(), absl::StrCat("row ", part->first_row + fault->row - row, ": ",
-                                                                    fault->status.message()));
-      while (fault != answers.faults.end() && fault->row < end) ++fault;
-    } else if (part->rows < part->call->answer.rows) {
-      std::copy(answers.values.begin() + row * row_values, answers.values.begin() + end * row_values,
-                values.begin() + part->first_row * row_values);
-    } else if (wanted.size() == 1) {
-      values = std::move(answers.values);
-    } else {
-      values.assign(answers.values.begin() + row * row_values, answers.values.begin() + end * row_values);
-    }
-    row = end;
-  }
-}
-
-void InferenceEngine::Complete(Job& job, Finished& finished) {
+void InferenceEngine::Complete(BatchJob& job, Finished& finished) {
   batcher_.Finish(job.batch);
-  for (const Part& part : job.parts) {
-    Call& call = *part.call;
+  for (const BatchJob::Part& part : job.parts) {
+    EngineCall& call = *part.call;
     --call.running_slices;
     call.rows_left -= part.rows;
     if (call.fault.ok()) call.fault = part.fault;
@@ -388,7 +261,7 @@ void InferenceEngine::Complete(Job& job, Finished& finished) {
 }
 
 void InferenceEngine::Answer(const Finished& finished) {
-  for (const std::shared_ptr<Call>& call : finished) {
+  for (const std::shared_ptr<EngineCall>& call : finished) {
     VersionSeries& series = call->version->series();
     const absl::Time now = clock_.Now();
     series.CountRequest(call->fault.code(), now - call->start);

@@ -14,10 +14,10 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "services/model/batch_job.h"
 #include "services/model/batcher.h"
 #include "services/model/inference.h"
 #include "services/model/loaded_version.h"
-#include "services/model/row_runner.h"
 
 namespace millrace {
 
@@ -67,30 +67,25 @@ class InferenceEngine {
   static constexpr absl::Duration kWaitMax = absl::Minutes(1);
 
  private:
-  struct Call;
-  struct Part;
-  struct Job;
   struct Executor {
     std::function<void()> chore;  // this and the next, guarded by mutex_: null if there is none
     absl::Time chore_due;         // when batches no longer come before it
     std::thread thread;
   };
-  using Finished = std::vector<std::shared_ptr<Call>>;
+  using Finished = std::vector<std::shared_ptr<EngineCall>>;
 
   // Whether a request that comes now is alone.
   bool Quiet(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Admit(const std::shared_ptr<Call>& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Admit(const std::shared_ptr<EngineCall>& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The next batch and its calls; those that expired in the queue go into `finished`. Null if there is none.
-  std::unique_ptr<Job> Take(Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::unique_ptr<BatchJob> Take(Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunExecutor(Executor& executor);
-  void Run(Job& job);
-  void Compute(Job& job);
-  void Distribute(Job& job, const std::vector<Part*>& wanted, RowAnswers answers);
-  void Complete(Job& job, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Run(BatchJob& job);
+  void Complete(BatchJob& job, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // If nothing more can happen to the call, moves it into `finished`.
-  void FinishIfOver(const std::shared_ptr<Call>& call, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FinishIfOver(const std::shared_ptr<EngineCall>& call, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // No more of an admitted call is begun, and the batcher learns how it ended.
-  void Close(const Call& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Close(const EngineCall& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Answer(const Finished& finished);
   // Returns when the executor's thread has run it, or the engine ends.
   void RunOn(Executor& executor, std::function<void()> chore);
@@ -104,7 +99,7 @@ class InferenceEngine {
   CondVar work_;
   CondVar chore_done_;
   Batcher batcher_ ABSL_GUARDED_BY(mutex_);
-  std::unordered_map<Ticket, std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<Ticket, std::shared_ptr<EngineCall>> calls_ ABSL_GUARDED_BY(mutex_);
   Ticket tickets_ ABSL_GUARDED_BY(mutex_) = 0;
   int busy_ ABSL_GUARDED_BY(mutex_) = 0;  // threads with a batch in hand, until its answers are given
   absl::Time quiet_since_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();

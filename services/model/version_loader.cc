@@ -13,27 +13,19 @@
 namespace millrace {
 namespace {
 
-// Refusals, as metrics have them, that are not about the version alone.
-constexpr char kWorse[] = "worse";  // than what serves, on the canary set
-constexpr char kIncomparable[] = "incomparable";
-
 constexpr char kUnloadedMeanwhile[] = "it was unloaded meanwhile";
 
 absl::Status Stopped() { return absl::UnavailableError("the model service is shutting down"); }
-
-bool SameSignature(const ModelInfo& a, const ModelInfo& b) { return a.input == b.input && a.classes == b.classes; }
-
-std::string SignatureText(const ModelInfo& info) {
-  return absl::StrCat("[", info.input.channels, ", ", info.input.height, ", ", info.input.width, "] to ",
-                      info.classes == 0 ? "a reconstruction" : absl::StrCat(info.classes, " classes"));
-}
 
 }  // namespace
 
 VersionLoader::VersionLoader(Options options, LoadVersion load, ServingTable& table,
                              std::shared_ptr<ModelMetrics> metrics, const Clock& clock)
-    : options_(std::move(options)),
-      load_(std::move(load)),
+    : examiner_({.canary_set = std::move(options.canary_set),
+                 .canary_margin = options.canary_margin,
+                 .same_signature = options.rollout.mode != RolloutOptions::Mode::kImmediate},
+                std::move(load)),
+      options_(std::move(options)),
       table_(table),
       metrics_(std::move(metrics)),
       clock_(clock),
@@ -249,54 +241,23 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
   const bool by_pin = table_.pinned(action.model) == version;
   table_.SetLoading(action.model, version);
   const absl::Time start = clock_.Now();
-  LoadResult result = load_(VersionDirectory(options_.repository, action.model, version).string());
-  if (result.status.ok()) {
-    const ModelInfo& info = result.predictor->info();
-    if (info.model != action.model || info.version != version) {
-      result.status = absl::FailedPreconditionError(
-          absl::StrCat("misplaced: its manifest says model ", info.model, " version ", info.version));
-      result.refusal = "misplaced";
-    }
-  }
-  std::optional<CanaryScore> score;
-  if (result.status.ok()) CompareWithLive(by_pin || action.standby, result, score);
-  if (!result.status.ok()) {
-    Refuse(action, result);
-    return result.status;
+  VersionExaminer::Result examined =
+      examiner_.Load(VersionDirectory(options_.repository, action.model, version).string(), action.model, version);
+  const auto live = table_.Find(action.model, 0);
+  const bool compare = live.ok() && !by_pin && !action.standby;
+  if (examined.load.status.ok() && compare) examiner_.Compare(**live, examined);
+  if (!examined.load.status.ok()) {
+    Refuse(action, examined);
+    return examined.load.status;
   }
   std::shared_ptr<VersionSeries> series = metrics_->AddVersion(action.model, version);
-  if (score) series->SetCanaryScore(*score);
-  series->WatchDrift(result.predictor->info().classes, result.predictor->info().reference);
+  if (examined.score) series->SetCanaryScore(*examined.score);
+  const ModelInfo& info = examined.load.predictor->info();
+  series->WatchDrift(info.classes, info.reference);
   return Accept(action, by_pin,
-                janitor_.Adopt(std::make_unique<const LoadedVersion>(std::move(result.predictor), std::move(series),
-                                                                     action.version.identity, score)),
+                janitor_.Adopt(std::make_unique<const LoadedVersion>(
+                    std::move(examined.load.predictor), std::move(series), action.version.identity, examined.score)),
                 start);
-}
-
-void VersionLoader::CompareWithLive(bool whatever, LoadResult& result, std::optional<CanaryScore>& score) {
-  const ModelInfo& info = result.predictor->info();
-  if (options_.canary_set) {
-    const absl::StatusOr<std::optional<CanaryScore>> measured = options_.canary_set->Measure(*result.predictor);
-    if (!measured.ok()) {
-      result.status =
-          absl::Status(measured.status().code(), absl::StrCat("on the canary set: ", measured.status().message()));
-      return;
-    }
-    score = *measured;
-    if (!score) LogWarning("the canary set does not fit the model, and says nothing of it", {{"model", info.model}});
-  }
-  const auto live = table_.Find(info.model, 0);
-  if (!live.ok() || whatever) return;
-  const ModelInfo& live_info = (*live)->info();
-  if (shadow_ != nullptr && !SameSignature(info, live_info)) {
-    result.status = absl::FailedPreconditionError(absl::StrCat("incomparable: it maps ", SignatureText(info),
-                                                               ", version ", live_info.version, " which serves ",
-                                                               SignatureText(live_info), "; a pin makes it serve"));
-    result.refusal = kIncomparable;
-  } else if (score && (*live)->canary_score()) {
-    result.status = CheckNotWorse(*score, *(*live)->canary_score(), live_info.version, options_.canary_margin);
-    if (!result.status.ok()) result.refusal = kWorse;
-  }
 }
 
 absl::Status VersionLoader::Accept(const LoadAction& action, bool by_pin, std::shared_ptr<const LoadedVersion> loaded,
@@ -385,7 +346,8 @@ void VersionLoader::RollBack(const std::string& name, const RolloutVerdict& verd
            {{"model", name}, {"version", model.candidate.version}, {"reason", text}, {"serving", model.serving}});
 }
 
-void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
+void VersionLoader::Refuse(const LoadAction& action, const VersionExaminer::Result& examined) {
+  const LoadResult& result = examined.load;
   const uint64_t version = action.version.version;
   Model& model = models_[action.model];
   const auto earlier = model.failed.find(version);
@@ -395,9 +357,9 @@ void VersionLoader::Refuse(const LoadAction& action, const LoadResult& result) {
   model.failed[version] = {.identity = action.version.identity,
                            .retry_at = refused ? absl::InfiniteFuture() : clock_.Now() + RetryDelay(attempts),
                            .attempts = attempts,
-                           .by_comparison = result.refusal == kWorse || result.refusal == kIncomparable};
+                           .by_comparison = examined.by_comparison};
 
-  table_.SetRefused(action.model, version, std::string(result.status.message()), model.failed[version].by_comparison);
+  table_.SetRefused(action.model, version, std::string(result.status.message()), examined.by_comparison);
   if (action.standby) {  // nobody waits for it: no alarm
     LogInfo("a version cannot stand by", {{"model", action.model}, {"version", version}, {"error", result.status}});
     return;

@@ -17,14 +17,13 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/mutex.h"
-#include "services/model/canary_set.h"
 #include "services/model/janitor.h"
 #include "services/model/model_metrics.h"
-#include "services/model/predictor.h"
 #include "services/model/repository.h"
 #include "services/model/rollout.h"
 #include "services/model/serving_table.h"
 #include "services/model/shadow_runner.h"
+#include "services/model/version_examiner.h"
 #include "services/model/version_policy.h"
 
 namespace millrace {
@@ -114,9 +113,6 @@ class VersionLoader {
   void NoteRepository(const absl::Status& status);
   std::vector<ModelState> Snapshot(const RepositoryListing& listing);
   absl::Status Load(const LoadAction& action);
-  // Measures the version on the canary set, if there is one, and compares it with the one that serves, unless it is
-  // wanted whatever comes of that.
-  void CompareWithLive(bool whatever, LoadResult& result, std::optional<CanaryScore>& score);
   absl::Status Accept(const LoadAction& action, bool by_pin, std::shared_ptr<const LoadedVersion> loaded,
                       absl::Time start);
   absl::Status StartRollout(const LoadAction& action, const std::shared_ptr<const LoadedVersion>& loaded);
@@ -126,10 +122,10 @@ class VersionLoader {
   absl::Status Serve(const std::shared_ptr<const LoadedVersion>& version, uint64_t* before);
   // Of a version that was loaded for nothing: FAILED_PRECONDITION.
   absl::Status GiveUp(const std::string& model, uint64_t version, const std::string& why);
-  void Refuse(const LoadAction& action, const LoadResult& result);
+  void Refuse(const LoadAction& action, const VersionExaminer::Result& examined);
 
-  const Options options_;
-  const LoadVersion load_;
+  const VersionExaminer examiner_;
+  const Options options_;  // without the canary set, which is the examiner's
   ServingTable& table_;
   const std::shared_ptr<ModelMetrics> metrics_;
   const Clock& clock_;
