@@ -27,8 +27,7 @@ constexpr std::array<Named<ExplainRequest::Method>, 3> kMethods = {
 
 absl::StatusOr<ExplainRequest> MakeRequest(const ExplainCommandOptions& options, const std::string& file) {
   ExplainRequest request;
-  request.set_model(options.model);
-  request.set_version(options.version);
+  options.choice.Fill(request);
   request.set_method(ValueOf(kMethods, options.method));
   if (options.target_class.has_value()) request.set_target(*options.target_class);
   request.set_steps(options.steps);
@@ -67,8 +66,7 @@ absl::StatusOr<std::string> ExplainFile(const ExplainCommandOptions& options, co
 
 void AddExplainFlags(CLI::App& app, ExplainCommandOptions& options) {
   AddTargetFlags(app, options.target, "HOST:PORT or unix:PATH of a model service");
-  app.add_option("--model", options.model, "which model; default: the service's own");
-  app.add_option("--version", options.version, "exactly this version; default: the one that serves");
+  AddVersionFlags(app, options.choice);
   app.add_option("--method", options.method, "what a pixel's number means: README")
       ->check(CLI::IsMember(NamesOf(kMethods)))
       ->capture_default_str();

@@ -6,13 +6,13 @@
 #include <vector>
 
 #include "services/cli/target.h"
+#include "services/cli/version_choice.h"
 
 namespace millrace {
 
 struct ExplainCommandOptions {
   Target target = {};
-  std::string model{};   // empty: the service's default
-  uint64_t version = 0;  // 0: the version that serves
+  VersionChoice choice{};
   std::string method = "integrated-gradients";
   std::optional<uint32_t> target_class{};  // unset: the most probable one
   uint32_t steps = 64;

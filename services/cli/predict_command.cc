@@ -17,8 +17,7 @@ namespace {
 
 absl::StatusOr<std::string> PredictFile(const PredictOptions& options, const std::string& file, PredictClient& client) {
   v1::PredictRequest request;
-  request.set_model(options.model);
-  request.set_version(options.version);
+  options.choice.Fill(request);
   MILLRACE_ASSIGN_OR_RETURN(*request.mutable_encoded_image(), ReadFile(file, kImageFileBytesMax));
   const absl::Time start = RealClock().Now();
   MILLRACE_ASSIGN_OR_RETURN(const v1::PredictResponse response,
@@ -31,8 +30,7 @@ absl::StatusOr<std::string> PredictFile(const PredictOptions& options, const std
 
 void AddPredictFlags(CLI::App& app, PredictOptions& options) {
   AddTargetFlags(app, options.target, "HOST:PORT or unix:PATH of a model service");
-  app.add_option("--model", options.model, "which model; default: the service's own");
-  app.add_option("--version", options.version, "exactly this version; default: the one that serves");
+  AddVersionFlags(app, options.choice);
   app.add_option("--timeout-seconds", options.timeout_seconds, "for one file")
       ->capture_default_str()
       ->check(CLI::Range(0.001, 3600.0));

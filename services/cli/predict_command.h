@@ -7,13 +7,13 @@
 #include "absl/time/time.h"
 #include "millrace/v1/model.pb.h"
 #include "services/cli/target.h"
+#include "services/cli/version_choice.h"
 
 namespace millrace {
 
 struct PredictOptions {
   Target target = {};
-  std::string model{};               // empty: the service's default
-  uint64_t version = 0;              // 0: the version that serves
+  VersionChoice choice{};
   std::vector<std::string> files{};  // PNG or JPEG
   double timeout_seconds = 10;
 };

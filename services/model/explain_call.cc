@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
 #include "services/model/inference_call.h"
+#include "services/model/inference_question.h"
+#include "services/model/rollout.h"
 
 namespace millrace {
 namespace {
@@ -90,15 +92,14 @@ grpc::ServerUnaryReactor* StartExplainCall(grpc::CallbackServerContext* context,
                                            v1::ExplainResponse* response, const ServingTable& table,
                                            Explainer& explainer, const Clock& clock) {
   auto* call = new ExplainCall(response);
-  absl::StatusOr<std::shared_ptr<const LoadedVersion>> version = table.Find(request.model(), request.version());
-  const absl::StatusOr<InferenceRequest> input = ToInferenceRequest(request, DeadlineOf(*context, clock));
+  const absl::StatusOr<InferenceQuestion> question = ToQuestion(table, request, DeadlineOf(*context, clock));
   absl::StatusOr<ExplainOptions> options = ToOptions(request);
-  for (const absl::Status& status : {version.status(), input.status(), options.status()}) {
+  for (const absl::Status& status : {question.status(), options.status()}) {
     if (status.ok()) continue;
     call->End(status);
     return call;
   }
-  call->Start(explainer, *std::move(version), *input, *std::move(options));
+  call->Start(explainer, AnswererOf(question->version, question->request), question->request, *std::move(options));
   return call;
 }
 

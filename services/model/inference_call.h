@@ -1,15 +1,12 @@
 // One unary gRPC call that the engine answers, whatever its messages.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "grpcpp/server_context.h"
@@ -20,26 +17,6 @@ namespace millrace {
 
 // On the engine's clock, which need not be the wall's.
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context, const Clock& clock);
-
-// The input of a request of our own API, whose bytes it borrows. INVALID_ARGUMENT if it holds none.
-template <typename Request>
-absl::StatusOr<InferenceRequest> ToInferenceRequest(const Request& request, absl::Time deadline) {
-  const auto bytes = [](const std::string& text) {
-    return std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size());
-  };
-  InferenceRequest result;
-  result.rows = std::max(request.rows(), 1u);
-  result.deadline = deadline;
-  if (request.has_raw()) {
-    result.input = bytes(request.raw());
-  } else if (request.has_encoded_image()) {
-    result.kind = InferenceRequest::Kind::kImage;
-    result.input = bytes(request.encoded_image());
-  } else {
-    return absl::InvalidArgumentError("the request holds no input: set raw or encoded_image");
-  }
-  return result;
-}
 
 // Made by a handler, which calls Start or End once and returns it. gRPC deletes it when the call has ended and the
 // handler has returned.

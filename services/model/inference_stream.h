@@ -14,14 +14,9 @@
 #include "common/mutex.h"
 #include "grpcpp/support/server_callback.h"
 #include "services/model/inference_engine.h"
+#include "services/model/inference_question.h"
 
 namespace millrace {
-
-// What the engine is asked, and of whom.
-struct InferenceQuestion {
-  std::shared_ptr<const LoadedVersion> version;
-  InferenceRequest request;
-};
 
 // One call that streams requests to the engine and answers back: one request at a time is read, computed and answered,
 // so that a client which does not read costs one answer of memory. A request's fault is its answer; the stream goes on.

@@ -79,9 +79,9 @@ absl::StatusOr<HttpResponse> PictureApi::Route(const HttpRequest& request) {
                             catalog_.Find(parts[2], versioned ? parts[4] : ""));
   MILLRACE_ASSIGN_OR_RETURN(const ExplainOptions options, OptionsOf(request));
   MILLRACE_ASSIGN_OR_RETURN(const Row row, Prepare(request.body, version->info()));
-  if (explain) return Explain(version, row, options);
-  const InferenceRequest any{.input = row.pixels, .any_version = true, .key = KeyOf(request)};
-  return Predict(versioned ? version : RouteRequest(version, any), row, request);
+  const InferenceRequest asked{.input = row.pixels, .any_version = !versioned, .key = KeyOf(request)};
+  if (explain) return Explain(AnswererOf(version, asked), row, options);
+  return Predict(RouteRequest(version, asked), row, request);
 }
 
 HttpResponse PictureApi::Models() const {

@@ -40,13 +40,6 @@ void FillResponse(const ModelInfo& info, const InferenceAnswer& result, v1::Pred
   }
 }
 
-absl::StatusOr<std::shared_ptr<const LoadedVersion>> FindVersion(const ServingTable& table,
-                                                                 const v1::PredictRequest& request) {
-  if (request.label().empty()) return table.Find(request.model(), request.version());
-  if (request.version() != 0) return absl::InvalidArgumentError("the request has both a version and a label");
-  return table.FindLabel(request.model(), request.label());
-}
-
 v1::ModelVersionStatus::State ToProto(VersionReport::State state) {
   switch (state) {
     case VersionReport::State::kLoading:
@@ -83,14 +76,10 @@ void FillVersions(const ServingTable& table, google::protobuf::RepeatedPtrField<
 }
 
 // `request` lends its bytes to the question.
-absl::StatusOr<InferenceQuestion> ToQuestion(const ServingTable& table, const v1::PredictRequest& request,
-                                             absl::Time deadline) {
-  InferenceQuestion question;
-  MILLRACE_ASSIGN_OR_RETURN(question.version, FindVersion(table, request));
-  MILLRACE_ASSIGN_OR_RETURN(question.request, ToInferenceRequest(request, deadline));
+absl::StatusOr<InferenceQuestion> ToPredictQuestion(const ServingTable& table, const v1::PredictRequest& request,
+                                                    absl::Time deadline) {
+  MILLRACE_ASSIGN_OR_RETURN(InferenceQuestion question, ToQuestion(table, request, deadline));
   question.request.deterministic = request.deterministic();
-  question.request.any_version = request.version() == 0 && request.label().empty();
-  question.request.key = request.key();
   question.version = RouteRequest(std::move(question.version), question.request);
   return question;
 }
@@ -98,7 +87,7 @@ absl::StatusOr<InferenceQuestion> ToQuestion(const ServingTable& table, const v1
 }  // namespace
 
 absl::StatusOr<InferenceQuestion> PredictStreaming::Ask(const Request& request, absl::Time, absl::Time deadline) const {
-  return ToQuestion(*table_, request.request(), deadline);
+  return ToPredictQuestion(*table_, request.request(), deadline);
 }
 
 void PredictStreaming::Fill(const Request& request, const ModelInfo& info, const InferenceAnswer& answer,
@@ -119,7 +108,7 @@ void PredictStreaming::FillFault(const Request& request, const absl::Status& fau
 grpc::ServerUnaryReactor* PredictService::Predict(grpc::CallbackServerContext* context,
                                                   const v1::PredictRequest* request, v1::PredictResponse* response) {
   auto* call = new InferenceCall(context);
-  absl::StatusOr<InferenceQuestion> question = ToQuestion(table_, *request, DeadlineOf(*context, clock_));
+  absl::StatusOr<InferenceQuestion> question = ToPredictQuestion(table_, *request, DeadlineOf(*context, clock_));
   if (question.ok()) {
     call->Start(
         engine_, std::move(question->version), question->request,

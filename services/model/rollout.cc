@@ -41,18 +41,20 @@ Rollout::Rollout(std::shared_ptr<const LoadedVersion> candidate, const RolloutOp
       settle_(std::move(settle)),
       judge_(options.limits) {}
 
-bool Rollout::IsCanarys(const InferenceRequest& request) const {
+std::shared_ptr<const LoadedVersion> Rollout::Choose(std::shared_ptr<const LoadedVersion> stable,
+                                                     const InferenceRequest& request) const {
+  if (options_.mode != RolloutOptions::Mode::kCanary || over_.load(std::memory_order_relaxed)) return stable;
+  if (!CheckRequest(stable->info(), request).ok()) return stable;
   const uint64_t checksum = request.key.empty() ? Checksum64(std::as_bytes(request.input)) : Checksum64(request.key);
-  return PlaceOf(checksum, candidate_->info().version) < options_.canary_fraction;
+  return PlaceOf(checksum, candidate_->info().version) < options_.canary_fraction ? candidate_ : stable;
 }
 
 std::shared_ptr<const LoadedVersion> Rollout::Route(std::shared_ptr<const LoadedVersion> stable,
                                                     const InferenceRequest& request) {
   if (over_.load(std::memory_order_relaxed) || !CheckRequest(stable->info(), request).ok()) return stable;
-  const bool canary = options_.mode == RolloutOptions::Mode::kCanary;
-  if (canary && !IsCanarys(request)) return stable;
-  Shadow(stable, request);
-  return canary ? candidate_ : stable;
+  std::shared_ptr<const LoadedVersion> chosen = Choose(stable, request);
+  if (options_.mode == RolloutOptions::Mode::kShadow || chosen == candidate_) Shadow(stable, request);
+  return chosen;
 }
 
 void Rollout::Shadow(const std::shared_ptr<const LoadedVersion>& stable, const InferenceRequest& request) {

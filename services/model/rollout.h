@@ -46,8 +46,11 @@ class Rollout : public std::enable_shared_from_this<Rollout> {
   const std::shared_ptr<const LoadedVersion>& candidate() const { return candidate_; }
 
   // The version that is to answer a request which named none and was to get `stable`. In canary mode the same key gets
-  // the same version as long as the rollout lasts; without a key the input is the key. Takes a copy of the request if
-  // it is to be compared. Once the verdict has fallen, all get the stable version.
+  // the same version as long as the rollout lasts; without a key the input is the key. Once the verdict has fallen, all
+  // get the stable version.
+  std::shared_ptr<const LoadedVersion> Choose(std::shared_ptr<const LoadedVersion> stable,
+                                              const InferenceRequest& request) const;
+  // The same for a request that is being answered: takes a copy of it if it is to be compared.
   std::shared_ptr<const LoadedVersion> Route(std::shared_ptr<const LoadedVersion> stable,
                                              const InferenceRequest& request);
 
@@ -56,7 +59,6 @@ class Rollout : public std::enable_shared_from_this<Rollout> {
   std::string Progress() const;
 
  private:
-  bool IsCanarys(const InferenceRequest& request) const;
   void Shadow(const std::shared_ptr<const LoadedVersion>& stable, const InferenceRequest& request);
   void Add(const Comparison& comparison);
 
@@ -78,6 +80,13 @@ inline std::shared_ptr<const LoadedVersion> RouteRequest(std::shared_ptr<const L
   const std::shared_ptr<Rollout> rollout = found->rollout();
   if (rollout == nullptr || !request.any_version) return found;
   return rollout->Route(std::move(found), request);
+}
+// The version that would answer such a request: for a question about its answer.
+inline std::shared_ptr<const LoadedVersion> AnswererOf(std::shared_ptr<const LoadedVersion> found,
+                                                       const InferenceRequest& request) {
+  const std::shared_ptr<Rollout> rollout = found->rollout();
+  if (rollout == nullptr || !request.any_version) return found;
+  return rollout->Choose(std::move(found), request);
 }
 
 }  // namespace millrace

@@ -21,6 +21,7 @@ namespace millrace {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 constexpr uint64_t kVersion = 844;
@@ -32,7 +33,7 @@ class FakeModelService : public v1::ModelService::Service {
     const std::string& input = request->has_raw() ? request->raw() : request->encoded_image();
     if (input.empty() || input[0] == 'x') return {grpc::StatusCode::INVALID_ARGUMENT, "no image"};
     if (--answers < 0) return {grpc::StatusCode::RESOURCE_EXHAUSTED, "too much"};
-    response->set_version(kVersion);
+    response->set_version(VersionOf(*request));
     v1::Prediction& prediction = *response->add_predictions();
     if (reconstructs) {
       prediction.set_error(static_cast<float>(static_cast<uint8_t>(input[0])) / 100);
@@ -47,7 +48,7 @@ class FakeModelService : public v1::ModelService::Service {
                        v1::ExplainResponse* response) override {
     EXPECT_EQ(request->method(), v1::ExplainRequest::METHOD_OCCLUSION);
     if (request->encoded_image() == "x") return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no image");
-    response->set_version(kVersion);
+    response->set_version(VersionOf(*request));
     response->set_compute_microseconds(2500);
     v1::Explanation& explanation = *response->add_explanations();
     explanation.set_target(5);
@@ -80,6 +81,13 @@ class FakeModelService : public v1::ModelService::Service {
     writer->Write(response);
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "shutting down");
   }
+  // Another one than kVersion if it is asked for.
+  template <typename Request>
+  static uint64_t VersionOf(const Request& request) {
+    if (request.label() == "canary" || request.key() == "canary's") return kVersion + 1;
+    return request.version() == 0 ? kVersion : request.version();
+  }
+
   // Set before the first call.
   bool refuse = false;
   bool reconstructs = false;
@@ -126,6 +134,26 @@ TEST_F(ModelClientsTest, PredictGoesOnAfterABadFile) {
   EXPECT_THAT(err, HasSubstr("bad.png: no image\n"));
   EXPECT_THAT(err, HasSubstr("missing.png: "));
   EXPECT_EQ(std::count(err.begin(), err.end(), '\n'), 2);
+}
+
+TEST_F(ModelClientsTest, CommandsAskTheVersionTheyAreTold) {
+  const std::string file = WriteFile("7.png", "7");
+  for (const auto& [choice, version] : {std::pair<VersionChoice, std::string>{{.version = 422}, "422"},
+                                        {{.label = "canary"}, "845"},
+                                        {{.key = "canary's"}, "845"},
+                                        {{.label = "stable"}, "844"}}) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(RunPredict({.target = {server_->address()}, .choice = choice, .files = {file}}), kExitOk);
+    EXPECT_EQ(RunExplain({.target = {server_->address()},
+                          .choice = choice,
+                          .method = "occlusion",
+                          .out_dir = directory_.path(),
+                          .files = {file}}),
+              kExitOk);
+    const std::string out = testing::internal::GetCapturedStdout();
+    EXPECT_THAT(out, ContainsRegex("7.png: 5  .*version " + version));
+    EXPECT_THAT(out, ContainsRegex("7.png: class 5  .*version " + version));
+  }
 }
 
 TEST(FormatPredictionTest, TellsTheErrorOfAReconstruction) {

@@ -32,12 +32,13 @@ class EngineFixture : public ::testing::Test {
   }
 
   // Beside the version that serves; requests that name no version go to it.
-  void TryCandidate(uint64_t version) {
+  void TryCandidate(uint64_t version, double fraction = 1) {
     table_.StartRollout(std::make_shared<Rollout>(
         std::make_shared<const LoadedVersion>(std::make_unique<FakePredictor>(FakeInfo("mnist", version)),
                                               model_metrics_->AddVersion("mnist", version), 0),
-        RolloutOptions{
-            .mode = RolloutOptions::Mode::kCanary, .canary_fraction = 1, .limits = {.rows = 1000, .agreement_min = 0}},
+        RolloutOptions{.mode = RolloutOptions::Mode::kCanary,
+                       .canary_fraction = fraction,
+                       .limits = {.rows = 1000, .agreement_min = 0}},
         shadow_, model_metrics_, [] {}));
   }
   ~EngineFixture() override { shadow_->Stop(); }

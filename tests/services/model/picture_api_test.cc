@@ -184,6 +184,14 @@ TEST_F(PictureApiTest, ThePageIsSentAgainOnlyIfItIsAnother) {
   EXPECT_EQ(api_.Answer(again).status, 200);
 }
 
+TEST_F(PictureApiTest, TheVersionThatAnswersExplains) {
+  PublishAndLoad(7);
+  TryCandidate(8);
+  EXPECT_EQ(Parse(Predict())["version"], "8");
+  EXPECT_EQ(Parse(Explain())["version"], "8");
+  EXPECT_EQ(Parse(Ask("POST", "/api/models/mnist/versions/7/explain", Png()))["version"], "7");
+}
+
 TEST_F(PictureApiTest, OverHttp) {
   PublishAndLoad(7);
   const auto server = HttpServer::Start({.address = "unix:" + (root_ / "http").string(), .api = api_.Api()});

@@ -2,6 +2,7 @@
 #include "services/model/predict_service.h"
 
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -348,6 +349,36 @@ TEST_F(PredictServiceTest, ExplainsAndSaysOfWhichVersion) {
   request.clear_method();
   request.clear_raw();
   EXPECT_THAT(explain(&response).error_message(), HasSubstr("holds no input"));
+}
+
+TEST_F(PredictServiceTest, TheVersionThatAnswersExplains) {
+  PublishAndLoad(7);
+  v1::ExplainRequest request;
+  request.set_raw(Raw().raw());
+  const auto explains = [&] {
+    grpc::ClientContext context;
+    SetDeadline(context, absl::Seconds(20));
+    v1::ExplainResponse response;
+    const grpc::Status status = stub_->Explain(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return response.version();
+  };
+  TryCandidate(8, 0.5);
+  std::set<uint64_t> versions;
+  for (int i = 0; i < 40; ++i) {
+    v1::PredictRequest asked = Raw();
+    asked.set_key(absl::StrCat("reader ", i));
+    request.set_key(asked.key());
+    v1::PredictResponse answer;
+    ASSERT_TRUE(Predict(asked, &answer).ok());
+    EXPECT_EQ(explains(), answer.version()) << i;
+    versions.insert(answer.version());
+  }
+  EXPECT_THAT(versions, ElementsAre(7, 8));
+  request.set_label("stable");
+  EXPECT_EQ(explains(), 7u);
+  request.set_label("canary");
+  EXPECT_EQ(explains(), 8u);
 }
 
 }  // namespace

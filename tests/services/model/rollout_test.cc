@@ -74,6 +74,23 @@ TEST_F(RolloutTest, WithoutOneTheVersionThatWasFoundAnswers) {
   EXPECT_EQ(Answers(stable, Request(pixels_)), 1u);
 }
 
+TEST_F(RolloutTest, AQuestionAboutAnAnswerGoesToWhoGaveItAndIsNotCompared) {
+  const auto stable = Make(1);
+  blocked_ = true;  // copies would pile up
+  for (const auto mode : {RolloutOptions::Mode::kShadow, RolloutOptions::Mode::kCanary}) {
+    Begin(stable, 5, {.mode = mode, .canary_fraction = 0.5});
+    std::vector<std::shared_ptr<const LoadedVersion>> asked, answered;
+    for (size_t i = 0; i < 200; ++i) asked.push_back(AnswererOf(stable, Request(pixels_, absl::StrCat(i))));
+    EXPECT_TRUE(runner_->has_room());
+    for (size_t i = 0; i < 200; ++i) answered.push_back(RouteRequest(stable, Request(pixels_, absl::StrCat(i))));
+    EXPECT_FALSE(runner_->has_room());
+    EXPECT_EQ(asked, answered);
+    blocked_ = false;
+    EXPECT_TRUE(Eventually([&] { return runner_->has_room(); }));
+    blocked_ = true;
+  }
+}
+
 TEST_F(RolloutTest, ACanaryAnswersItsFractionOfTheKeysAndAlwaysTheSame) {
   const auto stable = Make(1);
   Begin(stable, 5, {.mode = RolloutOptions::Mode::kCanary, .canary_fraction = 0.2, .limits = {.rows = 1'000'000}});
