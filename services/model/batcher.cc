@@ -13,9 +13,11 @@ constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(1);
 // not count, and back. Without it, under overload, all that is admitted ends just at its deadline. How long the way is,
 // on busy processors, only late answers tell.
 constexpr double kMarginShare = 0.125;
-constexpr double kMarginShareMax = 0.5;
+constexpr double kMarginShareMax = 0.75;
 constexpr absl::Duration kLateMarginStep = absl::Milliseconds(2);
 constexpr absl::Duration kLateMarginMax = absl::Milliseconds(100);
+// To a request with more time the margin is nothing, and how it ends says nothing about it.
+constexpr absl::Duration kTellingTimeMax = absl::Seconds(1);
 constexpr double kLateShare = 0.005;
 
 Batcher::Refusal Refuse(Batcher::Refusal::Reason reason, absl::Duration retry_after) {
@@ -42,7 +44,8 @@ std::optional<Batcher::Refusal> Batcher::Admit(const Request& request, absl::Tim
   waiting_rows_ += waiting.rows();
   waiting_bytes_ += waiting.bytes();
   lanes_[request.lane].emplace(key, waiting);
-  open_[request.id] = {.lane = request.lane, .key = key, .met_free_executor = met_free_executor};
+  const bool telling = !met_free_executor && request.deadline - now <= kTellingTimeMax;
+  open_[request.id] = {.lane = request.lane, .key = key, .telling = telling};
   return std::nullopt;
 }
 
@@ -56,7 +59,7 @@ void Batcher::ObserveEnd(Id id, bool late) {
 }
 
 void Batcher::Learn(const Place& place, bool late) {
-  if (place.met_free_executor) return;
+  if (!place.telling) return;
   late_margin_ += kLateMarginStep * ((late ? 1 : 0) - kLateShare);
   late_margin_ = std::clamp(late_margin_, absl::ZeroDuration(), kLateMarginMax);
 }

@@ -102,8 +102,8 @@ class Batcher {
   // The request is answered, or nobody wants it any more: rows that wait are dropped. No effect if it is not open.
   void Close(Id id);
   // The request ends here, before Close: in time, or late, as its client had given up when its answer was there. If it
-  // is open and was admitted by an estimate, the margin that later ones must leave grows or shrinks, so that about one
-  // in two hundred is late.
+  // is open and was admitted by an estimate, with a second of time at most, the margin that later ones must leave grows
+  // or shrinks, so that about one in two hundred is late.
   void ObserveEnd(Id id, bool late);
 
   bool HasWork() const { return !lanes_.empty() && HasFreeExecutor(); }
@@ -128,7 +128,7 @@ class Batcher {
   struct Place {
     Lane* lane = nullptr;
     Key key;
-    bool met_free_executor = false;
+    bool telling = false;  // of the margin: it was admitted by an estimate, with little time
   };
 
   bool HasFreeExecutor() const { return running_.size() < static_cast<size_t>(limits_.executors); }

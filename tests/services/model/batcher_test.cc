@@ -138,8 +138,8 @@ TEST_F(BatcherTest, TheMarginFollowsWhatComesLate) {
     batcher.Close(2);
     return admitted;
   };
-  const auto end = [&](bool late) {
-    ASSERT_FALSE(batcher.Admit(Ask(3, 1, absl::Hours(1)), kStart));
+  const auto end = [&](bool late, absl::Duration patience = absl::Seconds(1)) {
+    ASSERT_FALSE(batcher.Admit(Ask(3, 1, patience), kStart));
     batcher.ObserveEnd(3, late);
     batcher.Close(3);
   };
@@ -150,8 +150,10 @@ TEST_F(BatcherTest, TheMarginFollowsWhatComesLate) {
   EXPECT_FALSE(fits(absl::Milliseconds(24)));
   EXPECT_TRUE(fits(absl::Milliseconds(28)));  // 4 ms more
   for (int i = 0; i < 300; ++i) end(true);
-  EXPECT_FALSE(fits(absl::Milliseconds(38)));
-  EXPECT_TRUE(fits(absl::Milliseconds(42))) << "half of the time is always enough";
+  EXPECT_FALSE(fits(absl::Milliseconds(78)));
+  EXPECT_TRUE(fits(absl::Milliseconds(82))) << "a quarter of the time is always enough";
+  for (int i = 0; i < 10'000; ++i) end(false, absl::Seconds(2));
+  EXPECT_FALSE(fits(absl::Milliseconds(78))) << "who has much time says nothing of it";
   for (int i = 0; i < 10'000; ++i) end(false);
   EXPECT_TRUE(fits(absl::Milliseconds(24))) << "one in two hundred may be late";
 }
