@@ -19,7 +19,8 @@ namespace millrace {
 
 // Shard boundaries are multiples of this many elements. A vectorised kernel treats the last, partial vector of its
 // input apart from the rest and may round it differently; with such boundaries only the very end of the flat vector is
-// ever a partial vector, whatever the number of shards.
+// ever a partial vector, whatever the number of shards. The same goes for numbers that are rounded together
+// (number_format.h).
 inline constexpr uint64_t kShardAlignment = 64;
 
 // Elements [begin, end) of the flat vector.

@@ -4,7 +4,8 @@
 // A block is one byte, the exponent e of its largest number, biased by 127, and then a signed byte for each number, in
 // units of 2^(e - 6), to nearest, ties to even, at most 127 either way. What is rounded already is therefore encoded
 // without loss. A vector's last block may be shorter. A block with an infinity or a not-a-number has the exponent byte
-// 255 and is all not-a-number; one without anything of 2^-120 or more is all zero.
+// 255 and is all not-a-number; one without anything of 2^-120 or more is all zero. Decoding takes any bytes: exponents
+// under 7, which are not written, are zeros, and -128 is what it says.
 //
 // Blocks are counted from the beginning of what is given: pieces of one vector that are treated apart must begin at
 // multiples of kMxint8Block of it. Threads: pure functions.

@@ -39,6 +39,7 @@ namespace millrace {
 // Pushes and pulls move pieces of this many elements (1 MiB of float32; with a quarter of that, messages cost more than
 // the finer overlap gains); a shard's last piece may be shorter.
 inline constexpr uint64_t kChunkElements = 262144;
+static_assert(kChunkElements % kNumbersTogether == 0);
 
 constexpr uint64_t ChunkCount(uint64_t elements, uint64_t chunk_elements = kChunkElements) {
   return (elements + chunk_elements - 1) / chunk_elements;

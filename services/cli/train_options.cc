@@ -193,10 +193,10 @@ void AddTrainFlags(CLI::App& app, TrainOptions& options) {
                  "distort train images: shift=PIXELS,rotate=DEGREES,scale=PART,elastic=PIXELS, each or any, or none")
       ->group(what)
       ->default_str("none");
-  app.add_option(
-         "--wire", job.wire,
-         "numbers in which gradients and weights travel, of 32, 16, 16 or 8 bits (of which 32 share an exponent); with "
-         "each the bits are the same for every cluster, but others than with another")
+  app.add_option("--wire", job.wire,
+                 "numbers in which gradients and weights travel, of 32, 16, 16 or 8 bits (then every 32 numbers share "
+                 "an exponent); "
+                 "with each the bits are the same for every cluster, but others than with another")
       ->group(what)
       ->default_str("fp32")
       ->check(CLI::IsMember(NamesOf(kWires)));

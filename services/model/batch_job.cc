@@ -43,7 +43,11 @@ void BatchJob::Compute(const Clock& clock) {
   first.version->statistics()->CountBatch(rows, compute);
   DriftWatch* const drift = series.drift();
   if (drift != nullptr && drift->classes() == first.version->info().classes && answers.faults.empty()) {
-    floats ? drift->Observe(answers.values, FloatsOf(pixels), rows) : drift->Observe(answers.values, pixels, rows);
+    if (floats) {
+      drift->Observe(answers.values, FloatsOf(pixels), rows);
+    } else {
+      drift->Observe(answers.values, pixels, rows);
+    }
   }
   Distribute(wanted, std::move(answers));
 }

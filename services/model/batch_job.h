@@ -51,7 +51,7 @@ struct BatchJob {
   void Compute(const Clock& clock);
 
   Batcher::Batch batch;
-  absl::Time taken;
+  absl::Time taken;         // when the batcher gave it out
   std::vector<Part> parts;  // of one version, at least one
   uint32_t rows = 0;        // that were really computed
   absl::Time computing;     // when the forward pass began

@@ -16,7 +16,7 @@ constexpr double kMarginShare = 0.125;
 constexpr double kMarginShareMax = 0.75;
 constexpr absl::Duration kLateMarginStep = absl::Milliseconds(2);
 constexpr absl::Duration kLateMarginMax = absl::Milliseconds(100);
-// To a request with more time the margin is nothing, and how it ends says nothing about it.
+// To a request with more time, what is learnt is little beside its eighth, and how it ends says little about it.
 constexpr absl::Duration kTellingTimeMax = absl::Seconds(1);
 constexpr double kLateShare = 0.005;
 

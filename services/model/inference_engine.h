@@ -1,7 +1,6 @@
 // Where requests meet the processors: the threads and the clock around the batcher.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>

@@ -41,20 +41,27 @@ Rollout::Rollout(std::shared_ptr<const LoadedVersion> candidate, const RolloutOp
       settle_(std::move(settle)),
       judge_(options.limits) {}
 
+bool Rollout::Concerns(const LoadedVersion& stable, const InferenceRequest& request) const {
+  return !over_.load(std::memory_order_relaxed) && CheckRequest(stable.info(), request).ok();
+}
+
+bool Rollout::IsCanarys(const InferenceRequest& request) const {
+  if (options_.mode != RolloutOptions::Mode::kCanary) return false;
+  const uint64_t checksum = request.key.empty() ? Checksum64(std::as_bytes(request.input)) : Checksum64(request.key);
+  return PlaceOf(checksum, candidate_->info().version) < options_.canary_fraction;
+}
+
 std::shared_ptr<const LoadedVersion> Rollout::Choose(std::shared_ptr<const LoadedVersion> stable,
                                                      const InferenceRequest& request) const {
-  if (options_.mode != RolloutOptions::Mode::kCanary || over_.load(std::memory_order_relaxed)) return stable;
-  if (!CheckRequest(stable->info(), request).ok()) return stable;
-  const uint64_t checksum = request.key.empty() ? Checksum64(std::as_bytes(request.input)) : Checksum64(request.key);
-  return PlaceOf(checksum, candidate_->info().version) < options_.canary_fraction ? candidate_ : stable;
+  return Concerns(*stable, request) && IsCanarys(request) ? candidate_ : stable;
 }
 
 std::shared_ptr<const LoadedVersion> Rollout::Route(std::shared_ptr<const LoadedVersion> stable,
                                                     const InferenceRequest& request) {
-  if (over_.load(std::memory_order_relaxed) || !CheckRequest(stable->info(), request).ok()) return stable;
-  std::shared_ptr<const LoadedVersion> chosen = Choose(stable, request);
-  if (options_.mode == RolloutOptions::Mode::kShadow || chosen == candidate_) Shadow(stable, request);
-  return chosen;
+  if (!Concerns(*stable, request)) return stable;
+  const bool canarys = IsCanarys(request);
+  if (canarys || options_.mode == RolloutOptions::Mode::kShadow) Shadow(stable, request);
+  return canarys ? candidate_ : stable;
 }
 
 void Rollout::Shadow(const std::shared_ptr<const LoadedVersion>& stable, const InferenceRequest& request) {

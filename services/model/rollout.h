@@ -59,6 +59,9 @@ class Rollout : public std::enable_shared_from_this<Rollout> {
   std::string Progress() const;
 
  private:
+  // Whether the request takes part: there is no verdict yet, and it is one that will be answered.
+  bool Concerns(const LoadedVersion& stable, const InferenceRequest& request) const;
+  bool IsCanarys(const InferenceRequest& request) const;
   void Shadow(const std::shared_ptr<const LoadedVersion>& stable, const InferenceRequest& request);
   void Add(const Comparison& comparison);
 

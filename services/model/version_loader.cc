@@ -21,7 +21,7 @@ absl::Status Stopped() { return absl::UnavailableError("the model service is shu
 
 VersionLoader::VersionLoader(Options options, LoadVersion load, ServingTable& table,
                              std::shared_ptr<ModelMetrics> metrics, const Clock& clock)
-    : examiner_({.canary_set = std::move(options.canary_set),
+    : examiner_({.canary_set = std::exchange(options.canary_set, std::nullopt),
                  .canary_margin = options.canary_margin,
                  .same_signature = options.rollout.mode != RolloutOptions::Mode::kImmediate},
                 std::move(load)),
@@ -243,9 +243,9 @@ absl::Status VersionLoader::Load(const LoadAction& action) {
   const absl::Time start = clock_.Now();
   VersionExaminer::Result examined =
       examiner_.Load(VersionDirectory(options_.repository, action.model, version).string(), action.model, version);
-  const auto live = table_.Find(action.model, 0);
-  const bool compare = live.ok() && !by_pin && !action.standby;
-  if (examined.load.status.ok() && compare) examiner_.Compare(**live, examined);
+  if (examined.load.status.ok() && !by_pin && !action.standby) {
+    if (const auto live = table_.Find(action.model, 0); live.ok()) examiner_.Compare(**live, examined);
+  }
   if (!examined.load.status.ok()) {
     Refuse(action, examined);
     return examined.load.status;

@@ -27,7 +27,8 @@ namespace millrace {
 
 class Aggregator {
  public:
-  // For a range of `elements` in chunks of `chunk_elements`, of steps with `slots` slots. All at least 1.
+  // For a range of `elements` in chunks of `chunk_elements`, of steps with `slots` slots. All at least 1; chunks that
+  // are rounded are of a multiple of kNumbersTogether.
   Aggregator(uint64_t elements, uint64_t chunk_elements, uint32_t slots,
              v1::NumberFormat wire = v1::NUMBER_FORMAT_UNSPECIFIED);
 

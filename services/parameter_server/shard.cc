@@ -15,6 +15,8 @@
 #include "services/parameter_server/shard_metrics.h"
 
 namespace millrace {
+
+static_assert(kShardAlignment % kNumbersTogether == 0);
 namespace {
 
 absl::Status CheckOptions(const v1::JobPlan& plan, ElementRange range, size_t initial_weights) {

@@ -23,8 +23,8 @@ namespace millrace {
 struct WeightsVersion {
   uint64_t version = 0;
   std::span<const float> values;
+  v1::NumberFormat format{};  // of `wire`
   // The same as they travel: `values` themselves unless the number format is narrow. Empty if they come from a disk.
-  v1::NumberFormat format{};
   std::span<const std::byte> wire;
   std::shared_ptr<const void> owner;  // keeps all of it alive and unchanged
 

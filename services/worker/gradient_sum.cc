@@ -10,7 +10,8 @@
 namespace millrace {
 namespace {
 
-// Small enough to stay in the second-level cache between the checksum and the copy or addition.
+// Small enough to stay in the second-level cache between the checksum and the copy or addition, and between addition
+// and rounding.
 constexpr size_t kBlockElements = 16384;
 static_assert(kBlockElements % kNumbersTogether == 0);
 

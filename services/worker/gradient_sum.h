@@ -1,7 +1,7 @@
 // Adds the gradients of a lease's slots in the fixed tree (DESIGN D1), touching each value as rarely as possible: a
 // slot that has its left sibling waiting is added straight into it, and its checksum is taken in the same pass. If the
-// job's gradients travel in a narrow number format, every node is rounded to it, as on the shards (number_format.h):
-// there a slot is copied and rounded before it is added.
+// job's gradients travel in a narrow number format, every node is rounded to it, as on the shards (number_format.h); a
+// slot is then copied and rounded before it is added.
 //
 //   GradientSum sum(parameter_count);
 //   sum.Begin(plan.spec().slots());

@@ -34,7 +34,8 @@ absl::StatusOr<uint64_t> WeightsInbox::Write(uint64_t offset, const ByteRope& va
   const std::optional<uint64_t> count = EncodedCount(format_, values.size());
   if (!count.has_value() || *count == 0 || *count > range_.size() - offset) {
     return absl::InvalidArgumentError(absl::StrCat("piece of ", values.size(), " bytes at ", offset, " of a range of ",
-                                                   range_.size(), " numbers in ", v1::NumberFormat_Name(format_)));
+                                                   range_.size(), " numbers, the rest of which take ",
+                                                   EncodedBytes(format_, range_.size() - offset), " bytes"));
   }
   version_.reset();  // the range holds a mixture until the last piece is in
   Decode(format_, values, range_.subspan(offset, *count));

@@ -1,8 +1,11 @@
 #include "common/tensor/mxint8.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -42,6 +45,13 @@ TEST(Mxint8Test, ABlockHasTheExponentOfItsLargestNumber) {
   // 5 = 1.25 * 2^2, so the unit is 2^(2 - 6).
   EXPECT_THAT(Encoded({5, -2.5, 0.0625, 0, 1}), ElementsAre(127 + 2, 80, 256 - 40, 1, 0, 16));
   EXPECT_THAT(Decoded({127 + 2, 80, 256 - 40, 1, 0, 16}), ElementsAre(5, -2.5, 0.0625, 0, 1));
+}
+
+TEST(Mxint8Test, DecodesWhateverComes) {
+  EXPECT_THAT(Decoded({3, 127}), ElementsAre(0));
+  EXPECT_THAT(Decoded({127, 128}), ElementsAre(-2));
+  EXPECT_THAT(Decoded({254, 128}), ElementsAre(-kInfinity));
+  EXPECT_THAT(Decoded({255, 1}), ElementsAre(IsNan()));
 }
 
 TEST(Mxint8Test, RoundsToNearestTiesToEvenAndNeverToALargerExponent) {

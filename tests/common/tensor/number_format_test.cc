@@ -1,10 +1,13 @@
 #include "common/tensor/number_format.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"

@@ -1,6 +1,8 @@
 #include "services/model/batch_job.h"
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -32,8 +34,12 @@ class FirstPixels : public Predictor {
     }
     return values;
   }
-  absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float>, size_t) const override {
-    return absl::UnimplementedError("not needed");
+  absl::StatusOr<std::vector<float>> PredictFloats(std::span<const float> images, size_t rows) const override {
+    std::vector<float> values;
+    for (size_t row = 0; row < rows; ++row) {
+      values.insert(values.end(), {images[row * info_.input.bytes()], static_cast<float>(rows)});
+    }
+    return values;
   }
 
  private:
@@ -82,6 +88,20 @@ TEST_F(BatchJobTest, APartOfACallIsWrittenWhereItBelongs) {
   job.parts.push_back({.call = call, .first_row = 1, .rows = 2});
   job.Compute(clock_);
   EXPECT_THAT(call->answer.values, ElementsAre(0, 0, 2, 2, 3, 2, 0, 0));
+}
+
+TEST_F(BatchJobTest, FloatsAreComputedAsFloatsAndDeterministicRowsAlone) {
+  const std::vector<float> pixels(2 * kFakeShape.bytes(), 0.5f);
+  const auto call = Call({0, 0});
+  call->request.kind = InferenceRequest::Kind::kFloats;
+  call->request.input = {reinterpret_cast<const uint8_t*>(pixels.data()), pixels.size() * sizeof(float)};
+  BatchJob together = Job({call});
+  together.Compute(clock_);
+  EXPECT_THAT(call->answer.values, ElementsAre(0.5f, 2, 0.5f, 2));
+  call->request.deterministic = true;
+  BatchJob alone = Job({call});
+  alone.Compute(clock_);
+  EXPECT_THAT(call->answer.values, ElementsAre(0.5f, 1, 0.5f, 1));
 }
 
 TEST_F(BatchJobTest, WhatNobodyWaitsForIsNotComputed) {

@@ -368,7 +368,7 @@ TEST_F(InferenceEngineTest, WhoGivesUpInTheSecondHalfOfHisTimeTeachesTheMargin) 
   give_up_after(absl::Milliseconds(45));
   EXPECT_TRUE(fits()) << "11 ms and an eighth of 20";
   give_up_after(absl::Milliseconds(55));
-  EXPECT_FALSE(fits()) << "half of 20 is the most";
+  EXPECT_FALSE(fits()) << "three quarters of 20 are the most";
   predictor_->blocked = false;
   busy.join();
 }

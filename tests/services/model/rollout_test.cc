@@ -77,18 +77,14 @@ TEST_F(RolloutTest, WithoutOneTheVersionThatWasFoundAnswers) {
 TEST_F(RolloutTest, AQuestionAboutAnAnswerGoesToWhoGaveItAndIsNotCompared) {
   const auto stable = Make(1);
   blocked_ = true;  // copies would pile up
-  for (const auto mode : {RolloutOptions::Mode::kShadow, RolloutOptions::Mode::kCanary}) {
-    Begin(stable, 5, {.mode = mode, .canary_fraction = 0.5});
-    std::vector<std::shared_ptr<const LoadedVersion>> asked, answered;
-    for (size_t i = 0; i < 200; ++i) asked.push_back(AnswererOf(stable, Request(pixels_, absl::StrCat(i))));
-    EXPECT_TRUE(runner_->has_room());
-    for (size_t i = 0; i < 200; ++i) answered.push_back(RouteRequest(stable, Request(pixels_, absl::StrCat(i))));
-    EXPECT_FALSE(runner_->has_room());
-    EXPECT_EQ(asked, answered);
-    blocked_ = false;
-    EXPECT_TRUE(Eventually([&] { return runner_->has_room(); }));
-    blocked_ = true;
-  }
+  Begin(stable, 5, {.mode = RolloutOptions::Mode::kShadow});
+  for (size_t i = 0; i < 200; ++i) EXPECT_EQ(AnswererOf(stable, Request(pixels_, absl::StrCat(i))), stable);
+  Begin(stable, 5, {.mode = RolloutOptions::Mode::kCanary, .canary_fraction = 0.5});
+  std::vector<std::shared_ptr<const LoadedVersion>> asked, answered;
+  for (size_t i = 0; i < 200; ++i) asked.push_back(AnswererOf(stable, Request(pixels_, absl::StrCat(i))));
+  EXPECT_TRUE(runner_->has_room());
+  for (size_t i = 0; i < 200; ++i) answered.push_back(RouteRequest(stable, Request(pixels_, absl::StrCat(i))));
+  EXPECT_EQ(asked, answered);
 }
 
 TEST_F(RolloutTest, ACanaryAnswersItsFractionOfTheKeysAndAlwaysTheSame) {

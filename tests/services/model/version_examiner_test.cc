@@ -1,6 +1,10 @@
 #include "services/model/version_examiner.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,6 +71,22 @@ TEST_F(VersionExaminerTest, AWorseVersionIsRefusedBeyondTheMargin) {
   EXPECT_THAT(worse.load.status, StatusIs(StatusCode::kFailedPrecondition, HasSubstr("worse accuracy")));
   EXPECT_EQ(worse.load.refusal, "worse");
   EXPECT_TRUE(worse.by_comparison);
+}
+
+TEST_F(VersionExaminerTest, AVersionThatFailsOnTheSetDoesNotServe) {
+  class Failing : public FakePredictor {
+   public:
+    using FakePredictor::FakePredictor;
+    absl::StatusOr<std::vector<float>> Predict(std::span<const uint8_t>, size_t) const override {
+      return absl::InternalError("out of order");
+    }
+  };
+  const VersionExaminer examiner({.canary_set = Images(5)}, [](const std::string&) -> LoadResult {
+    return {std::make_unique<Failing>(FakeInfo("mnist", 5)), absl::OkStatus(), ""};
+  });
+  const auto result = Load(examiner, 5);
+  EXPECT_THAT(result.load.status, StatusIs(StatusCode::kInternal, HasSubstr("on the canary set: ")));
+  EXPECT_EQ(result.score, std::nullopt);
 }
 
 TEST_F(VersionExaminerTest, ASetThatDoesNotFitSaysNothing) {
