@@ -21,7 +21,7 @@ NETWORKS = {
     "lenet5": (["--epochs", "10"], None),
     "rnn": (["--epochs", "10", "--learning-rate", "0.003", "--schedule", "one-cycle"], 0.985),
     "autoencoder": (["--epochs", "10", "--learning-rate", "0.002", "--schedule", "one-cycle"], 0.010),
-    "cnn_deep": (["--epochs", "20", "--optimizer", "adamw", "--learning-rate", "0.003", "--schedule", "one-cycle",
+    "cnn_deep": (["--epochs", "30", "--optimizer", "adamw", "--learning-rate", "0.003", "--schedule", "one-cycle",
                   "--augment", "shift=3,rotate=15,scale=0.15", "--validation-count", "1000"], 0.996),
 }
 
