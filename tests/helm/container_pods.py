@@ -58,6 +58,7 @@ class Pod(release.Pod):
         return f"{self.name}-{self.container['name']}"
 
     def start(self):
+        self.leaving = False
         self.kill()
         path = self.cluster.folder / f"{self.name}.yaml"
         path.write_text(yaml.safe_dump_all([*chart.of_kind(self.cluster.objects, "ConfigMap"), self.played()]))
@@ -88,6 +89,7 @@ class Pod(release.Pod):
         return int(containers.podman("wait", self.podman_name, timeout=seconds).stdout)
 
     def terminate(self):
+        self.leaving = True
         containers.podman("stop", "--time", self.grace_seconds, self.podman_name)
         code = self.state()["ExitCode"]
         if code == 137:

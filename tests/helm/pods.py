@@ -59,6 +59,7 @@ class Pod(release.Pod):
         return [self.expanded(container, each).replace("0.0.0.0", self.address) for each in whole]
 
     def start(self):
+        self.leaving = False
         for container in self.spec.get("initContainers", []):
             self.run(container)
             if self.process.wait(release.PATIENCE_SECONDS) != 0:
@@ -143,6 +144,7 @@ class Pod(release.Pod):
         return self.process.wait(seconds)
 
     def terminate(self):
+        self.leaving = True
         if self.running():
             os.kill(self.pid, signal.SIGTERM)
         try:

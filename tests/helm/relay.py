@@ -7,7 +7,8 @@ import threading
 
 
 class Relay:
-    """A Service's address: every connection goes to one of the pods that it selects and that are ready, in turn."""
+    """A Service's address: every connection goes to one of the pods that it selects and that are ready and not being
+    terminated, in turn."""
 
     def __init__(self, listener, pods, target):
         self.pods = pods
@@ -27,7 +28,7 @@ class Relay:
     def connect(self):
         first = next(self.turns) % len(self.pods)
         for pod in self.pods[first:] + self.pods[:first]:
-            if pod.probe("readinessProbe"):
+            if not pod.leaving and pod.probe("readinessProbe"):  # what is gone does not answer a probe for seconds
                 return socket.create_connection((pod.address, pod.port(self.target)), timeout=2)
         raise ConnectionRefusedError("no pod is ready")
 

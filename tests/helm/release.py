@@ -32,7 +32,7 @@ class Pod:
     wait(seconds)   its exit code once it has ended by itself
     terminate()     as the kubelet ends a pod: SIGTERM, and SIGKILL when the grace period is over. The exit code
     kill()          no trace of it is left
-    and sets `address`.
+    and sets `address`, and `leaving`.
     """
 
     def check_privileges(self):
@@ -42,6 +42,7 @@ class Pod:
         self.cluster, self.name, self.labels, self.spec = cluster, name, labels, spec
         (self.container,) = spec["containers"]
         self.address = None
+        self.leaving = False  # it is being terminated: Services choose it no longer
 
     def environment(self, container):
         values = {}
